@@ -1,0 +1,1 @@
+"""Benchmarks of promptgps: latency, replay of real histories, and a small real RL run."""

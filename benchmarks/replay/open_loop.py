@@ -1,0 +1,67 @@
+"""Open loop: each step a random share of the pool is observed; everything is predicted before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.replay.histories import History
+from promptgps_service.model.predictor import Predictor
+from promptgps_service.model.quality import calibration_error, log_loss, spearman
+
+
+@dataclass(frozen=True)
+class OpenLoop:
+    """Means over the steps after the first; ``new`` is about prompts never observed so far.
+
+    ``rho`` is with the success rate of the next ``window`` visits, the losses are with the step's own outcomes, per
+    attempt; ``early`` is rho over the first tenth of the run.
+    """
+
+    rho: float
+    rho_early: float
+    rho_new: float
+    log_loss: float
+    log_loss_new: float
+    calibration_error: float
+
+
+def open_loop(history: History, predictor: Predictor, *, share: float, window: int, seed: int) -> OpenLoop:
+    """Observe ``share`` of the pool at each step.
+
+    Args:
+        history: what is replayed.
+        predictor: fresh, over the history's prompts.
+        share: of the pool, in (0, 1].
+        window: visits whose success rate the rank correlation is with.
+        seed: of the random shares.
+    """
+    random = torch.Generator().manual_seed(seed)
+    unseen = torch.ones(history.prompts, dtype=torch.bool)
+    steps: list[tuple[float, ...]] = []
+    for step in range(history.steps):
+        if step:
+            steps.append(_scores(history, predictor.predict().mean.cpu(), unseen, step, window))
+        rows = torch.randperm(history.prompts, generator=random)[: max(1, round(share * history.prompts))]
+        predictor.observe(history.visits(rows, step))
+        unseen[rows] = False
+    table = torch.tensor(steps, dtype=torch.float64)
+    early = table[: max(1, len(table) // 10)]
+    rho, rho_new, loss, loss_new, error = table.nanmean(0).tolist()
+    return OpenLoop(rho, float(early[:, 0].nanmean()), rho_new, loss, loss_new, error)
+
+
+def _scores(history: History, mean: Tensor, unseen: Tensor, step: int, window: int) -> tuple[float, ...]:
+    s, n = history.successes[:, step], history.trials[:, step]
+    rate = history.rate(step, step + window)
+    there, known = n > 0, rate.isfinite()
+    new, new_known = there & unseen, known & unseen
+    return (
+        spearman(mean[known], rate[known]) or 0.0,
+        (spearman(mean[new_known], rate[new_known]) or 0.0) if new_known.sum() >= 10 else torch.nan,
+        log_loss(mean[there], s[there], n[there]),
+        log_loss(mean[new], s[new], n[new]) if new.any() else torch.nan,
+        calibration_error(mean[there], s[there], n[there]),
+    )

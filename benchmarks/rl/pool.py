@@ -1,0 +1,71 @@
+"""The prompts of a run: a pool to learn from and a held-out set, both with a fixed mix of difficulties."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.rl.policy import Policy
+from benchmarks.rl.tasks import Prompt, draw_prompt
+
+EASY, HARD = 0.97, 0.03
+MIX = {"easy": 0.25, "medium": 0.35, "hard": 0.40}
+"""Shares by the base policy's success rate p: above EASY, between, below HARD."""
+HELD_OUT = 600
+MOST_DRAWS = 600_000
+"""Where a policy leaves one class so rare that this many drawn prompts don't fill it, it can't be the base."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Prompts with the keys that the service knows them by; positions in `prompts` are what selectors speak of."""
+
+    prompts: tuple[Prompt, ...]
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt]) -> Pool:
+        """Keys are hashes of the texts, as a trainer without ids of its own would have them."""
+        return cls(tuple(prompts), tuple(hashlib.sha256(p.text.encode()).hexdigest()[:20] for p in prompts))
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def difficulty_class(rates: NDArray[np.float64]) -> list[str]:
+    """`easy`, `medium` or `hard` for each success rate."""
+    return ["easy" if p > EASY else "hard" if p < HARD else "medium" for p in rates]
+
+
+def draw(policy: Policy, size: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[Prompt]:
+    """`size` different prompts in the mix MIX, otherwise uniform over families and levels, shuffled.
+
+    Texts in `exclude` are not drawn. Prompts are drawn at random and kept while their class has room.
+    """
+    rng = random.Random(seed)
+    room = {name: round(share * size) for name, share in MIX.items()}
+    room["medium"] += size - sum(room.values())
+    seen, kept = set(exclude), list[Prompt]()
+    for _ in range(MOST_DRAWS // 2048):
+        fresh = {p.text: p for p in (draw_prompt(rng) for _ in range(2048)) if p.text not in seen}
+        seen |= fresh.keys()
+        prompts = list(fresh.values())
+        for prompt, kind in zip(prompts, difficulty_class(policy.success_rates(prompts)), strict=True):
+            if room[kind] > 0:
+                room[kind] -= 1
+                kept.append(prompt)
+        if len(kept) == size:
+            rng.shuffle(kept)
+            return kept
+    raise ValueError(f"the base policy leaves too few prompts of some class: {room} of {size} are missing")
+
+
+def draw_sets(policy: Policy, size: int, seed: int = 0, held_out: int = HELD_OUT) -> tuple[Pool, list[Prompt]]:
+    """The pool and the held-out prompts; these depend on the seed but not on the pool's size, and don't overlap."""
+    test = draw(policy, held_out, seed=2 * seed + 1)
+    return Pool.of(draw(policy, size, 2 * seed, frozenset(p.text for p in test))), test

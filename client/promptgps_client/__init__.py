@@ -1,0 +1,48 @@
+"""The promptgps client: needs httpx, pydantic and stamina, and imports neither torch nor numpy."""
+
+from promptgps_client.async_client import AsyncPromptGPS
+from promptgps_client.client import PromptGPS
+from promptgps_client.errors import (
+    BadAnswer,
+    Conflict,
+    ConnectFailed,
+    Forbidden,
+    InvalidRequest,
+    NoAnswer,
+    NotFound,
+    PromptGPSError,
+    ServerFault,
+    TimedOut,
+    TooBusy,
+    TooLarge,
+    Unauthenticated,
+    UnreadableAnswer,
+)
+from promptgps_client.transport import Options
+from promptgps_client.wire import (
+    Batch,
+    Difficulty,
+    Draws,
+    Embedding,
+    OutcomesStored,
+    Pool,
+    Pools,
+    PoolShare,
+    Problem,
+    ProblemFault,
+    PromptsAdded,
+    Ready,
+    Reward,
+    Run,
+    RunMetrics,
+    Runs,
+    Selection,
+)
+
+__all__ = [
+    "AsyncPromptGPS", "BadAnswer", "Batch", "Conflict", "ConnectFailed", "Difficulty", "Draws",
+    "Embedding", "Forbidden", "InvalidRequest", "NoAnswer", "NotFound", "Options", "OutcomesStored",
+    "Pool", "PoolShare", "Pools", "Problem", "ProblemFault", "PromptGPS", "PromptGPSError",
+    "PromptsAdded", "Ready", "Reward", "Run", "RunMetrics", "Runs", "Selection", "ServerFault",
+    "TimedOut", "TooBusy", "TooLarge", "Unauthenticated", "UnreadableAnswer",
+]  # fmt: skip

@@ -1,0 +1,399 @@
+"""The endpoints: each function here is a method of both clients, with this signature and this docstring.
+
+A function turns its arguments into a `Call`, checked against the wire vocabulary, without any network. None
+is not sent, so that the service's defaults apply; only inside `selection` it is, since there it can be a
+value (`candidate_factor=None` is the whole pool).
+
+Columns are lists, tuples, or arrays of any library (told by their own `tolist` or `__array__`). Every call
+can raise each branch of `errors.py`; "Raises" names only what is particular.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Generic, TypeAlias, TypeVar
+from urllib.parse import quote
+
+from pydantic import TypeAdapter, ValidationError
+
+from promptgps_client import wire
+from promptgps_client.columns import Array, Integers, Numbers, Strings, Vectors, agree, in_order, parts, plain
+from promptgps_client.errors import ServerFault, faults_of, invalid_request
+from promptgps_client.wire import Embedding, Name, PoolShare, ProblemFault, Reward, Selection, Status, Wire
+
+A = TypeVar("A")
+W = TypeVar("W", bound=Wire)
+Fields: TypeAlias = Mapping[str, Any]
+
+JSON = {"Content-Type": "application/json"}
+FILE_HEADERS = {
+    ".jsonl": {"Content-Type": "application/jsonl"},
+    ".jsonl.gz": {"Content-Type": "application/jsonl", "Content-Encoding": "gzip"},
+    ".parquet": {"Content-Type": "application/vnd.apache.parquet"},
+}
+
+
+class Retry(Enum):
+    """Which failures may be tried again."""
+
+    SAFE = "whatever may pass: the call does the same however often it is sent"
+    UNLESS_DONE = "only what was certainly not done"
+    NEVER = "nothing: the call asks for the state of this moment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[A]):
+    """One logical request, and how to read its answer."""
+
+    method: str
+    path: str
+    read: Callable[[bytes], A]
+    retry: Retry = Retry.SAFE
+    body: bytes | Path | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    wait_seconds: float = 0.0
+    idempotency_key: str | None = None
+    first_row: int = 0
+    also_answers: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+# ---- pools -------------------------------------------------------------------------------------------------
+
+
+def create_pool(name: str, *, embedding: Embedding | Fields | None = None) -> Call[wire.Pool]:
+    """Make a pool, or get the one that is there with the same content.
+
+    Args:
+        name: 1 to 128 letters, digits, `.`, `_`, `-`.
+        embedding: How prompts become vectors; default WordLlama. For vectors of your own
+            `{"kind": "given", "dimension": 384}`.
+
+    Raises:
+        Conflict: The name is taken by a pool with another embedding.
+    """
+    return _send("POST", "/pools", wire.CreatePool, wire.Pool, {"name": name, "embedding": embedding})
+
+
+def pools() -> Call[wire.Pools]:
+    """Every pool, by name."""
+    return _get("/pools", wire.Pools)
+
+
+def pool(name: str) -> Call[wire.Pool]:
+    """One pool.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    return _get(f"/pools/{_named('name', name)}", wire.Pool)
+
+
+def add_prompts(
+    pool: str, *, keys: Strings | None = None, texts: Strings | None = None, vectors: Vectors | None = None,
+    domains: Sequence[str | None] | Array | None = None,
+    prior_successes: Sequence[float | None] | Array | None = None,
+    prior_trials: Sequence[float | None] | Array | None = None,
+) -> Iterator[Call[wire.PromptsAdded]]:  # fmt: skip
+    """Add prompts in columns of equal length; `texts`, `vectors` or both. What the pool has is passed over.
+
+    Long columns go out in requests of at most 20,000 rows and about 32 MB, and the answers are summed. Should
+    a later one fail, the earlier ones are stored; adding everything again is free.
+
+    Args:
+        pool: The pool's name.
+        keys: Your own ids; default: a hash of the content.
+        texts: The prompts.
+        vectors: One embedding for each row, of the pool's dimension.
+        domains: A name for each row, for quotas; None where it has none.
+        prior_successes: Successes of an offline pass rate, with `prior_trials`.
+        prior_trials: Trials of it.
+
+    Raises:
+        InvalidRequest: Rows are counted from the beginning of your columns, not of a request.
+    """
+    path = f"/pools/{_named('pool', pool)}/prompts"
+    small = {"keys": keys, "texts": texts, "domains": domains, "prior_successes": prior_successes,
+             "prior_trials": prior_trials}  # fmt: skip
+    columns = {name: plain(column) for name, column in small.items() if column is not None}
+    if vectors is not None:  # made lists one request at a time: Python floats take eight times the memory
+        columns["vectors"] = vectors if hasattr(vectors, "__getitem__") else plain(vectors)
+    if not agree(columns):  # then the wire model says which column is wrong
+        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, columns)
+        return
+    for part in parts(columns):
+        rows = {name: column[part] for name, column in columns.items()}
+        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, rows, first_row=part.start)
+
+
+def add_prompts_file(pool: str, path: str | Path) -> Call[wire.PromptsAdded]:
+    """Add prompts from a `.jsonl`, `.jsonl.gz` or `.parquet` file, streamed as it is.
+
+    The answer comes when all of it is embedded and stored: give a large file time with
+    `client.with_options(timeout=...)`.
+
+    Args:
+        pool: The pool's name.
+        path: The file. A retry reads it again from the start.
+
+    Raises:
+        OSError: The file cannot be read.
+        InvalidRequest: Another ending, or a row that the service refuses.
+    """
+    target = f"/pools/{_named('pool', pool)}/prompts"
+    for ending, headers in FILE_HEADERS.items():
+        if str(path).endswith(ending):
+            return Call(
+                method="POST", path=target, read=_as(wire.PromptsAdded), body=Path(path), headers=headers
+            )
+    raise invalid_request(
+        f"POST {target}", ProblemFault(field="path", detail=f"must end with one of {', '.join(FILE_HEADERS)}")
+    )
+
+
+# ---- runs --------------------------------------------------------------------------------------------------
+
+
+def create_run(
+    *, name: str, pool: str | None = None, pools: Sequence[PoolShare | Fields] | None = None,
+    rollouts_per_prompt: int = 8, reward: Reward | Fields | None = None, seed: int = 0,
+    warm_start_from: str | None = None, selection: Selection | Fields | None = None,
+) -> Call[wire.Run]:  # fmt: skip
+    """Open a run, or get the one that is there with the same content, so that a trainer may restart.
+
+    Args:
+        name: 1 to 128 letters, digits, `.`, `_`, `-`.
+        pool: The pool to draw from; or
+        pools: several, each `{"pool": name}` with an exact `quota` of the draws or a `weight`.
+        rollouts_per_prompt: n, the rollouts in a group, 1 to 4096.
+        reward: How raw rewards become successes in [0, 1]; default: they are 0 or 1.
+        seed: Of every random choice of the run.
+        warm_start_from: A run whose fitted model this one starts from.
+        selection: How batches are chosen; `{"strategy": "uniform"}` for a baseline. The answer has it all.
+
+    Raises:
+        Conflict: The name is taken by a run with other settings.
+        NotFound: No such pool, or no such run to start from.
+    """
+    return _send("POST", "/runs", wire.CreateRun, wire.Run, {
+        "name": name, "pool": pool, "pools": pools, "rollouts_per_prompt": rollouts_per_prompt,
+        "reward": reward, "seed": seed, "warm_start_from": warm_start_from, "selection": selection,
+    })  # fmt: skip
+
+
+def runs() -> Call[wire.Runs]:
+    """Every run, by name."""
+    return _get("/runs", wire.Runs)
+
+
+def run(name: str) -> Call[wire.Run]:
+    """One run.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    return _get(f"/runs/{_named('name', name)}", wire.Run)
+
+
+def change_run(
+    name: str, *, rollouts_per_prompt: int | None = None, selection: Selection | Fields | None = None
+) -> Call[wire.Run]:
+    """Re-tune a run; what is left out, also inside `selection`, stays as it is.
+
+    Args:
+        name: The run's name.
+        rollouts_per_prompt: n, the rollouts in a group, 1 to 4096.
+        selection: Only the settings to change.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    fields = {"rollouts_per_prompt": rollouts_per_prompt, "selection": selection}
+    return _send("PATCH", f"/runs/{_named('name', name)}", wire.ChangeRun, wire.Run, fields)
+
+
+# ---- the loop ----------------------------------------------------------------------------------------------
+
+
+def select_batch(
+    *, run: str, batch_size: int, sequence: int | None = None, policy_version: int | None = None,
+    candidates: Collection[str] | Array | None = None, exclude: Collection[str] | Array | None = None,
+    rollouts: int | None = None, include_text: bool = False, wait_seconds: float = 0.0,
+) -> Call[wire.Batch]:  # fmt: skip
+    """The next batch to roll out.
+
+    Args:
+        run: The run's name.
+        batch_size: How many draws, 1 to 16,384.
+        sequence: Number of the request. Asked again with it, by any process, the service gives the same
+            draws, so the call is retried freely. Without it the service numbers, and the call is retried only
+            when it was certainly not done: after failed connections, 429 and 503.
+        policy_version: The trainer's step counter.
+        candidates: Draw only from these keys.
+        exclude: Do not draw these keys.
+        rollouts: Rollouts for each prompt of this batch; default: the run's.
+        include_text: Answer with the prompts' texts.
+        wait_seconds: Wait until the model has learned from everything reported, at most so long (0 to 120 s).
+
+    Raises:
+        Conflict: The sequence was used with another request.
+        InvalidRequest: Also when the pool has fewer prompts than `batch_size`.
+    """
+    fields = {
+        "run": run, "batch_size": batch_size, "sequence": sequence, "policy_version": policy_version,
+        "candidates": in_order(candidates), "exclude": in_order(exclude), "rollouts": rollouts,
+        "include_text": include_text, "wait_seconds": wait_seconds,
+    }  # fmt: skip
+    retry = Retry.UNLESS_DONE if sequence is None else Retry.SAFE
+    return _send(
+        "POST", "/select_batch", wire.SelectBatch, wire.Batch, fields, retry=retry, wait_seconds=wait_seconds
+    )
+
+
+def report_groups(
+    *, run: str, successes: Numbers, trials: Integers, draw_id: Strings | None = None,
+    prompt: Strings | None = None, policy_version: int | Integers | None = None,
+    idempotency_key: str | None = None,
+) -> Call[wire.OutcomesStored]:  # fmt: skip
+    """Report whole groups: `successes` of `trials` for each draw. Acknowledged means durable.
+
+    Args:
+        run: The run's name.
+        successes: In [0, trials]; fractions are sums of continuous rewards mapped to [0, 1].
+        trials: Rollouts that count, 0 to 4096.
+        draw_id: From the batch; reporting a draw again is free and counted in `duplicates`. Or
+        prompt: keys, for outcomes from elsewhere.
+        policy_version: The trainer's step that sampled them, one for all or one for each row.
+        idempotency_key: With `prompt` there is no draw to know a repetition by, so it goes by this key. One
+            is made for each call and its retries; give your own to repeat a call after a crash.
+    """
+    fields = {"run": run, "draw_id": draw_id, "prompt": prompt, "successes": successes, "trials": trials,
+              "policy_version": policy_version}  # fmt: skip
+    return _send(
+        "POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, idempotency_key=idempotency_key
+    )
+
+
+def report_rollouts(
+    *, run: str, draw_id: Strings, rollout_index: Integers, reward: Sequence[float | None] | Array,
+    status: Sequence[Status] | None = None, policy_version: int | Integers | None = None,
+) -> Call[wire.OutcomesStored]:  # fmt: skip
+    """Report single rollouts; reporting one again is free. Acknowledged means durable.
+
+    Args:
+        run: The run's name.
+        draw_id: From the batch, once for each rollout.
+        rollout_index: Number of the rollout in its draw, from 0.
+        reward: Raw reward; None where the status is `error`, `timeout` or `cancelled`.
+        status: `ok` (default), `truncated`, or `error`, `timeout`, `cancelled`, which say nothing about
+            difficulty.
+        policy_version: The trainer's step that sampled them, one for all or one for each row.
+    """
+    return _send("POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, {
+        "run": run, "draw_id": draw_id, "rollout_index": rollout_index, "reward": reward, "status": status,
+        "policy_version": policy_version,
+    })  # fmt: skip
+
+
+def predict_difficulty(
+    *, run: str, keys: Strings | None = None, texts: Strings | None = None, vectors: Vectors | None = None,
+    level: float = 0.9,
+) -> Call[wire.Difficulty]:  # fmt: skip
+    """Predicted success rates, with an interval that covers with probability `level`.
+
+    Args:
+        run: The run whose model is asked.
+        keys: Prompts of its pools; or
+        texts: new prompts; or
+        vectors: new prompts as embeddings. At most 8,192 rows.
+        level: In (0, 1).
+    """
+    fields = {"run": run, "keys": keys, "texts": texts, "vectors": vectors, "level": level}
+    return _send("POST", "/predict_difficulty", wire.PredictDifficulty, wire.Difficulty, fields)
+
+
+def metrics(run: str) -> Call[wire.RunMetrics]:
+    """Series of a run, one entry for each step learned.
+
+    Raises:
+        NotFound: There is no such run.
+    """
+    return _get(f"/runs/{_named('run', run)}/metrics", wire.RunMetrics)
+
+
+# ---- health ------------------------------------------------------------------------------------------------
+
+
+def ready() -> Call[wire.Ready]:
+    """GET /readyz, which answers the same body with 200 and 503."""
+    return Call(method="GET", path="/readyz", read=_as(wire.Ready), retry=Retry.NEVER, also_answers=(503,))
+
+
+def not_ready(fault: ServerFault) -> wire.Ready:
+    """A 503 without the service's own body (a load balancer without a backend) as readiness.
+
+    Raises:
+        ServerFault: It is another fault.
+    """
+    if fault.status != 503:
+        raise fault
+    return wire.Ready(ready=False, checks={"service": fault.problem.detail})
+
+
+def healthy() -> Call[bool]:
+    """GET /healthz: the status says it all."""
+    return Call(method="GET", path="/healthz", read=lambda _: True, retry=Retry.NEVER)
+
+
+# ---- building ----------------------------------------------------------------------------------------------
+
+
+def summed(answers: Sequence[wire.PromptsAdded]) -> wire.PromptsAdded:
+    """The answer to an `add_prompts` that went out in several requests."""
+    return wire.PromptsAdded(
+        added=sum(answer.added for answer in answers),
+        duplicates=sum(answer.duplicates for answer in answers),
+        total=answers[-1].total,
+    )
+
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+def _as(answer: type[W]) -> Callable[[bytes], W]:
+    """Reads an answer. Fields that it does not know are passed over, so that a newer service can say more."""
+    return lambda body: answer.model_validate_json(body, extra="ignore")
+
+
+def _get(path: str, answer: type[W]) -> Call[W]:
+    return Call(method="GET", path=path, read=_as(answer))
+
+
+def _send(
+    method: str, path: str, request: type[Wire], answer: type[W], fields: Fields, *,
+    retry: Retry = Retry.SAFE, wait_seconds: float = 0.0, idempotency_key: str | None = None,
+    first_row: int = 0,
+) -> Call[W]:  # fmt: skip
+    given = {name: plain(value) for name, value in fields.items() if value is not None}
+    try:
+        body = request.model_validate(given).model_dump_json(exclude_unset=True).encode()
+    except ValidationError as refused:
+        raise invalid_request(f"{method} {path}", *faults_of(refused, first_row)) from refused
+    return Call(
+        method=method, path=path, read=_as(answer), retry=retry, body=body, headers=JSON,
+        wait_seconds=wait_seconds, idempotency_key=idempotency_key, first_row=first_row,
+    )  # fmt: skip
+
+
+def _named(argument: str, name: str) -> str:
+    """A name for a path; the check keeps `..` and `/` out of it."""
+    try:
+        return quote(_NAME.validate_python(name, strict=True), safe="")
+    except ValidationError as refused:
+        fault = ProblemFault(field=argument, detail=refused.errors()[0]["msg"])
+        raise invalid_request(f"with {argument} {name!r}", fault) from refused

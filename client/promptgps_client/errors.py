@@ -1,0 +1,211 @@
+"""Everything that a call can raise.
+
+    PromptGPSError
+    ├── NoAnswer               nothing came back, and the service may have done it all the same, except with
+    │   ├── ConnectFailed      the request was certainly not sent
+    │   └── TimedOut           sent, and silence for longer than the timeout
+    ├── BadAnswer              a problem came back: status, problem (RFC 9457), request_id
+    │   ├── InvalidRequest     400, 422; also raised before anything is sent, then request_id is None
+    │   ├── Unauthenticated    401
+    │   ├── Forbidden          403
+    │   ├── NotFound           404
+    │   ├── Conflict           409
+    │   ├── TooLarge           413
+    │   ├── TooBusy            429
+    │   └── ServerFault        5xx
+    └── UnreadableAnswer       success came back in a form that this client cannot read
+
+Whatever is worth a retry has been retried before it is raised. Each error keeps its arguments in `args`, so
+that it survives pickling: trainers raise across process borders (Ray, data loader workers).
+"""
+
+from __future__ import annotations
+
+import re
+from http.client import responses
+from itertools import islice
+
+from pydantic import ValidationError
+
+from promptgps_client.wire import Problem, ProblemFault
+
+FAULTS_SHOWN = 5
+FAULTS_KEPT = 100
+BODY_SHOWN = 300
+
+# Pydantic puts the branch of a union into a fault's location; it is no part of the field's name.
+_UNION_BRANCH = re.compile(r"constrained-\w+|(list|literal)\[.*\]")
+
+
+class PromptGPSError(Exception):
+    """Root of the tree. `call` is method and path, `request_id` finds the request in the service's log."""
+
+    call: str
+    request_id: str | None
+
+
+class NoAnswer(PromptGPSError):
+    """The connection broke, or nothing came back."""
+
+    def __init__(self, call: str, reason: str, request_id: str) -> None:
+        super().__init__(call, reason, request_id)
+        self.call, self.reason, self.request_id = call, reason, request_id
+
+    def __str__(self) -> str:
+        return f"{self.call}: {self.reason} (request {self.request_id})"
+
+
+class ConnectFailed(NoAnswer):
+    """No connection could be made; nothing was sent."""
+
+
+class TimedOut(NoAnswer):
+    """The service took the connection but was silent for longer than the timeout."""
+
+
+class BadAnswer(PromptGPSError):
+    """The service answered with a problem. `retry_after` is its wish in seconds, 0 to 60, or None."""
+
+    def __init__(
+        self, call: str, problem: Problem, request_id: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(call, problem, request_id, retry_after)
+        self.call, self.problem, self.request_id, self.retry_after = call, problem, request_id, retry_after
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.problem.status
+
+    def __str__(self) -> str:
+        faults = self.problem.errors
+        told = "; ".join([self.problem.detail or self.problem.title, *map(_told, faults[:FAULTS_SHOWN])])
+        more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+        request = f" (request {self.request_id})" if self.request_id else ""
+        return f"{self.call}: {self.status}: {told}{more}{request}"
+
+
+class InvalidRequest(BadAnswer):
+    """400 or 422: the message names field and row. Nothing of the request was stored."""
+
+
+class Unauthenticated(BadAnswer):
+    """401: the API key is missing or wrong."""
+
+
+class Forbidden(BadAnswer):
+    """403."""
+
+
+class NotFound(BadAnswer):
+    """404: no such pool, run or prompt."""
+
+
+class Conflict(BadAnswer):
+    """409: the same name or sequence was used before with other content."""
+
+
+class TooLarge(BadAnswer):
+    """413: over one of the documented limits."""
+
+
+class TooBusy(BadAnswer):
+    """429: the service is full, and was so until the retry budget ran out."""
+
+
+class ServerFault(BadAnswer):
+    """5xx."""
+
+
+class UnreadableAnswer(PromptGPSError):
+    """An answer this client cannot read: a proxy's page, or of a service of another version.
+
+    `status` is 0 where the body's encoding is broken, so that not even a problem could be read.
+    """
+
+    def __init__(self, call: str, reason: str, status: int, body: str, request_id: str) -> None:
+        super().__init__(call, reason, status, body, request_id)
+        self.call, self.reason, self.status, self.body, self.request_id = (
+            call,
+            reason,
+            status,
+            body,
+            request_id,
+        )
+
+    def __str__(self) -> str:
+        begins = f"it begins {self.body!r}" if self.body else "no body"
+        status = f"{self.status}, but " if self.status else ""
+        return f"{self.call}: {status}{self.reason}; {begins} (request {self.request_id})"
+
+
+BY_STATUS: dict[int, type[BadAnswer]] = {
+    400: InvalidRequest,
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    413: TooLarge,
+    422: InvalidRequest,
+    429: TooBusy,
+}
+
+
+def bad_answer(
+    call: str, status: int, body: bytes, request_id: str, retry_after: float | None = None, first_row: int = 0
+) -> BadAnswer:
+    """The error for an answer that is no success; a body that is no problem document (a proxy's) is quoted.
+
+    Columns may go out in several requests: `first_row` is where this one's begin in the caller's columns.
+    """
+    try:
+        problem = Problem.model_validate_json(body, extra="ignore").model_copy(update={"status": status})
+    except ValidationError:
+        title = responses.get(status, "Unknown status")
+        detail = f"{title}: {shown(body)}" if body.strip() else title
+        problem = Problem(type="about:blank", title=title, status=status, detail=detail)
+    moved = [fault.model_copy(update={"row": fault.row + first_row}) if fault.row is not None else fault
+             for fault in problem.errors]  # fmt: skip
+    kind = BY_STATUS.get(status, ServerFault if status >= 500 else BadAnswer)
+    request_id = problem.request_id or request_id
+    return kind(call, problem.model_copy(update={"errors": moved}), request_id, retry_after)
+
+
+def invalid_request(call: str, *faults: ProblemFault) -> InvalidRequest:
+    """The error for a request that is refused before it is sent."""
+    detail = "refused before it was sent"
+    return InvalidRequest(
+        call,
+        Problem(type="about:blank", title="Invalid request", status=422, detail=detail, errors=list(faults)),
+    )
+
+
+def faults_of(refused: ValidationError, first_row: int = 0) -> list[ProblemFault]:
+    """Pydantic's faults in the words of the contract: field, row, detail."""
+    return [
+        _fault(fault["loc"], fault["msg"], fault.get("ctx", {}), first_row)
+        for fault in islice(refused.errors(include_url=False, include_input=False), FAULTS_KEPT)
+    ]
+
+
+def shown(body: bytes) -> str:
+    """The beginning of a body, for a message."""
+    return body[:BODY_SHOWN].decode(errors="replace")
+
+
+def _fault(
+    loc: tuple[int | str, ...], message: str, context: dict[str, object], first_row: int
+) -> ProblemFault:
+    rows = [part for part in loc if isinstance(part, int)]
+    names = [part for part in loc if isinstance(part, str) and not _UNION_BRANCH.fullmatch(part)]
+    if "field" in context:  # a fault between columns says its own place, from the root or from where it arose
+        message = str(context["detail"])
+        *own, last = str(context["field"]).split(".")
+        own, rows = (own, [int(last)]) if last.isdecimal() else ([*own, last], rows)
+        names = own if own[: len(names)] == names else names + own
+    return ProblemFault(field=".".join(names), row=rows[0] + first_row if rows else None, detail=message)
+
+
+def _told(fault: ProblemFault) -> str:
+    row = "" if fault.row is None else f", row {fault.row}"
+    return f"{fault.field}{row}: {fault.detail}"

@@ -1,0 +1,38 @@
+"""Strategies by name: each presets every setting of the choice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_BASE: dict[str, Any] = {
+    "predictor": "hierarchical",
+    "discount": None,
+    "utility": "mixed",
+    "target": 0.5,
+    "band": [0.2, 0.8],
+    "bonus": 0.5,
+    "cooldown": "auto",
+    "candidate_factor": 8,
+    "uniform_share": 0.05,
+    "diversity": 0.0,
+    "history_steps": 1,
+    "pending_steps": 100,
+    "retire_above": None,
+    "domain_quotas": None,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # a greedy pick over the whole pool narrows; a random subset and a short cool-down cure that at almost no loss
+    "promptgps": _BASE,
+    # MoPPS (arXiv 2507.04632): discounted Beta record, Thompson draw nearest the target, random candidates
+    "mopps": _BASE | {"predictor": "beta", "discount": 1.0, "utility": "thompson", "bonus": 0.0, "cooldown": 0, "uniform_share": 0.0},
+    "uniform": _BASE | {"predictor": "constant", "utility": "uniform", "bonus": 0.0, "cooldown": 0, "candidate_factor": 1, "uniform_share": 1.0},
+}
+
+
+def resolve(strategy: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Every setting spelled out: what was given, else the preset's value."""
+    settings = PRESETS[strategy] | given
+    if settings["predictor"] == "beta" and settings["discount"] is None:
+        settings["discount"] = 1.0
+    return {"strategy": strategy, **settings}

@@ -1,0 +1,84 @@
+"""What happens to every request before a route sees it: its id, its size, its time, its line in the log."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from promptgps_service.api.problems import problem
+from promptgps_service.telemetry import REQUEST_SECONDS
+
+_log = structlog.get_logger(__name__)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+class TooLarge(Exception):
+    """The body is over the limit."""
+
+
+class Edge:
+    """Plain ASGI, because a wrapped request would cost more than most of ours take."""
+
+    def __init__(self, app: ASGIApp, *, max_body: int, max_file: int) -> None:
+        self._app = app
+        self._max_body = max_body
+        self._max_file = max_file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started = time.perf_counter()
+        status, begun = 500, False
+
+        async def answer(message: Message) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                status, begun = message["status"], True
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        limit = self._max_body if headers.get(b"content-type", b"").startswith(b"application/json") else self._max_file
+        try:
+            if int(headers.get(b"content-length", b"0") or 0) > limit:
+                raise TooLarge
+            await self._app(scope, _counted(receive, limit), answer)
+        except TooLarge:
+            if not begun:
+                detail = f"the body is over {limit / 1e6:g} MB"
+                response = problem(request_id, 413, "too-large", "The request is too large", detail)
+                await response(scope, receive, answer)
+        finally:
+            self._account(scope, status, time.perf_counter() - started)
+            structlog.contextvars.unbind_contextvars("request_id")
+
+    @staticmethod
+    def _account(scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        REQUEST_SECONDS.labels(scope["method"], route, str(status)).observe(seconds)
+        if route not in ("/healthz", "/readyz", "/metrics"):
+            _log.info("request", method=scope["method"], route=route, status=status, ms=round(1000 * seconds, 2))
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    received = 0
+
+    async def counted() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > limit:
+            raise TooLarge
+        return message
+
+    return counted

@@ -1,0 +1,46 @@
+"""Liveness, readiness, Prometheus."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from promptgps_client.wire import Ready, Wire
+
+from promptgps_service.api.dependencies import Ctx
+from promptgps_service.telemetry import LANE_DEPTH, LOG_POSITION, MODEL_VERSION, TRAINED_THROUGH
+
+router = APIRouter(tags=["health"])
+metrics_router = APIRouter(tags=["health"])
+
+
+class Alive(Wire):
+    """The process answers."""
+
+    alive: bool = True
+
+
+@router.get("/healthz")
+def healthz() -> Alive:
+    """Whether the process answers at all."""
+    return Alive()
+
+
+@router.get("/readyz", responses={503: {"model": Ready, "description": "Not ready"}})
+def readyz(context: Ctx, request: Request, response: Response) -> Ready:
+    """Whether requests can be served: database, migrations, model lane, runs read."""
+    checks = context.checks()
+    ready = all(state == "ok" for state in checks.values())
+    response.status_code = 200 if ready else 503
+    return Ready(ready=ready, checks=checks)
+
+
+@metrics_router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics(context: Ctx) -> Response:
+    """Prometheus exposition."""
+    LANE_DEPTH.set(context.lane.depth)
+    for state in context.states():
+        LOG_POSITION.labels(state.name).set(state.log_position)
+        if state.table is not None:
+            MODEL_VERSION.labels(state.name).set(state.table.model_version)
+            TRAINED_THROUGH.labels(state.name).set(state.table.trained_through)
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

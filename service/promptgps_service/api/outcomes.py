@@ -1,0 +1,21 @@
+"""POST /outcomes."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from promptgps_client.wire import OutcomesStored, ReportOutcomes
+
+from promptgps_service.api.dependencies import Ctx, IdempotencyKey
+from promptgps_service.api.problems import responses
+from promptgps_service.flow import record
+from promptgps_service.telemetry import OUTCOMES
+
+router = APIRouter(tags=["outcomes"])
+
+
+@router.post("/outcomes", responses=responses(404, 409))
+def report_outcomes(request: ReportOutcomes, context: Ctx, idempotency_key: IdempotencyKey = None) -> OutcomesStored:
+    """Outcomes in; answered once they are durable. Sending again is free."""
+    stored = record.record_outcomes(context, request, idempotency_key)
+    OUTCOMES.labels(request.run).inc(stored.stored)
+    return stored

@@ -1,0 +1,101 @@
+"""Make, list and describe pools; add prompts as JSON columns, JSON Lines or Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from promptgps_client.wire import AddPrompts, CreatePool, Name, Pool, Pools, PromptsAdded
+from pydantic import ValidationError
+
+from promptgps_service.api.dependencies import Body, Ctx
+from promptgps_service.api.pool_files import check_columns, read_json_lines, read_parquet
+from promptgps_service.api.problems import responses
+from promptgps_service.flow import register
+from promptgps_service.flow.prompt_columns import PromptChunk
+
+router = APIRouter(tags=["pools"])
+
+JSON = "application/json"
+JSON_LINES = ("application/jsonl", "application/x-ndjson", "application/jsonlines")
+PARQUET = ("application/vnd.apache.parquet", "application/parquet")
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {"schema": {"$ref": "#/components/schemas/AddPrompts"}},
+            JSON_LINES[0]: {
+                "schema": {
+                    "type": "string",
+                    "description": "One object a line with key, text, vector, domain, prior_successes, prior_trials; "
+                    "gzip is taken too.",
+                }
+            },
+            PARQUET[0]: {"schema": {"type": "string", "format": "binary", "description": "The same columns."}},
+        },
+    }
+}
+
+
+@router.post("/pools", responses=responses(409) | {201: {"model": Pool, "description": "The pool is new"}})
+def create_pool(request: CreatePool, context: Ctx, response: Response) -> Pool:
+    """Make a pool; the same request again answers the same pool."""
+    pool, new = register.create_pool(context, request)
+    response.status_code = 201 if new else 200
+    return pool
+
+
+@router.get("/pools", responses=responses())
+def list_pools(context: Ctx) -> Pools:
+    """Every pool."""
+    return register.list_pools(context)
+
+
+@router.get("/pools/{pool}", responses=responses(404))
+def describe_pool(pool: Name, context: Ctx) -> Pool:
+    """A pool."""
+    return register.describe_pool(context, pool)
+
+
+@router.post("/pools/{pool}/prompts", responses=responses(404, 409, 415, 429), openapi_extra=_BODY)
+def add_prompts(pool: Name, request: Request, body: Body, context: Ctx) -> PromptsAdded:
+    """Add prompts in bulk, de-duplicated by key and by content; all of them or, where a row is refused, none."""
+    return register.add_prompts(context, pool, _chunks(request.headers.get("content-type", ""), body))
+
+
+def _chunks(content_type: str, body: BinaryIO) -> Iterator[PromptChunk]:
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == JSON:
+        return _columns(body)
+    if kind in JSON_LINES:
+        return read_json_lines(body)
+    if kind in PARQUET:
+        return read_parquet(body)
+    raise HTTPException(415, f"send {JSON}, {JSON_LINES[0]} or {PARQUET[0]}")
+
+
+def _columns(body: BinaryIO) -> Iterator[PromptChunk]:
+    try:
+        columns = AddPrompts.model_validate_json(body.read())
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from error
+    vectors = None if columns.vectors is None else _matrix(columns.vectors)
+    chunk = PromptChunk(
+        0, columns.keys, columns.texts, vectors, columns.domains, columns.prior_successes, columns.prior_trials
+    )
+    check_columns(chunk)
+    yield chunk
+
+
+def _matrix(vectors: list[list[float]]) -> np.ndarray:
+    lengths = [len(vector) for vector in vectors]
+    if len(set(lengths)) > 1:
+        row = next(row for row, length in enumerate(lengths) if length != lengths[0])
+        fault = {"type": "columns", "loc": ("body",), "msg": "", "input": None}
+        context = {"field": f"vectors.{row}", "detail": f"has {lengths[row]} numbers, the first row has {lengths[0]}"}
+        raise RequestValidationError([fault | {"ctx": context}])
+    return np.array(vectors, np.float32)

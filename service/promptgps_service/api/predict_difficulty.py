@@ -1,0 +1,18 @@
+"""POST /predict_difficulty."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from promptgps_client.wire import Difficulty, PredictDifficulty
+
+from promptgps_service.api.dependencies import Ctx
+from promptgps_service.api.problems import responses
+from promptgps_service.flow import predict
+
+router = APIRouter(tags=["prediction"])
+
+
+@router.post("/predict_difficulty", responses=responses(404, 429))
+def predict_difficulty(request: PredictDifficulty, context: Ctx) -> Difficulty:
+    """Success rates with their uncertainty, for prompts of the pool and for new ones."""
+    return predict.predict_difficulty(context, request)

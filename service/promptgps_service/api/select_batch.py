@@ -1,0 +1,23 @@
+"""POST /select_batch."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from promptgps_client.wire import Batch, SelectBatch
+
+from promptgps_service.api.dependencies import Ctx
+from promptgps_service.api.problems import responses
+from promptgps_service.flow import select
+from promptgps_service.telemetry import DRAWS, SELECTIONS
+
+router = APIRouter(tags=["selection"])
+
+
+@router.post("/select_batch", responses=responses(404, 409, 429))
+def select_batch(request: SelectBatch, context: Ctx) -> Batch:
+    """The next batch worth rolling out; the same (run, sequence) again gives the same draws."""
+    batch = select.select_batch(context, request)
+    if not batch.replayed:
+        SELECTIONS.labels(batch.run).inc()
+        DRAWS.labels(batch.run).inc(len(batch.draws.draw_id))
+    return batch

@@ -1,0 +1,99 @@
+"""Composition root: settings in, an application out. There is no module-level app, engine or settings."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+import torch
+from fastapi import Depends, FastAPI
+from fastapi.openapi.utils import get_openapi
+from promptgps_client import wire
+
+from promptgps_service import __version__
+from promptgps_service.api import health, outcomes, pools, predict_difficulty, problems, runs, select_batch
+from promptgps_service.api.dependencies import check_key
+from promptgps_service.api.edge import Edge
+from promptgps_service.errors import PromptGPSError
+from promptgps_service.flow.context import Context
+from promptgps_service.flow.trainer import Learning
+from promptgps_service.settings import Settings
+from promptgps_service.store.unit import Store
+
+_log = structlog.get_logger(__name__)
+DESCRIPTION = "Prompt selection beside an RL post-training job: learns prompt difficulty from rollout outcomes."
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is cuda where there is one; anything else is taken at its word."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def make_context(settings: Settings) -> Context:
+    """The store, the lane and the runs of one process."""
+    torch.set_num_threads(settings.torch_threads or max((os.cpu_count() or 2) - 1, 1))
+    learning = Learning(settings.train, settings.learn_groups, settings.learn_seconds)
+    return Context(
+        Store(settings.database_url),
+        device=pick_device(settings.device),
+        learning=learning,
+        lane_depth=settings.lane_depth,
+    )
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; its database is opened when it starts, and closed when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        context = make_context(settings)
+        app.state.context = context
+        threading.Thread(target=_open_all, args=(context,), name="open-runs", daemon=True).start()
+        yield
+        context.close()
+
+    app = FastAPI(title="promptgps", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app.state.settings = settings
+    guarded = [Depends(check_key)]
+    for room in (pools, runs, select_batch, outcomes, predict_difficulty):
+        app.include_router(room.router, dependencies=guarded)
+    app.include_router(health.metrics_router, dependencies=guarded)
+    app.include_router(health.router)
+    problems.install(app)
+    app.add_middleware(Edge, max_body=int(settings.max_body_mb * 1e6), max_file=int(settings.max_file_mb * 1e6))
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _open_all(context: Context) -> None:
+    try:
+        context.open_all()
+    except PromptGPSError as error:  # readiness shows it, and each run is opened again on its first use
+        _log.warning("runs could not be read at the start", cause=str(error))
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The schema, with the models that endpoints do not name in their signatures."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        for model in (wire.AddPrompts, wire.Problem):
+            own = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schema["components"]["schemas"] |= own.pop("$defs", {}) | {model.__name__: own}
+        for path in schema["paths"].values():
+            for operation in path.values():
+                _problem_for_validation(operation)
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _problem_for_validation(operation: dict[str, Any]) -> None:
+    """FastAPI documents its own 422 body; ours is a problem."""
+    answer = operation["responses"].get("422")
+    if answer is not None:
+        answer["content"] = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

@@ -1,0 +1,115 @@
+"""The command line: serve, migrate, replay, export-openapi."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+try:
+    import typer
+except ModuleNotFoundError:  # pragma: no cover  the base install is the client alone
+    sys.exit("the service is not installed: pip install 'promptgps[service]'")
+
+from promptgps_service.errors import PromptGPSError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Prompt selection beside an RL post-training job. Settings come from flags, else from PROMPTGPS_… in the "
+    "environment; `promptgps settings` lists them all.",
+)
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on. [env: PROMPTGPS_HOST; default 127.0.0.1]")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one. [env: PROMPTGPS_PORT; default 8000]")]
+Url = Annotated[
+    str | None,
+    typer.Option("--database-url", help="sqlite:///FILE or postgresql://… [env: PROMPTGPS_DATABASE_URL; default sqlite:///promptgps.db]"),
+]  # fmt: skip
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 … [env: PROMPTGPS_DEVICE; default auto]")]
+Train = Annotated[bool | None, typer.Option("--train/--no-train", help="Learn in this process. [env: PROMPTGPS_TRAIN]")]
+Migrate = Annotated[bool, typer.Option("--migrate/--no-migrate", help="Bring the database up to date first.")]
+
+
+@app.command()
+def serve(
+    host: Host = None, port: Port = None, database_url: Url = None, device: Device = None, train: Train = None,
+    migrate: Migrate = True,
+) -> None:  # fmt: skip
+    """Migrate the database, then serve the API and learn from what is reported."""
+    from promptgps_service.serve import run_server
+    from promptgps_service.settings import Settings
+
+    given = {"host": host, "port": port, "database_url": database_url, "device": device, "train": train}
+    run_server(Settings(**{name: value for name, value in given.items() if value is not None}), migrate=migrate)
+
+
+@app.command()
+def migrate(database_url: Url = None, revision: Annotated[str, typer.Option(help="Where to.")] = "head") -> None:
+    """Bring a database to the newest schema."""
+    from promptgps_service.settings import Settings
+    from promptgps_service.store.engine import make_engine
+    from promptgps_service.store.migrate import upgrade
+
+    url = database_url or Settings().database_url
+    engine = make_engine(url)
+    upgrade(engine, revision)
+    typer.echo(f"{engine.url.render_as_string(hide_password=True)} is at {revision}")
+    engine.dispose()
+
+
+@app.command()
+def replay(
+    history: Annotated[Path, typer.Argument(help="Folder with prompts.jsonl[.gz] and outcomes.jsonl[.gz].", exists=True)],
+    url: Annotated[str, typer.Option(help="The running service.", envvar="PROMPTGPS_URL")] = "http://127.0.0.1:8000",
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts drawn at each step.")] = 32,
+    strategy: Annotated[list[str] | None, typer.Option(help="Strategies to compare; repeat the flag.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each strategy, seeds 0, 1, …")] = 3,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps; default: as many as every prompt has visits.")] = None,
+    free_reuse: Annotated[bool, typer.Option("--free-reuse/--as-it-ships", help="cooldown 0, whole pool, no uniform share.")] = False,
+    api_key: Annotated[str | None, typer.Option(envvar="PROMPTGPS_API_KEY")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table as JSON too.")] = None,
+) -> None:  # fmt: skip
+    """Closed-loop replay: the service chooses, and gets what the chosen prompts recorded at that visit."""
+    from promptgps_service.replay import print_replays, replay_history
+
+    replays = replay_history(
+        history, url=url, api_key=api_key, strategies=strategy or ["uniform", "mopps", "promptgps"], seeds=range(seeds),
+        batch_size=batch_size, steps=steps, free_reuse=free_reuse,
+    )  # fmt: skip
+    print_replays(replays)
+    if out is not None:
+        out.write_text(json.dumps([vars(one) for one in replays], indent=1))
+
+
+@app.command()
+def settings() -> None:
+    """List every setting with its variable, its value here and what it is for."""
+    from promptgps_service.settings import Settings
+
+    values = Settings()
+    for name, field in Settings.model_fields.items():
+        typer.echo(f"PROMPTGPS_{name.upper()} = {getattr(values, name)}\n    {field.description}")
+
+
+@app.command("export-openapi")
+def export_openapi() -> None:
+    """Print the OpenAPI document."""
+    from promptgps_service.app import create_app
+    from promptgps_service.settings import Settings
+
+    typer.echo(json.dumps(create_app(Settings()).openapi(), indent=1, sort_keys=True))
+
+
+def main() -> None:
+    """Entry point of the `promptgps` command."""
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    try:
+        app()
+    except PromptGPSError as error:
+        for fault in error.faults:
+            typer.echo(f"{fault.field}: {fault.detail}", err=True)
+        typer.echo(f"promptgps: {error.detail}", err=True)
+        sys.exit(2)

@@ -1,0 +1,158 @@
+"""Runs: opened, re-tuned, described."""
+
+from __future__ import annotations
+
+from promptgps_client.wire import ChangeRun, CreateRun, Run, RunMetrics, Runs
+
+from promptgps_service.errors import Conflict, Fault, Invalid, NotFound
+from promptgps_service.flow.context import Context
+from promptgps_service.flow.run_settings import RunSettings
+from promptgps_service.store.records import PoolRecord, RunRecord, Segment
+from promptgps_service.store.unit import Unit
+
+
+def create_run(context: Context, request: CreateRun) -> tuple[Run, bool]:
+    """Open a run; answers it and whether it is new.
+
+    Raises:
+        NotFound: a pool or the run to start from is not there.
+        Conflict: the name is taken by a run with other settings.
+        Invalid: a setting does not fit the pools.
+    """
+    asked = request.model_dump(exclude_unset=True)
+    settings = RunSettings.of(request)
+    with context.store.write() as unit:
+        found = unit.runs.find(request.name)
+        if found is not None and found.request != asked:
+            differing = tuple(
+                Fault(name, "differs from the run that is there")
+                for name in sorted(asked.keys() | found.request.keys())
+                if asked.get(name) != found.request.get(name)
+            )
+            raise Conflict(f"run {request.name!r} exists with other settings; PATCH changes them", differing)
+        if found is None:
+            pools = _pools(unit, settings)
+            _check(unit, settings, pools)
+            record = unit.runs.create(request.name, asked, settings.dump())
+            _add_rows(unit, record, pools)
+    context.desk(request.name)
+    return describe_run(context, request.name), found is None
+
+
+def _pools(unit: Unit, settings: RunSettings) -> list[PoolRecord]:
+    pools = []
+    for row, share in enumerate(settings.pools):
+        pool = unit.pools.get(share.pool)
+        if pool.prompts == 0:
+            raise Invalid.at("pools", f"pool {pool.name!r} is empty: add prompts first", row)
+        pools.append(pool)
+    return pools
+
+
+def _check(unit: Unit, settings: RunSettings, pools: list[PoolRecord]) -> None:
+    if len({(str(pool.embedding), pool.dimension) for pool in pools}) > 1:
+        raise Invalid.at("pools", "pools of one run must have the same embedding: one model learns from all of them")
+    if any(share.weight is not None or share.quota is not None for share in settings.pools):
+        _check_shares(settings)
+    quotas = settings.selection.domain_quotas
+    if quotas is not None:
+        known = {domain for pool in pools for domain in unit.pools.domains(pool.id, 0, pool.prompts)}
+        for domain in quotas:
+            if domain not in known:
+                raise Invalid.at("selection.domain_quotas", f"no prompt has the domain {domain!r}")
+    if settings.warm_start_from is not None:
+        _check_warm_start(unit, settings)
+
+
+def _check_shares(settings: RunSettings) -> None:
+    if settings.selection.domain_quotas is not None:
+        raise Invalid.at("pools", "shares of pools and domain_quotas exclude each other")
+    quotas = [share.quota for share in settings.pools if share.quota is not None]
+    if sum(quotas) > 1 + 1e-9:
+        raise Invalid.at("pools", f"quotas sum to {sum(quotas):g}, more than 1")
+    if len(quotas) == len(settings.pools) and sum(quotas) < 1 - 1e-6:
+        raise Invalid.at("pools", f"quotas of all pools sum to {sum(quotas):g}, not to 1")
+    for row, share in enumerate(settings.pools):
+        if share.quota is not None and share.weight is not None:
+            raise Invalid.at("pools", "a pool has a weight or a quota, not both", row)
+
+
+def _check_warm_start(unit: Unit, settings: RunSettings) -> None:
+    source = unit.runs.find(settings.warm_start_from or "")
+    if source is None:
+        raise NotFound(f"there is no run {settings.warm_start_from!r}", (Fault("warm_start_from", "no such run"),))
+    other = RunSettings.load(source.settings)
+    if [share.pool for share in other.pools] != [share.pool for share in settings.pools]:
+        raise Invalid.at("warm_start_from", "that run draws from other pools")
+    if other.predictor() != settings.predictor():
+        raise Invalid.at("warm_start_from", "that run has another predictor")
+
+
+def _add_rows(unit: Unit, record: RunRecord, pools: list[PoolRecord]) -> None:
+    offset = 0
+    for pool in pools:
+        unit.runs.add_segment(record.id, Segment(offset, pool.id, 0, pool.prompts))
+        offset += pool.prompts
+        if pool.frame_rows == 0:
+            unit.pools.set_frame(pool.id, pool.prompts)
+
+
+def change_run(context: Context, name: str, request: ChangeRun) -> Run:
+    """Re-tune a run; what it has learned stays, unless the predictor is another: then it learns the log anew."""
+    desk = context.desk(name)
+    with context.store.write() as unit:
+        record = unit.runs.lock(desk.state.id)
+        settings = RunSettings.load(record.settings).changed(request)
+        _check(unit, settings, _pools(unit, settings))
+        unit.runs.set_settings(record.id, settings.dump())
+    desk.state.settings = settings
+    desk.state.group_rows = {}
+    desk.trainer.reconfigure()
+    return describe_run(context, name)
+
+
+def describe_run(context: Context, name: str) -> Run:
+    """A run by name."""
+    with context.store.read() as unit:
+        return _run(context, unit, unit.runs.get(name))
+
+
+def list_runs(context: Context) -> Runs:
+    """Every run."""
+    with context.store.read() as unit:
+        return Runs(runs=[_run(context, unit, record) for record in unit.runs.all()])
+
+
+def _run(context: Context, unit: Unit, record: RunRecord) -> Run:
+    settings = RunSettings.load(record.settings)
+    served = context.served(record.name)
+    version = (served.model_version, served.trained_through) if served else unit.versions.head(record.id)
+    return Run(
+        name=record.name,
+        pools=list(settings.pools),
+        rollouts_per_prompt=settings.rollouts_per_prompt,
+        reward=settings.reward,
+        seed=settings.seed,
+        warm_start_from=settings.warm_start_from,
+        selection=settings.selection,
+        prompts=sum(segment.count for segment in unit.runs.segments(record.id)),
+        selections=record.selections,
+        draws=record.draws,
+        log_position=record.log_position,
+        model_version=version[0],
+        trained_through=version[1],
+        created_at=record.created_at,
+    )
+
+
+def run_metrics(context: Context, name: str) -> RunMetrics:
+    """Series of a run, one entry for each step that was learned."""
+    with context.store.read() as unit:
+        steps = unit.versions.metrics(unit.runs.get(name).id)
+    names = dict.fromkeys(key for _, _, metrics in steps for key in metrics)
+    series: dict[str, list[float | None]] = {
+        "model_version": [float(version) for version, _, _ in steps],
+        "trained_through": [float(through) for _, through, _ in steps],
+    }
+    series |= {key: [metrics.get(key) for _, _, metrics in steps] for key in names}
+    return RunMetrics(run=name, steps=len(steps), series=series)

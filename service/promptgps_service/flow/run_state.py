@@ -1,0 +1,197 @@
+"""One run as this process knows it: readers of the selections and of the log, each with its cursor.
+
+Everything here can be thrown away and read again from the database; nothing here is the truth.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from promptgps_service.acquisition.reuse import Traffic
+from promptgps_service.flow.run_settings import RunSettings
+from promptgps_service.model.predictor import Posterior
+from promptgps_service.store.records import GROUP, LogSlice, RunRecord, Segment, SelectionRecord
+
+NEVER = -(2**60)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """The whole pool scored by one model version; swapped in one go.
+
+    Attributes:
+        model_version: 0 before anything was learned.
+        trained_through: position of the log up to which the model has learned.
+        posterior: of all rows.
+        retired: bool[N] or None.
+    """
+
+    model_version: int
+    trained_through: int
+    posterior: Posterior
+    rows: int
+    retired: Tensor | None
+
+
+class Column:
+    """An array that grows at its end."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._data = np.zeros(1024, dtype)
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, values: NDArray[np.generic]) -> None:
+        """Append values."""
+        need = self._length + values.size
+        if need > self._data.size:
+            grown = np.zeros(max(need, 2 * self._data.size), self._data.dtype)
+            grown[: self._length] = self._data[: self._length]
+            self._data = grown
+        self._data[self._length : need] = values
+        self._length = need
+
+    @property
+    def view(self) -> NDArray[np.int64]:
+        """What there is, writable."""
+        return self._data[: self._length]  # type: ignore[return-value]
+
+
+@dataclass
+class Issued:
+    """Every draw of the run: columns by draw, and columns by selection."""
+
+    row: Column = field(default_factory=lambda: Column(np.int32))
+    reported: Column = field(default_factory=lambda: Column(np.int32))
+    uniform: Column = field(default_factory=lambda: Column(np.uint8))
+    first_draw: Column = field(default_factory=lambda: Column(np.int64))
+    size: Column = field(default_factory=lambda: Column(np.int64))
+    rollouts: Column = field(default_factory=lambda: Column(np.int64))
+    clock: Column = field(default_factory=lambda: Column(np.int64))
+
+    def add(self, selection: SelectionRecord) -> None:
+        """Append a selection's draws."""
+        self.row.extend(selection.rows)
+        self.uniform.extend(selection.uniform)
+        self.reported.extend(np.zeros(selection.size, np.int32))
+        for column, value in (
+            (self.first_draw, selection.first_draw), (self.size, selection.size),
+            (self.rollouts, selection.rollouts), (self.clock, selection.clock),
+        ):  # fmt: skip
+            column.extend(np.array([value], np.int64))
+
+    def selection_of(self, draws: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ordinal of the selection that each draw belongs to."""
+        return np.searchsorted(self.first_draw.view, draws, side="right") - 1
+
+    def complete(self, ordinals: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether every draw of each of those selections has all its rollouts reported."""
+        answer = np.zeros(ordinals.size, np.bool_)
+        for index, ordinal in enumerate(ordinals):
+            first, size = int(self.first_draw.view[ordinal]), int(self.size.view[ordinal])
+            answer[index] = bool((self.reported.view[first : first + size] >= self.rollouts.view[ordinal]).all())
+        return answer
+
+
+class RunState:
+    """A run's rows, its traffic, its counts and the served score table. ``lock`` guards all but ``table``."""
+
+    def __init__(self, record: RunRecord, device: torch.device) -> None:
+        self.id = record.id
+        self.name = record.name
+        self.created_at = record.created_at
+        self.settings = RunSettings.load(record.settings)
+        self.device = device
+        self.lock = threading.RLock()
+        self.learned = threading.Condition()
+        self.segments: list[Segment] = []
+        self.issued = Issued()
+        self.ordinal = 0
+        self.log_position = 0
+        self.identity = torch.zeros(0, dtype=torch.int64, device=device)
+        self.traffic = _empty_traffic(0, device)
+        self.successes = torch.zeros(0, dtype=torch.float64)
+        self.trials = torch.zeros(0, dtype=torch.float64)
+        self.group_rows: dict[str, Tensor] = {}
+        self.table: ScoreTable | None = None
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return int(self.identity.numel())
+
+    @property
+    def draws(self) -> int:
+        """Draws issued."""
+        return len(self.issued.row)
+
+    def add_rows(self, segments: list[Segment], identity: Tensor) -> None:
+        """Append the rows of new segments."""
+        added = int(identity.numel())
+        fresh = _empty_traffic(added, self.device)
+        self.segments = self.segments + segments
+        self.identity = torch.cat([self.identity, identity.to(self.device)])
+        self.traffic = Traffic(
+            torch.cat([self.traffic.last_clock, fresh.last_clock]),
+            torch.cat([self.traffic.last_draw, fresh.last_draw]),
+            torch.cat([self.traffic.open, fresh.open]),
+        )
+        self.successes = torch.cat([self.successes, torch.zeros(added, dtype=torch.float64)])
+        self.trials = torch.cat([self.trials, torch.zeros(added, dtype=torch.float64)])
+        self.group_rows = {}
+
+    def apply_selection(self, selection: SelectionRecord) -> None:
+        """Count a selection's draws as issued and pending."""
+        rows = torch.from_numpy(selection.rows.astype(np.int64)).to(self.device)
+        self.traffic.last_clock[rows] = selection.clock
+        self.traffic.last_draw[rows] = torch.arange(selection.size, device=self.device) + selection.first_draw
+        self.traffic.open[rows] += 1
+        self.issued.add(selection)
+        self.ordinal = selection.ordinal + 1
+
+    def apply_log(self, part: LogSlice) -> None:
+        """Take in outcomes: counts at once, draws no longer pending."""
+        drawn = part.draw >= 0
+        draws = part.draw[drawn]
+        first_seen = np.unique(draws[self.issued.reported.view[draws] == 0])
+        rollouts = np.where(
+            part.rollout[drawn] == GROUP, self.issued.rollouts.view[self.issued.selection_of(draws)], 1
+        )
+        np.add.at(self.issued.reported.view, draws, rollouts.astype(np.int32))
+        rows = torch.from_numpy(self.issued.row.view[first_seen].astype(np.int64)).to(self.device)
+        self.traffic.open.index_add_(0, rows, -torch.ones_like(rows, dtype=torch.int32))
+        every = torch.from_numpy(part.row)
+        self.successes.index_add_(0, every, torch.from_numpy(part.successes))
+        self.trials.index_add_(0, every, torch.from_numpy(part.trials))
+        self.log_position = part.head
+
+    # ---- waiting for the model -----------------------------------------------------------------------------
+
+    def publish(self, table: ScoreTable) -> None:
+        """Swap the served table and wake whoever waits for it."""
+        with self.learned:
+            self.table = table
+            self.learned.notify_all()
+
+    def wait_learned(self, position: int, seconds: float) -> bool:
+        """Wait until the served model has learned up to a position of the log; false when time ran out."""
+        with self.learned:
+            return self.learned.wait_for(
+                lambda: self.table is not None and self.table.trained_through >= position, seconds
+            )
+
+
+def _empty_traffic(rows: int, device: torch.device) -> Traffic:
+    return Traffic(
+        last_clock=torch.full((rows,), NEVER, dtype=torch.int64, device=device),
+        last_draw=torch.full((rows,), -1, dtype=torch.int64, device=device),
+        open=torch.zeros(rows, dtype=torch.int32, device=device),
+    )

@@ -1,0 +1,235 @@
+"""The next batch: idempotent by (run, sequence), chosen from the served score table, written before it is answered."""
+
+from __future__ import annotations
+
+
+import numpy as np
+import torch
+from promptgps_client.wire import Batch, Draws, SelectBatch
+from torch import Tensor
+
+from promptgps_service.acquisition.choose import Choice, Field, Group, TooFew, choose
+from promptgps_service.acquisition.randomness import derive
+from promptgps_service.acquisition.reuse import tiers
+from promptgps_service.acquisition.utility import mixed_probability
+from promptgps_service.errors import Conflict, Fault, Invalid
+from promptgps_service.flow.context import Context, Desk
+from promptgps_service.flow.digest import request_digest
+from promptgps_service.flow.draw_ids import draw_ids
+from promptgps_service.flow.quota_groups import quota_groups
+from promptgps_service.flow.rows import prompts_at, rows_of
+from promptgps_service.flow.run_state import RunState, ScoreTable
+from promptgps_service.store.records import RunRecord, SelectionRecord
+from promptgps_service.store.unit import Unit
+
+# What only shapes the answer, or how long it is waited for, is no part of the question.
+_RENDERING = frozenset({"include_text", "wait_seconds", "sequence"})
+# Below this expected share of mixed groups the caller is warned that the pool gives little signal.
+LOW_SIGNAL = 0.2
+
+
+def select_batch(context: Context, request: SelectBatch) -> Batch:
+    """Answer a request for draws.
+
+    Raises:
+        NotFound: no such run, or unknown keys among candidates or exclusions.
+        Conflict: the sequence has answered another request.
+        Invalid: fewer prompts than the batch wants.
+        Unavailable: the database does not answer; nothing was drawn.
+    """
+    desk = context.desk(request.run)
+    digest = request_digest(request, _RENDERING)
+    earlier = _issued(context, desk.state, request, digest)
+    if earlier is not None:
+        return _render(context, desk.state, earlier, request, replayed=True)
+    waited = _wait(desk, request.wait_seconds)
+    _take_grown_rows(context, desk)
+    selection, replayed = _draw(context, desk.state, request, digest, waited)
+    return _render(context, desk.state, selection, request, replayed=replayed)
+
+
+def _issued(context: Context, state: RunState, request: SelectBatch, digest: str) -> SelectionRecord | None:
+    if request.sequence is None:
+        return None
+    with context.store.read() as unit:
+        return _same(unit.selections.find(state.id, request.sequence), digest)
+
+
+def _same(found: SelectionRecord | None, digest: str) -> SelectionRecord | None:
+    if found is not None and found.request != digest:
+        detail = f"sequence {found.sequence} has answered another request"
+        raise Conflict(detail, (Fault("sequence", detail),))
+    return found
+
+
+def _wait(desk: Desk, seconds: float) -> list[str]:
+    """Wait for the model to learn from everything reported; a warning where time ran out."""
+    if seconds == 0:
+        return []
+    state, position = desk.state, desk.state.log_position
+    if state.table is not None and state.table.trained_through >= position:
+        return []
+    desk.trainer.wake(now=True)
+    if state.wait_learned(position, seconds):
+        return []
+    return [f"the model had not learned from everything reported after {seconds:g} s"]
+
+
+def _take_grown_rows(context: Context, desk: Desk) -> None:
+    """Let prompts that were added to the pools since take part."""
+    state = desk.state
+    with context.store.read() as unit:
+        total = sum(unit.pools.get(share.pool).prompts for share in state.settings.pools)
+    if total > state.rows:
+        with state.lock, context.store.write() as unit:
+            record = unit.runs.lock(state.id)
+            context.catch_up_in(unit, state, record)
+            if context.add_grown_rows(unit, state):
+                context.catch_up_in(unit, state, record)
+    if state.table is None or state.table.rows < state.rows:
+        desk.trainer.grow()
+
+
+def _draw(
+    context: Context, state: RunState, request: SelectBatch, digest: str, warnings: list[str]
+) -> tuple[SelectionRecord, bool]:
+    """Choose and write a selection, holding the run against every other writer."""
+    with state.lock:
+        with context.store.write() as unit:
+            record = unit.runs.lock(state.id)
+            if request.sequence is not None:
+                found = _same(unit.selections.find(state.id, request.sequence), digest)
+                if found is not None:
+                    return found, True
+            context.catch_up_in(unit, state, record)
+            selection = _choose(context, unit, state, record, request, digest, warnings)
+            unit.selections.add(state.id, selection)
+            unit.runs.advance(state.id, draws=record.draws + selection.size, selections=record.selections + 1)
+        state.apply_selection(selection)
+    return selection, False
+
+
+def _choose(
+    context: Context, unit: Unit, state: RunState, record: RunRecord, request: SelectBatch, digest: str,
+    warnings: list[str],
+) -> SelectionRecord:  # fmt: skip
+    table = state.table
+    assert table is not None
+    settings = state.settings
+    sequence = unit.selections.next_sequence(state.id) if request.sequence is None else request.sequence
+    clock = record.selections if request.policy_version is None else request.policy_version
+    rollouts = request.rollouts or settings.rollouts_per_prompt
+    seed = derive(settings.seed, sequence)
+    field = Field(
+        identity=state.identity,
+        tier=tiers(
+            state.traffic, settings.reuse(), clock=clock, draws=record.draws, retired=_padded(table, state),
+            allowed=_allowed(unit, state, table, request),
+        ),
+        last_draw=state.traffic.last_draw,
+        posterior=table.posterior,
+        groups=_groups(unit, state),
+        **_spread(context, state),
+    )  # fmt: skip
+    rules = settings.rules(rollouts)
+    try:
+        choice = choose(field, rules, request.batch_size, seed)
+    except TooFew as error:
+        detail = f"batch_size {request.batch_size} is more than the {error.available} prompts there are {error.where}"
+        raise Invalid.at("batch_size", detail) from error
+    chosen = table.posterior.take(choice.rows)
+    return SelectionRecord(
+        sequence=sequence,
+        ordinal=record.selections,
+        request=digest,
+        seed=seed,
+        clock=clock,
+        policy_version=request.policy_version,
+        model_version=table.model_version,
+        trained_through=table.trained_through,
+        strategy=settings.selection.strategy,
+        rollouts=rollouts,
+        first_draw=record.draws,
+        rows=choice.rows.cpu().numpy().astype(np.int32),
+        predicted=chosen.mean.cpu().numpy().astype(np.float32),
+        uncertainty=chosen.std.cpu().numpy().astype(np.float32),
+        uniform=choice.uniform.cpu().numpy().astype(np.uint8),
+        warnings=warnings + choice.warnings + _low_signal(choice, chosen.mean, rollouts, settings.selection.strategy),
+    )
+
+
+def _padded(table: ScoreTable, state: RunState) -> Tensor | None:
+    if table.retired is None or table.rows == state.rows:
+        return table.retired
+    fresh = torch.zeros(state.rows - table.rows, dtype=torch.bool, device=state.device)
+    return torch.cat([table.retired, fresh])
+
+
+def _allowed(unit: Unit, state: RunState, table: ScoreTable, request: SelectBatch) -> Tensor | None:
+    """bool[N]: the caller's candidates less its exclusions, and only rows that the table has scored."""
+    if request.candidates is None and not request.exclude and table.rows == state.rows:
+        return None
+    if request.candidates is None:
+        allowed = torch.ones(state.rows, dtype=torch.bool)
+    else:
+        allowed = torch.zeros(state.rows, dtype=torch.bool)
+        allowed[torch.from_numpy(rows_of(unit, state.segments, request.candidates, "candidates"))] = True
+    if request.exclude:
+        allowed[torch.from_numpy(rows_of(unit, state.segments, request.exclude, "exclude"))] = False
+    allowed[table.rows :] = False
+    return allowed.to(state.device)
+
+
+def _groups(unit: Unit, state: RunState) -> tuple[Group, ...]:
+    shares = quota_groups(unit, state)
+    issued = state.issued.row.view
+    return tuple(
+        Group(name, share, int(rows.cpu().numpy()[issued].sum()), rows) for name, (share, rows) in shares.items()
+    )
+
+
+def _spread(context: Context, state: RunState) -> dict[str, Tensor]:
+    """Embeddings and anchors, where the run wants diversity."""
+    selection = state.settings.selection
+    if not selection.diversity:
+        return {}
+    matrix = context.features.matrix(state.segments)
+    recent = state.issued.first_draw.view[-(selection.history_steps or 0) :] if selection.history_steps else []
+    start = int(recent[0]) if len(recent) else state.draws
+    anchors = torch.from_numpy(state.issued.row.view[start:].astype(np.int64)).to(state.device)
+    return {"embedding": matrix.embedding, "anchors": anchors}
+
+
+def _low_signal(choice: Choice, mean: Tensor, rollouts: int, strategy: str) -> list[str]:
+    meant = mean[~choice.uniform]
+    if strategy == "uniform" or meant.numel() == 0:
+        return []
+    share = float(mixed_probability(meant, rollouts).mean())
+    if share >= LOW_SIGNAL:
+        return []
+    side = "hard" if float(meant.mean()) < 0.5 else "easy"
+    return [f"the pool looks too {side}: about {share:.0%} of the chosen groups will be mixed"]
+
+
+def _render(
+    context: Context, state: RunState, selection: SelectionRecord, request: SelectBatch, *, replayed: bool
+) -> Batch:
+    with context.store.read() as unit:
+        prompts = prompts_at(unit, state.segments, selection.rows.astype(np.int64), text=request.include_text)
+    return Batch(
+        run=state.name,
+        sequence=selection.sequence,
+        replayed=replayed,
+        model_version=selection.model_version,
+        trained_through=selection.trained_through,
+        strategy=selection.strategy,
+        draws=Draws(
+            draw_id=draw_ids(state.id, selection.first_draw, selection.size),
+            prompt=[key for key, _ in prompts],
+            predicted_success=[round(float(value), 6) for value in selection.predicted],
+            uncertainty=[round(float(value), 6) for value in selection.uncertainty],
+            rollouts=[selection.rollouts] * selection.size,
+            text=[text for _, text in prompts] if request.include_text else None,
+        ),
+        warnings=selection.warnings,
+    )

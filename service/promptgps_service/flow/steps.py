@@ -1,0 +1,76 @@
+"""From lines of the log to steps: which outcomes are learned from together, and when there are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from promptgps_service.flow.run_state import RunState
+from promptgps_service.model.predictor import Visits
+from promptgps_service.store.records import LogSlice
+
+
+@dataclass(frozen=True)
+class Step:
+    """H_t with its clock; ``uniform`` bool[M] says which of the visits were uniform picks."""
+
+    clock: int
+    visits: Visits
+    uniform: NDArray[np.bool_]
+
+
+def ready(part: LogSlice, state: RunState, groups: int) -> bool:
+    """Whether a slice is worth learning from now: its steps are complete, or enough of its groups are."""
+    draws = np.unique(part.draw[part.draw >= 0])
+    if draws.size == 0:
+        return True
+    with state.lock:
+        ordinals = np.unique(state.issued.selection_of(draws))
+        if bool(state.issued.complete(ordinals).all()):
+            return True
+        done = state.issued.reported.view[draws] >= state.issued.rollouts.view[state.issued.selection_of(draws)]
+    return int(done.sum()) >= groups
+
+
+def split_steps(part: LogSlice, state: RunState, least: int) -> Iterator[Step]:
+    """Cut a slice into steps by the clock of its draws, each of at least ``least`` prompts but for the last.
+
+    A trainer that draws one prompt at a time makes a step of many draws, not many steps of one: the model's time
+    would run away otherwise. Outcomes that say nothing (errors, time-outs) are left out.
+    """
+    drawn = part.draw >= 0
+    with state.lock:
+        clock = np.where(part.policy_version >= 0, part.policy_version, _newest(state, part))
+        clock[drawn] = state.issued.clock.view[state.issued.selection_of(part.draw[drawn])]
+        uniform = np.zeros(part.draw.size, np.bool_)
+        uniform[drawn] = state.issued.uniform.view[part.draw[drawn]] > 0
+    told = np.flatnonzero(part.trials > 0)
+    told = told[np.argsort(clock[told], kind="stable")]
+    edges = np.flatnonzero(np.diff(clock[told])) + 1
+    start = 0
+    for edge in [*edges, told.size]:
+        if edge == told.size or np.unique(part.row[told[start:edge]]).size >= least:
+            if edge > start:
+                yield _step(part, told[start:edge], clock, uniform)
+            start = edge
+
+
+def _newest(state: RunState, part: LogSlice) -> int:
+    clocks = state.issued.clock.view
+    newest = int(clocks[-1]) if len(clocks) else 0
+    return max(newest, int(part.policy_version.max(initial=0)))
+
+
+def _step(part: LogSlice, lines: NDArray[np.int64], clock: NDArray[np.int64], uniform: NDArray[np.bool_]) -> Step:
+    rows, where = np.unique(part.row[lines], return_inverse=True)
+    successes, trials = np.zeros(rows.size), np.zeros(rows.size)
+    np.add.at(successes, where, part.successes[lines])
+    np.add.at(trials, where, part.trials[lines])
+    monitor = np.zeros(rows.size, np.bool_)
+    np.logical_or.at(monitor, where, uniform[lines])
+    visits = Visits(torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(successes), torch.from_numpy(trials))
+    return Step(int(clock[lines].max()), visits, monitor)

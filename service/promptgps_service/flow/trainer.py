@@ -1,0 +1,235 @@
+"""Learning: from the log to a new model version, scored over the whole pool, stored, then swapped in one go.
+
+Everything here runs on the lane, so a trainer needs no lock of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import structlog
+import torch
+
+from promptgps_service.acquisition.utility import mixed_probability
+from promptgps_service.errors import Unavailable
+from promptgps_service.flow.feature_space import FeatureSpace, Matrix
+from promptgps_service.flow.lane import Lane
+from promptgps_service.flow.run_state import RunState, ScoreTable
+from promptgps_service.flow.steps import Step, ready, split_steps
+from promptgps_service.model.checkpoint import pack, unpack
+from promptgps_service.model.predictor import Posterior, Predictor
+from promptgps_service.model.quality import score
+from promptgps_service.model.registry import make_predictor
+from promptgps_service.store.records import LogSlice, VersionRecord
+from promptgps_service.store.unit import Store
+
+_log = structlog.get_logger(__name__)
+RETRY_SECONDS = 1.0  # after the database did not answer
+
+
+@dataclass(frozen=True)
+class Learning:
+    """When to learn.
+
+    Attributes:
+        enabled: false in a process that only serves.
+        groups: complete groups that are learned from without waiting for the rest of their step.
+        seconds: longest time that the outcomes of an unfinished step wait.
+    """
+
+    enabled: bool
+    groups: int
+    seconds: float
+
+
+class Trainer:
+    """Owner of one run's predictor."""
+
+    def __init__(self, store: Store, features: FeatureSpace, lane: Lane, state: RunState, learning: Learning) -> None:
+        self._store = store
+        self._features = features
+        self._lane = lane
+        self._state = state
+        self._learning = learning
+        self._predictor: Predictor | None = None
+        self._matrix: Matrix | None = None
+        self._identity = ""
+        self._version = 0
+        self._through = 0
+        self._waiting_since: float | None = None
+
+    # ---- called from any thread ----------------------------------------------------------------------------
+
+    def wake(self, *, now: bool = False) -> None:
+        """Something was reported, or somebody waits (``now``): learn when there is enough."""
+        if self._learning.enabled:
+            self._lane.submit(("learn", self._state.id, now), lambda: self._learn(now))
+
+    def reconfigure(self) -> None:
+        """The settings have changed: rebuild what they touch, from the log if the predictor is another."""
+        self._lane.call(self.load)
+        self.wake(now=True)
+
+    def grow(self) -> None:
+        """The run has new rows: score them too."""
+        self._lane.call(self.load)
+
+    def predict_new(self, embedding: object, texts: list[str] | None) -> tuple[Posterior, ScoreTable]:
+        """Posterior for prompts outside the pool, and the version that it comes from."""
+        return self._lane.call(lambda: self._predict_new(embedding, texts))
+
+    # ---- on the lane ---------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Build the predictor over the run's rows and serve the newest stored version, or the prior."""
+        state = self._state
+        with state.lock:
+            segments = list(state.segments)
+        matrix = self._features.matrix(segments)
+        name, parameters = state.settings.predictor()
+        identity = f"{name} {sorted(parameters.items())}"
+        if self._predictor is not None and identity == self._identity:
+            self._predictor.grow(matrix.features)
+        else:
+            self._predictor = make_predictor(name, matrix.features, state.device, **parameters)
+            self._restore(identity)
+        self._identity, self._matrix = identity, matrix
+        self._serve()
+
+    def _restore(self, identity: str) -> None:
+        assert self._predictor is not None
+        self._through = 0
+        with self._store.read() as unit:
+            stored = unit.versions.latest(self._state.id)
+        if stored is None:
+            self._warm_start(identity)
+            return
+        self._version = stored.version
+        tensors, metadata = unpack(stored.state)
+        if metadata["identity"] == identity:  # else: another predictor now; it learns the log from its start
+            self._predictor.load_state_dict(tensors)
+            self._through = stored.trained_through
+
+    def _warm_start(self, identity: str) -> None:
+        source = self._state.settings.warm_start_from
+        if source is None:
+            return
+        assert self._predictor is not None
+        with self._store.read() as unit:
+            stored = unit.versions.latest(unit.runs.get(source).id)
+        if stored is not None:
+            tensors, metadata = unpack(stored.state)
+            if metadata["identity"] == identity:
+                self._predictor.load_state_dict(tensors)
+
+    def _learn(self, now: bool) -> None:
+        try:
+            self._learn_from(self._unlearned(), now)
+        except Unavailable:
+            _log.warning("the database does not answer; learning waits", run=self._state.name)
+            self._lane.submit(("learn", self._state.id, now), lambda: self._learn(now), RETRY_SECONDS)
+
+    def _unlearned(self) -> LogSlice:
+        with self._store.read() as unit:
+            return unit.log.after(self._state.id, self._through)
+
+    def _learn_from(self, part: LogSlice, now: bool) -> None:
+        if part.head == self._through:
+            return
+        waited = time.monotonic() - self._waiting_since if self._waiting_since is not None else 0.0
+        enough = now or waited >= self._learning.seconds or ready(part, self._state, self._learning.groups)
+        if not enough:
+            self._waiting_since = self._waiting_since or time.monotonic()
+            self._lane.submit(("learn", self._state.id, False), lambda: self._learn(False), self._learning.seconds)
+            return
+        self._waiting_since = None
+        self._advance(part)
+
+    def _advance(self, part: LogSlice) -> None:
+        assert self._predictor is not None
+        state = self._state
+        started = time.perf_counter()
+        measured = []
+        for step in split_steps(part, state, self._learning.groups):
+            measured.append(self._score(step))
+            self._predictor.observe(step.visits)
+        version = self._version + max(len(measured), 1)
+        fitted = time.perf_counter()
+        table = self._table(version, part.head)
+        if measured:
+            measured[-1] |= {"fit_seconds": fitted - started, "score_seconds": time.perf_counter() - fitted}
+        self._store_version(version, part.head, measured)
+        self._version, self._through = version, part.head
+        state.publish(table)
+        _log.info(
+            "learned", run=state.name, model_version=version, trained_through=part.head,
+            seconds=round(time.perf_counter() - started, 4),
+        )  # fmt: skip
+
+    def _store_version(self, version: int, through: int, measured: list[dict[str, float | None]]) -> None:
+        """Until this is stored the predictor is ahead of the log's reader, so it must not be given up."""
+        assert self._predictor is not None
+        state = {name: tensor.cpu() for name, tensor in self._predictor.state_dict().items()}
+        record = VersionRecord(
+            version, through, self._predictor.name, pack(state, {"identity": self._identity})
+        )
+        while True:
+            try:
+                with self._store.write() as unit:
+                    for index, metrics in enumerate(measured, start=self._version + 1):
+                        unit.versions.add_step(self._state.id, index, through, metrics)
+                    unit.versions.add(self._state.id, record)
+                return
+            except Unavailable:
+                _log.warning("the database does not answer; publishing waits", run=self._state.name)
+                time.sleep(RETRY_SECONDS)
+
+    def _score(self, step: Step) -> dict[str, float | None]:
+        """What the served model had said about the step's outcomes, before anyone learns from them."""
+        assert self._predictor is not None
+        visits = step.visits
+        mean = self._predictor.predict().take(visits.rows).mean
+        scores = score(mean, visits.successes, visits.trials)
+        groups = visits.trials >= 2
+        mixed = (visits.successes > 0) & (visits.successes < visits.trials)
+        uniform = torch.from_numpy(step.uniform).to(mixed.device)
+        expected = mixed_probability(mean, self._state.settings.rollouts_per_prompt)
+        return {
+            "clock": float(step.clock),
+            "prompts": float(len(visits)),
+            "rollouts": scores.attempts,
+            "success_rate": float(visits.successes.sum() / visits.trials.sum()),
+            "predicted_success": float(mean.mean()),
+            "effective_share": _share(mixed[groups]),
+            "predicted_effective_share": float(expected.mean()),
+            "log_loss": scores.log_loss,
+            "brier": scores.brier,
+            "spearman": scores.spearman,
+            "calibration_error": scores.calibration_error,
+            "uniform_prompts": float(uniform.sum()),
+            "uniform_effective_share": _share(mixed[groups & uniform]),
+        }
+
+    def _table(self, version: int, through: int) -> ScoreTable:
+        assert self._predictor is not None and self._matrix is not None
+        posterior = self._predictor.predict()
+        above = self._state.settings.selection.retire_above
+        retired = None
+        if above is not None:
+            rows = self._matrix.features.rows
+            visited = (self._state.trials[:rows] > 0).to(self._state.device)
+            retired = (posterior.mean > above) & visited
+        return ScoreTable(version, through, posterior, self._matrix.features.rows, retired)
+
+    def _serve(self) -> None:
+        self._state.publish(self._table(self._version, self._through))
+
+    def _predict_new(self, embedding: object, texts: list[str] | None) -> tuple[Posterior, ScoreTable]:
+        assert self._predictor is not None and self._matrix is not None and self._state.table is not None
+        x = self._features.new_features(self._matrix, embedding, texts)  # type: ignore[arg-type]
+        return self._predictor.predict_new(x), self._state.table
+
+
+def _share(flags: torch.Tensor) -> float | None:
+    return float(flags.double().mean()) if flags.numel() else None

@@ -1,0 +1,92 @@
+"""The one question an acquisition may ask, and the protocol every predictor answers it by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from promptgps_service.model.features import Features
+
+
+@dataclass(frozen=True)
+class Visits:
+    """H_t: the outcomes of one step, merged so that a prompt stands in it once.
+
+    Attributes:
+        rows: long[M], distinct rows of the pool.
+        successes: float64[M], 0 <= s <= n; fractional where rewards are continuous or evidence is tempered.
+        trials: float64[M], n > 0.
+    """
+
+    rows: Tensor
+    successes: Tensor
+    trials: Tensor
+
+    def __len__(self) -> int:
+        return int(self.rows.numel())
+
+
+class Posterior(Protocol):
+    """Distribution of the success rate γ of M prompts, independent between prompts."""
+
+    @property
+    def mean(self) -> Tensor:
+        """E γ, float[M]."""
+        ...
+
+    @property
+    def std(self) -> Tensor:
+        """SD γ, float[M]."""
+        ...
+
+    def nodes(self) -> tuple[Tensor, Tensor]:
+        """Quadrature of γ: values float[M, K] and weights float[K] that sum to one."""
+        ...
+
+    def quantile(self, level: Tensor) -> Tensor:
+        """γ at the given probability level, float[M]; ``level`` is float[M] or a scalar tensor in (0, 1).
+
+        With uniform levels this is one Thompson draw per prompt; with constant ones an interval's end.
+        """
+        ...
+
+    def take(self, rows: Tensor) -> Posterior:
+        """The same for a subset of the prompts, ``rows`` long[L]."""
+        ...
+
+
+class Predictor(Protocol):
+    """Learns from the log, one step at a time, and predicts for every row and for unseen features."""
+
+    name: ClassVar[str]
+
+    def observe(self, visits: Visits) -> None:
+        """Learn from one step's visits; time moves on by one step. An empty step changes nothing."""
+        ...
+
+    def predict(self) -> Posterior:
+        """Posterior of γ for all N rows, for the policy of the step to come."""
+        ...
+
+    def predict_new(self, features: Tensor) -> Posterior:
+        """Posterior of γ for prompts that are not in the pool, from features float[L, D]."""
+        ...
+
+    def grow(self, features: Features) -> None:
+        """Take a longer or re-framed feature matrix; rows known so far keep their places."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything learned, as tensors; with ``load_state_dict`` it restores predictions exactly."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``state_dict`` gave.
+
+        Raises:
+            ValueError: the state is of another predictor, pool size or feature dimension.
+        """
+        ...

@@ -1,0 +1,98 @@
+"""Each prompt's own record: everything its visits said about it, as one Gaussian site on its log-odds.
+
+Moment matching (assumed density filtering; the site form is that of expectation propagation, Minka 2001): the posterior
+of theta after a visit is replaced by the normal of the same mean and variance, and divided by the text prior; what is
+left is the record. It therefore stays when the text prior is learned anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from promptgps_service.model.quadrature import hermite, log_likelihood
+
+NODES = 20
+LEAST_PRECISION = 1e-3
+FARTHEST = 12.0  # logits
+
+
+class Record:
+    """Sites of all N prompts.
+
+    Attributes:
+        y: float64[N], the site's mean, on theta − a − G; 0 where never visited.
+        v: float64[N], its variance at the time of the last visit; infinite where never visited.
+        seen: long[N], step of the last visit, −1 where never visited.
+        lifted: bool[N], the last visit was informative.
+        gain: float64[N], G, logits.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.y = torch.zeros(rows, dtype=torch.float64, device=device)
+        self.v = torch.full((rows,), torch.inf, dtype=torch.float64, device=device)
+        self.seen = torch.full((rows,), -1, dtype=torch.int64, device=device)
+        self.lifted = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.gain = torch.zeros(rows, dtype=torch.float64, device=device)
+
+    def __len__(self) -> int:
+        return int(self.y.numel())
+
+    @property
+    def visited(self) -> Tensor:
+        """Rows with a record, long[R], ascending."""
+        return torch.nonzero(self.seen >= 0).squeeze(1)
+
+    def aged(self, rows: Tensor, step: int, qu: float) -> Tensor:
+        """v_i(t) = v_i + qu (t − t_i), float64[M]: evidence loses precision with age."""
+        return self.v[rows] + qu * (step - self.seen[rows])
+
+    def grow(self, rows: int) -> None:
+        """Make room for ``rows`` prompts; those known keep their places."""
+        wider = Record(rows, self.y.device)
+        for name, value in vars(self).items():
+            getattr(wider, name)[: len(value)] = value
+        self.__dict__.update(vars(wider))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Visited rows and their fields."""
+        rows = self.visited
+        return {"rows": rows, **{name: value[rows] for name, value in vars(self).items()}}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``state_dict`` gave.
+
+        Raises:
+            ValueError: a row is outside the pool.
+        """
+        rows = state["rows"].to(self.y.device)
+        fresh = Record(len(self), self.y.device)
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            raise ValueError("the state has rows outside the pool")
+        for name, value in vars(fresh).items():
+            value[rows] = state[name].to(value)
+        self.__dict__.update(vars(fresh))
+
+
+def combine(center: Tensor, m: Tensor, T: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Posterior of theta from the text prior N(center + m, T) and the site N(center + y, v): (mu, V)."""
+    V = 1.0 / (1.0 / T + 1.0 / v)
+    return center + V * (m / T + y / v), V
+
+
+def match_moments(mu: Tensor, V: Tensor, s: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance, float64[M] each, of N(mu, V) times the likelihood of (s, n)."""
+    h, weight = hermite(NODES, mu.device)
+    theta = mu[:, None] + V.sqrt()[:, None] * h
+    mass = torch.softmax(log_likelihood(theta, s[:, None], n[:, None]) + weight.log(), dim=1)
+    mean = (mass * theta).sum(1)
+    return mean, (mass * (theta - mean[:, None]).square()).sum(1)
+
+
+def site(mean: Tensor, variance: Tensor, center: Tensor, m: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
+    """(y, v) of the site that takes the text prior N(center + m, T) to the posterior N(mean, variance)."""
+    precision = (1.0 / variance - 1.0 / T).clamp_min(LEAST_PRECISION)
+    y = (mean / variance - (center + m) / T) / precision - center
+    return y.clamp(-FARTHEST, FARTHEST), 1.0 / precision

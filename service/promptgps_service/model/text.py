@@ -1,0 +1,126 @@
+"""What the text says of a prompt's log-odds: Bayesian ridge on the records, prior variances by evidence.
+
+y_i = const + x_i·w + noise of variance su2 + v_i(t), w_g ~ N(0, τ_g I) for each block g of features. The evidence
+(marginal likelihood, MacKay 1992) is that with the weighted mean projected out: the level takes care of it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from promptgps_service.model.features import Block, Features
+
+MOST_ROWS = 8192  # of which half are the newest
+TAU_START = 0.5  # blocks have mean squared norm 1, so τ is the variance of theta that the block explains
+TAU_SD = 1.5  # of log τ
+EARLY_STEPS = 12
+EARLY_MOVES = (0.25, 0.5, 2.0, 4.0)
+LATE_MOVES = (0.7, 1.4)
+CHUNK = 32768  # rows at a time over the whole pool: 36 MB at 275 features
+
+
+class TextWeights:
+    """Posterior of w.
+
+    Attributes:
+        tau: the prior variance of each block.
+        w: float64[D], mean.
+        factor: float32[D, D], upper triangular F with P = F Fᵀ, so that x'Px = |xF|² is never negative.
+    """
+
+    def __init__(self, blocks: tuple[Block, ...], device: torch.device) -> None:
+        self.blocks = blocks
+        self.tau = [TAU_START] * len(blocks)
+        dimension = blocks[-1].stop if blocks else 0
+        self.w = torch.zeros(dimension, dtype=torch.float64, device=device)
+        self.factor = torch.diag(self._prior_variance(self.tau).sqrt()).float()
+
+    def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x·w and x'Px, float64[L] each, of features float32[L, D]."""
+        mean, variance = [], []
+        for part in x.split(CHUNK):
+            mean.append(part @ self.w.float())
+            variance.append(torch.linalg.vector_norm(part @ self.factor, dim=1).square())
+        if not mean:
+            return self.w.new_zeros(0), self.w.new_zeros(0)
+        return torch.cat(mean).double(), torch.cat(variance).double()
+
+    def fit(self, x: Tensor, y: Tensor, precision: Tensor, moves: tuple[float, ...]) -> None:
+        """Fit w anew, after one round of coordinate search over τ.
+
+        Args:
+            x: float32[R, D].
+            y: float64[R], records on theta − a − G.
+            precision: float64[R], c_i = 1 / (su2 + v_i(t)).
+            moves: factors to try on each τ_g; none keeps τ.
+        """
+        if len(y) < 2 or not self.blocks:
+            return
+        A, b = _weighted_products(x, y, precision)
+        best, factor = self._evidence(self.tau, A, b)
+        for g in range(len(self.tau)):
+            here = self.tau[g]
+            for move in moves:
+                tau = [*self.tau[:g], here * move, *self.tau[g + 1 :]]
+                evidence, candidate = self._evidence(tau, A, b)
+                if evidence > best:
+                    best, factor, self.tau = evidence, candidate, tau
+        identity = torch.eye(len(b), dtype=b.dtype, device=b.device)
+        inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+        self.w = inverse.T @ (inverse @ b)
+        self.factor = inverse.T.float().contiguous()
+
+    def _evidence(self, tau: list[float], A: Tensor, b: Tensor) -> tuple[float, Tensor]:
+        """Log evidence of τ with its prior, up to a constant, and the Cholesky factor of the precision of w."""
+        prior = self._prior_variance(tau)
+        factor = torch.linalg.cholesky(A + torch.diag(1.0 / prior))
+        half = torch.linalg.solve_triangular(factor, b[:, None], upper=False)
+        volume = factor.diagonal().log().sum() + 0.5 * prior.log().sum()
+        belief = sum(-0.5 * (math.log(value / TAU_START) / TAU_SD) ** 2 for value in tau)
+        return float(0.5 * half.square().sum() - volume) + belief, factor
+
+    def _prior_variance(self, tau: list[float]) -> Tensor:
+        prior = torch.empty_like(self.w)
+        for block, value in zip(self.blocks, tau, strict=True):
+            prior[block.start : block.stop] = value
+        return prior
+
+
+def moves_at(step: int) -> tuple[float, ...]:
+    """Big moves early, or a strongly predictable pool is learned too slowly; small ones later."""
+    return EARLY_MOVES if step < EARLY_STEPS else LATE_MOVES
+
+
+def rows_to_fit(visited: Tensor, seen: Tensor) -> Tensor:
+    """At most 8,192 of the visited rows: the newest, and of the older ones a share that stays the same by hash.
+
+    The old ones stay because selection teaches only about what it selects.
+
+    Args:
+        visited: long[R], rows.
+        seen: long[R], the step each was last visited.
+    """
+    if len(visited) <= MOST_ROWS:
+        return visited
+    order = torch.argsort(seen, descending=True, stable=True)
+    newest, older = visited[order[: MOST_ROWS // 2]], visited[order[MOST_ROWS // 2 :]]
+    hashed = (older * 2654435761) % 2**32  # Knuth's multiplicative hash, a bijection: no ties
+    kept = torch.topk(hashed, MOST_ROWS // 2, largest=False).indices
+    return torch.cat([newest, older[kept]]).sort().values
+
+
+def same_frame(old: Features, new: Features) -> bool:
+    """Weights learned on ``old`` hold for ``new``."""
+    return old.blocks == new.blocks and old.frame_rows == new.frame_rows
+
+
+def _weighted_products(x: Tensor, y: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+    """X'CX and X'Cy with the weighted means of both taken out, float64[D, D] and float64[D]."""
+    share = precision / precision.sum()
+    root = precision.sqrt().float()
+    centred = (x - share.float() @ x) * root[:, None]
+    target = (y - share @ y).float() * root
+    return (centred.T @ centred).double(), (centred.T @ target).double()

@@ -1,0 +1,44 @@
+"""Migrate, say where the service is, serve until told to stop."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import uvicorn
+
+from promptgps_service.app import create_app
+from promptgps_service.settings import Settings
+from promptgps_service.store.engine import make_engine
+from promptgps_service.store.migrate import upgrade
+from promptgps_service.telemetry import configure_logs
+
+# Under load a request thread must not wait 5 ms, the interpreter's default, for the training thread's turn to end.
+SWITCH_SECONDS = 0.0005
+
+
+def run_server(settings: Settings, *, migrate: bool) -> None:
+    """Serve until SIGINT or SIGTERM; requests under way are answered first."""
+    configure_logs(settings.log_format, settings.log_level)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    if migrate:
+        engine = make_engine(settings.database_url)
+        upgrade(engine)
+        engine.dispose()
+    listener = _listen(settings.host, settings.port)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"promptgps: API http://{shown}:{port}  docs http://{shown}:{port}/docs", flush=True)  # noqa: T201
+    config = uvicorn.Config(
+        create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=10, lifespan="on"
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(512)
+    return listener

@@ -1,0 +1,76 @@
+"""URL to engine: everything in which SQLite and PostgreSQL differ at connection time stands here."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+
+from promptgps_service.errors import Invalid
+
+# Request threads, the training lane and imports; a smaller pool would make threads queue where nobody sees it.
+CONNECTIONS = 48
+BUSY_TIMEOUT_MS = 30_000
+
+
+def parse_url(url: str) -> URL:
+    """Check a database URL.
+
+    Raises:
+        Invalid: neither a SQLite file nor PostgreSQL.
+    """
+    try:
+        parsed = make_url(url)
+    except Exception as error:
+        raise Invalid.at("database_url", "is not a database URL") from error
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise Invalid.at("database_url", "SQLite needs a file: what is acknowledged has to be durable")
+        return parsed
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    raise Invalid.at("database_url", f"{backend} is not supported; use sqlite:///FILE or postgresql://…")
+
+
+def make_engine(url: str) -> Engine:
+    """Engine for a URL, with durable commits and explicit transactions on both databases."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(
+            parsed, pool_size=CONNECTIONS, max_overflow=0, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+        )
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(
+        parsed,
+        pool_size=CONNECTIONS,
+        max_overflow=0,
+        pool_pre_ping=True,  # the database may have been restarted since the last use
+        isolation_level="READ COMMITTED",  # row locks of the runs serialise writers; readers see what is committed
+        connect_args={"connect_timeout": 5},
+    )
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves: the driver would begin too late and never IMMEDIATE
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode = WAL",  # readers never wait for the writer
+        "synchronous = FULL",  # acknowledged means on disk, also when the power fails
+        "foreign_keys = ON",
+        f"busy_timeout = {BUSY_TIMEOUT_MS}",
+        "cache_size = -65536",
+        "temp_store = MEMORY",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock at once: a transaction that read first could not be upgraded without SQLITE_BUSY.
+    write = connection.get_execution_options().get("promptgps_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN DEFERRED")

@@ -1,0 +1,76 @@
+"""The outcome log: append only, ordered and gapless per run. The only truth; all else is read from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from sqlalchemy import Connection, insert, select
+
+from promptgps_service.store.records import LogSlice, OutcomeRecord
+from promptgps_service.store.tables import outcomes
+
+LOOKUP = 8_192
+
+
+class Log:
+    """The outcome log over one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def of_draws(self, run_id: int, draws: Sequence[int]) -> list[OutcomeRecord]:
+        """Everything that has been reported of those draws."""
+        found: list[OutcomeRecord] = []
+        columns = [outcomes.c[name] for name in OutcomeRecord.__dataclass_fields__]
+        for start in range(0, len(draws), LOOKUP):
+            query = select(*columns).where(
+                outcomes.c.run_id == run_id, outcomes.c.draw.in_(draws[start : start + LOOKUP])
+            )
+            found.extend(OutcomeRecord(*row) for row in self._connection.execute(query))
+        return found
+
+    def append(self, run_id: int, head: int, records: Sequence[OutcomeRecord]) -> int:
+        """Append records after position ``head``; the run must be locked. Answers the new head."""
+        now = time.time()
+        rows = [
+            {
+                "run_id": run_id, "position": head + index, "draw": record.draw, "row": record.row,
+                "rollout": record.rollout, "successes": record.successes, "trials": record.trials,
+                "reward": record.reward, "status": record.status, "policy_version": record.policy_version,
+                "received_at": now,
+            }
+            for index, record in enumerate(records, start=1)
+        ]  # fmt: skip
+        if rows:
+            self._connection.execute(insert(outcomes), rows)
+        return head + len(rows)
+
+    def after(self, run_id: int, position: int) -> LogSlice:
+        """Everything after a position."""
+        names = ("draw", "row", "rollout", "successes", "trials", "status", "policy_version")
+        query = (
+            select(outcomes.c.position, *(outcomes.c[name] for name in names))
+            .where(outcomes.c.run_id == run_id, outcomes.c.position > position)
+            .order_by(outcomes.c.position)
+        )
+        rows = self._connection.execute(query).all()
+        if not rows:
+            empty = np.zeros(0, np.int64)
+            return LogSlice(position, empty, empty, empty, np.zeros(0), np.zeros(0), empty, empty)
+        columns = list(zip(*rows, strict=True))
+
+        def integers(values: Sequence[int | None]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+            return np.fromiter((-1 if value is None else value for value in values), np.int64, len(values))
+
+        return LogSlice(
+            head=int(columns[0][-1]),
+            draw=integers(columns[1]),
+            row=integers(columns[2]),
+            rollout=integers(columns[3]),
+            successes=np.array(columns[4], np.float64),
+            trials=np.array(columns[5], np.float64),
+            status=integers(columns[6]),
+            policy_version=integers(columns[7]),
+        )

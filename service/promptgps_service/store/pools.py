@@ -1,0 +1,229 @@
+"""Pools and prompts. Appending is a staged import: rows past the committed length are invisible until it moves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from promptgps_service.errors import Busy, NotFound
+from promptgps_service.store.clock import utc_now
+from promptgps_service.store.records import PoolArrays, PoolChunk, PoolRecord
+from promptgps_service.store.tables import pool_chunks, pools, prompts
+
+# An import that has not renewed its token for so long is taken for dead.
+IMPORT_LEASE_SECONDS = 60.0
+T = TypeVar("T")
+
+LOOKUP = 8_192  # bound parameters in one query; SQLite takes 32,766, PostgreSQL 65,535
+
+
+def _record(row: Row[tuple[object, ...]]) -> PoolRecord:
+    fields = row._mapping
+    return PoolRecord(**{name: fields[name] for name in PoolRecord.__dataclass_fields__})
+
+
+class Pools:
+    """Pools over one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def find(self, name: str) -> PoolRecord | None:
+        """The pool of that name, if there is one."""
+        row = self._connection.execute(select(pools).where(pools.c.name == name)).one_or_none()
+        return None if row is None else _record(row)
+
+    def get(self, name: str) -> PoolRecord:
+        """The pool of that name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        found = self.find(name)
+        if found is None:
+            raise NotFound(f"there is no pool {name!r}")
+        return found
+
+    def by_id(self, pool_id: int) -> PoolRecord:
+        """The pool with that id, which must exist."""
+        return _record(self._connection.execute(select(pools).where(pools.c.id == pool_id)).one())
+
+    def all(self) -> list[PoolRecord]:
+        """Every pool, by name."""
+        return [_record(row) for row in self._connection.execute(select(pools).order_by(pools.c.name))]
+
+    def create(self, name: str, embedding: dict[str, object], dimension: int) -> PoolRecord:
+        """Make an empty pool; the name must be free."""
+        self._connection.execute(
+            insert(pools).values(
+                name=name, embedding=embedding, dimension=dimension, prompts=0, frame_rows=0, created_at=utc_now()
+            )
+        )
+        return self.get(name)
+
+    def set_frame(self, pool_id: int, rows: int) -> None:
+        """Say by which first rows the pool's features are standardised."""
+        self._connection.execute(update(pools).where(pools.c.id == pool_id).values(frame_rows=rows))
+
+    # ---- staged import -------------------------------------------------------------------------------------
+
+    def begin_import(self, pool: PoolRecord, token: str) -> int:
+        """Take the pool's import token and clear what a dead import left; answers the committed length.
+
+        Raises:
+            Busy: another import is under way.
+        """
+        now = time.time()
+        taken = self._connection.execute(
+            update(pools)
+            .where(pools.c.id == pool.id)
+            .where(pools.c.import_token.is_(None) | (pools.c.import_beat < now - IMPORT_LEASE_SECONDS))
+            .values(import_token=token, import_beat=now)
+        )
+        if taken.rowcount != 1:
+            raise Busy(f"another import into pool {pool.name!r} is under way", retry_after=2.0)
+        length = self._connection.execute(select(pools.c.prompts).where(pools.c.id == pool.id)).scalar_one()
+        self._drop_from(pool.id, length)
+        return int(length)
+
+    def stage(self, pool_id: int, token: str, start: int, chunk: PoolChunk) -> None:
+        """Write prompts at positions start.., not yet visible.
+
+        Raises:
+            Busy: the token was lost to another import.
+        """
+        self._hold(pool_id, token)
+        count = len(chunk)
+        if count == 0:
+            return
+        absent = [None] * count
+        columns = zip(
+            chunk.keys, chunk.digests, chunk.texts or absent, chunk.domains or absent,
+            chunk.prior_successes or absent, chunk.prior_trials or absent, strict=True,
+        )  # fmt: skip
+        names = ("key", "digest", "text", "domain", "prior_successes", "prior_trials")
+        rows = [
+            {"pool_id": pool_id, "position": start + index, **dict(zip(names, values, strict=True))}
+            for index, values in enumerate(columns)
+        ]
+        self._connection.execute(insert(prompts), rows)
+        identity = np.frombuffer(b"".join(digest[:8] for digest in chunk.digests), dtype="<i8")
+        self._connection.execute(
+            insert(pool_chunks).values(
+                pool_id=pool_id,
+                start=start,
+                count=count,
+                identity=identity.tobytes(),
+                embedding=chunk.embedding.astype("<f2").tobytes(),
+                surface=chunk.surface.astype("<f4").tobytes(),
+            )
+        )
+
+    def finish_import(self, pool_id: int, token: str, length: int) -> None:
+        """Make every staged prompt visible at once and give the token back."""
+        self._hold(pool_id, token)
+        self._connection.execute(
+            update(pools).where(pools.c.id == pool_id).values(prompts=length, import_token=None, import_beat=None)
+        )
+
+    def abandon_import(self, pool_id: int, token: str) -> None:
+        """Drop what was staged and give the token back, if it is still held."""
+        held = self._connection.execute(
+            select(pools.c.prompts).where(pools.c.id == pool_id, pools.c.import_token == token)
+        ).one_or_none()
+        if held is not None:
+            self._drop_from(pool_id, held.prompts)
+            self._connection.execute(
+                update(pools).where(pools.c.id == pool_id).values(import_token=None, import_beat=None)
+            )
+
+    def _hold(self, pool_id: int, token: str) -> None:
+        renewed = self._connection.execute(
+            update(pools)
+            .where(pools.c.id == pool_id, pools.c.import_token == token)
+            .values(import_beat=time.time())
+        )
+        if renewed.rowcount != 1:
+            raise Busy("this import was taken for dead and replaced by another; send it again", retry_after=2.0)
+
+    def _drop_from(self, pool_id: int, length: int) -> None:
+        self._connection.execute(delete(prompts).where(prompts.c.pool_id == pool_id, prompts.c.position >= length))
+        self._connection.execute(
+            delete(pool_chunks).where(pool_chunks.c.pool_id == pool_id, pool_chunks.c.start >= length)
+        )
+
+    # ---- look-ups --------------------------------------------------------------------------------------------
+
+    def digests_by_key(self, pool_id: int, keys: Sequence[str]) -> dict[str, bytes]:
+        """Which of the keys the pool has (staged ones too), with the digest of their content."""
+        found: dict[str, bytes] = {}
+        for part in _parts(keys):
+            query = select(prompts.c.key, prompts.c.digest).where(
+                prompts.c.pool_id == pool_id, prompts.c.key.in_(part)
+            )
+            found.update((row.key, bytes(row.digest)) for row in self._connection.execute(query))
+        return found
+
+    def known_digests(self, pool_id: int, digests: Sequence[bytes]) -> set[bytes]:
+        """Which of the digests the pool has (staged ones too)."""
+        found: set[bytes] = set()
+        for part in _parts(digests):
+            query = select(prompts.c.digest).where(prompts.c.pool_id == pool_id, prompts.c.digest.in_(part))
+            found.update(bytes(row.digest) for row in self._connection.execute(query))
+        return found
+
+    def positions(self, pool_id: int, keys: Sequence[str], length: int) -> dict[str, int]:
+        """Positions below ``length`` of those keys that the pool has."""
+        found: dict[str, int] = {}
+        for part in _parts(keys):
+            query = select(prompts.c.key, prompts.c.position).where(
+                prompts.c.pool_id == pool_id, prompts.c.key.in_(part), prompts.c.position < length
+            )
+            found.update((row.key, row.position) for row in self._connection.execute(query))
+        return found
+
+    def keys_at(self, pool_id: int, positions: Sequence[int], *, text: bool) -> dict[int, tuple[str, str | None]]:
+        """Key and, if asked for, text of the prompts at those positions."""
+        columns = (prompts.c.position, prompts.c.key, prompts.c.text) if text else (prompts.c.position, prompts.c.key)
+        found: dict[int, tuple[str, str | None]] = {}
+        for part in _parts(positions):
+            query = select(*columns).where(prompts.c.pool_id == pool_id, prompts.c.position.in_(part))
+            for row in self._connection.execute(query):
+                found[row[0]] = (row[1], row[2] if text else None)
+        return found
+
+    def domains(self, pool_id: int, start: int, count: int) -> list[str | None]:
+        """Domains of positions start .. start + count, in order."""
+        query = (
+            select(prompts.c.domain)
+            .where(prompts.c.pool_id == pool_id, prompts.c.position >= start, prompts.c.position < start + count)
+            .order_by(prompts.c.position)
+        )
+        return list(self._connection.execute(query).scalars())
+
+    def arrays(self, pool: PoolRecord, start: int, stop: int) -> PoolArrays:
+        """Vectors of positions start .. stop, which must be committed."""
+        query = (
+            select(pool_chunks)
+            .where(pool_chunks.c.pool_id == pool.id, pool_chunks.c.start < stop)
+            .where(pool_chunks.c.start + pool_chunks.c.count > start)
+            .order_by(pool_chunks.c.start)
+        )
+        identity, embedding, surface = [], [], []
+        for row in self._connection.execute(query):
+            part = slice(max(start - row.start, 0), min(stop - row.start, row.count))
+            identity.append(np.frombuffer(row.identity, dtype="<i8")[part])
+            embedding.append(np.frombuffer(row.embedding, dtype="<f2").reshape(row.count, -1)[part])
+            surface.append(np.frombuffer(row.surface, dtype="<f4").reshape(row.count, -1)[part])
+        if not identity:
+            empty = np.zeros((0, 0), np.float32)
+            return PoolArrays(np.zeros(0, np.int64), np.zeros((0, pool.dimension), np.float16), empty)
+        return PoolArrays(np.concatenate(identity), np.concatenate(embedding), np.concatenate(surface))
+
+
+def _parts(values: Sequence[T]) -> list[Sequence[T]]:
+    return [values[start : start + LOOKUP] for start in range(0, len(values), LOOKUP)]

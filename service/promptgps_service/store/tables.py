@@ -1,0 +1,178 @@
+"""The schema, shared by SQLite and PostgreSQL.
+
+Arrays that are only ever read whole (the draws of a selection, a chunk of vectors) are packed little-endian columns:
+one row a selection keeps `/select_batch` to one insert, and a pool of 100,000 prompts loads in a few dozen reads.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+pools = Table(
+    "pools",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("embedding", JSON, nullable=False),
+    Column("dimension", Integer, nullable=False),
+    Column("prompts", Integer, nullable=False),  # committed length: rows at or past it are an unfinished import
+    Column("frame_rows", Integer, nullable=False),  # the first rows that features are standardised by; 0: not yet
+    Column("import_token", String(32)),
+    Column("import_beat", Float),  # seconds since the epoch, renewed with each chunk
+    Column("created_at", String(32), nullable=False),
+)
+
+prompts = Table(
+    "prompts",
+    metadata,
+    Column("pool_id", Integer, ForeignKey("pools.id"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("key", String(512), nullable=False),
+    Column("digest", LargeBinary(16), nullable=False),
+    Column("text", Text),
+    Column("domain", String(128)),
+    Column("prior_successes", Float),
+    Column("prior_trials", Float),
+    PrimaryKeyConstraint("pool_id", "position"),
+    UniqueConstraint("pool_id", "key"),
+    UniqueConstraint("pool_id", "digest"),
+)
+
+pool_chunks = Table(
+    "pool_chunks",
+    metadata,
+    Column("pool_id", Integer, ForeignKey("pools.id"), nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("identity", LargeBinary, nullable=False),  # int64[count]
+    Column("embedding", LargeBinary, nullable=False),  # float16[count, dimension], unit rows
+    Column("surface", LargeBinary, nullable=False),  # float32[count, S]; S = 0 without texts
+    PrimaryKeyConstraint("pool_id", "start"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("request", JSON, nullable=False),  # as asked for, to recognise the same request
+    Column("settings", JSON, nullable=False),  # spelled out
+    Column("log_position", BigInteger, nullable=False),
+    Column("draws", BigInteger, nullable=False),
+    Column("selections", BigInteger, nullable=False),
+    Column("created_at", String(32), nullable=False),
+)
+
+run_segments = Table(
+    "run_segments",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("offset", Integer, nullable=False),  # first row of the run that the segment fills
+    Column("pool_id", Integer, ForeignKey("pools.id"), nullable=False),
+    Column("start", Integer, nullable=False),  # first position of the pool
+    Column("count", Integer, nullable=False),
+    PrimaryKeyConstraint("run_id", "offset"),
+)
+
+selections = Table(
+    "selections",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("ordinal", BigInteger, nullable=False),  # 0.. in the order of issue
+    Column("request", String(64), nullable=False),  # digest of what was asked
+    Column("seed", BigInteger, nullable=False),
+    Column("clock", BigInteger, nullable=False),  # policy version, or the ordinal where none was given
+    Column("policy_version", BigInteger),
+    Column("model_version", BigInteger, nullable=False),
+    Column("trained_through", BigInteger, nullable=False),
+    Column("strategy", String(32), nullable=False),
+    Column("rollouts", Integer, nullable=False),
+    Column("first_draw", BigInteger, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("rows", LargeBinary, nullable=False),  # int32[size]
+    Column("predicted", LargeBinary, nullable=False),  # float32[size]
+    Column("uncertainty", LargeBinary, nullable=False),  # float32[size]
+    Column("uniform", LargeBinary, nullable=False),  # uint8[size]: 1 where the pick was uniform
+    Column("warnings", JSON, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    PrimaryKeyConstraint("run_id", "sequence"),
+    UniqueConstraint("run_id", "ordinal"),
+    Index("ix_selections_run_id_first_draw", "run_id", "first_draw"),
+)
+
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("position", BigInteger, nullable=False),  # gapless per run, from 1
+    Column("draw", BigInteger),  # null: data from elsewhere, by prompt
+    Column("row", Integer, nullable=False),
+    Column("rollout", Integer, nullable=False),  # -1: a whole group
+    Column("successes", Float, nullable=False),
+    Column("trials", Integer, nullable=False),  # 0 where the outcome says nothing about difficulty
+    Column("reward", Float),  # as reported
+    Column("status", SmallInteger, nullable=False),
+    Column("policy_version", BigInteger),
+    Column("received_at", Float, nullable=False),  # seconds since the epoch
+    PrimaryKeyConstraint("run_id", "position"),
+    UniqueConstraint("run_id", "draw", "rollout"),
+)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("idempotency_key", String(128), nullable=False),
+    Column("request", String(64), nullable=False),
+    Column("answer", JSON, nullable=False),
+    PrimaryKeyConstraint("run_id", "idempotency_key"),
+)
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("trained_through", BigInteger, nullable=False),
+    Column("predictor", String(32), nullable=False),
+    Column("state", LargeBinary, nullable=False),  # safetensors
+    Column("created_at", String(32), nullable=False),
+    PrimaryKeyConstraint("run_id", "version"),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("version", BigInteger, nullable=False),  # the model version that the step led to
+    Column("trained_through", BigInteger, nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    PrimaryKeyConstraint("run_id", "version"),
+)

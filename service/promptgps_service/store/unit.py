@@ -1,0 +1,105 @@
+"""One store over one unit of work: a transaction, with a repository for each noun."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from promptgps_service.errors import Unavailable
+from promptgps_service.store.engine import make_engine
+from promptgps_service.store.log import Log
+from promptgps_service.store.migrate import is_current
+from promptgps_service.store.pools import Pools
+from promptgps_service.store.runs import Runs
+from promptgps_service.store.selections import Selections
+from promptgps_service.store.versions import Versions
+
+
+class Unit:
+    """Repositories over one connection; committed or rolled back as a whole by the store."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @cached_property
+    def pools(self) -> Pools:
+        """Pools and their prompts."""
+        return Pools(self.connection)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Runs, their settings and segments."""
+        return Runs(self.connection)
+
+    @cached_property
+    def selections(self) -> Selections:
+        """Issued selections."""
+        return Selections(self.connection)
+
+    @cached_property
+    def log(self) -> Log:
+        """The outcome log."""
+        return Log(self.connection)
+
+    @cached_property
+    def versions(self) -> Versions:
+        """Model versions and the metrics of the steps that led to them."""
+        return Versions(self.connection)
+
+
+class Store:
+    """The database: durable once ``write`` has left its block without an error."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = make_engine(url)
+
+    @contextmanager
+    def read(self) -> Iterator[Unit]:
+        """A read-only unit of work.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        with _unavailable(), self.engine.connect() as connection, connection.begin():
+            yield Unit(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[Unit]:
+        """A unit of work that commits at the end of the block, or leaves no trace if it raises.
+
+        Raises:
+            Unavailable: the database does not answer, is full, or stayed locked; nothing of the block is stored.
+        """
+        with _unavailable(), self.engine.connect() as connection:
+            connection = connection.execution_options(promptgps_write=True)
+            with connection.begin():
+                yield Unit(connection)
+
+    def is_current(self) -> bool:
+        """Whether the schema is the newest.
+
+        Raises:
+            Unavailable: no answer.
+        """
+        with self.read() as unit:
+            return is_current(unit.connection)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise Unavailable("the database does not answer; nothing was stored, try again") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise Unavailable("the connection to the database was lost; nothing was stored, try again") from error
+        raise

@@ -1,0 +1,70 @@
+"""Model versions and the metrics of the steps that led to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select
+
+from promptgps_service.store.clock import utc_now
+from promptgps_service.store.records import VersionRecord
+from promptgps_service.store.tables import model_versions, steps
+
+# A version older than these serves nobody: the log can rebuild it.
+VERSIONS_KEPT = 2
+
+
+class Versions:
+    """Model versions over one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def latest(self, run_id: int) -> VersionRecord | None:
+        """The newest version of a run, if it has one."""
+        row = self._connection.execute(
+            select(model_versions)
+            .where(model_versions.c.run_id == run_id)
+            .order_by(model_versions.c.version.desc())
+            .limit(1)
+        ).one_or_none()
+        if row is None:
+            return None
+        return VersionRecord(row.version, row.trained_through, row.predictor, bytes(row.state))
+
+    def head(self, run_id: int) -> tuple[int, int]:
+        """Version and log position of the newest version; zeros where there is none."""
+        row = self._connection.execute(
+            select(model_versions.c.version, model_versions.c.trained_through)
+            .where(model_versions.c.run_id == run_id)
+            .order_by(model_versions.c.version.desc())
+            .limit(1)
+        ).one_or_none()
+        return (0, 0) if row is None else (row.version, row.trained_through)
+
+    def add(self, run_id: int, record: VersionRecord) -> None:
+        """Store a version, and drop those that are no longer needed."""
+        self._connection.execute(
+            insert(model_versions).values(
+                run_id=run_id, version=record.version, trained_through=record.trained_through,
+                predictor=record.predictor, state=record.state, created_at=utc_now(),
+            )
+        )  # fmt: skip
+        self._connection.execute(
+            delete(model_versions).where(
+                model_versions.c.run_id == run_id, model_versions.c.version <= record.version - VERSIONS_KEPT
+            )
+        )
+
+    def add_step(self, run_id: int, version: int, through: int, metrics: dict[str, float | None]) -> None:
+        """Keep the metrics of a learned step."""
+        self._connection.execute(
+            insert(steps).values(
+                run_id=run_id, version=version, trained_through=through, metrics=metrics, created_at=utc_now()
+            )
+        )
+
+    def metrics(self, run_id: int) -> list[tuple[int, int, dict[str, Any]]]:
+        """(version, trained through, metrics) of every step, in order."""
+        query = select(steps).where(steps.c.run_id == run_id).order_by(steps.c.version)
+        return [(row.version, row.trained_through, row.metrics) for row in self._connection.execute(query)]

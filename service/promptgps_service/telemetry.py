@@ -1,0 +1,41 @@
+"""Logs and the names of every metric."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+_FAST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
+
+REQUEST_SECONDS = Histogram(
+    "promptgps_request_seconds", "Time to answer a request.", ["method", "route", "status"], buckets=_FAST
+)
+SELECTIONS = Counter("promptgps_selections", "Selections issued; replays do not count.", ["run"])
+DRAWS = Counter("promptgps_draws", "Draws issued.", ["run"])
+OUTCOMES = Counter("promptgps_outcomes", "Outcomes stored.", ["run"])
+LOG_POSITION = Gauge("promptgps_log_position", "Outcomes in the log.", ["run"])
+MODEL_VERSION = Gauge("promptgps_model_version", "Model version served.", ["run"])
+TRAINED_THROUGH = Gauge("promptgps_trained_through", "Log position the served model has learned up to.", ["run"])
+LANE_DEPTH = Gauge("promptgps_lane_depth", "Jobs waiting for the device.")
+
+
+def configure_logs(form: str, level: str) -> None:
+    """Structured logs to standard error, with the request's id on every line that belongs to one."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
