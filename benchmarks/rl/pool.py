@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.rl.policy import Policy
-from benchmarks.rl.tasks import Prompt, draw_prompt
+from benchmarks.rl.tasks import ALL_FAMILIES, Prompt, draw_prompt
 
 EASY, HARD = 0.97, 0.03
 MIX = {"easy": 0.25, "medium": 0.35, "hard": 0.40}
@@ -42,8 +42,8 @@ def difficulty_class(rates: NDArray[np.float64]) -> list[str]:
     return ["easy" if p > EASY else "hard" if p < HARD else "medium" for p in rates]
 
 
-def draw(policy: Policy, size: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[Prompt]:
-    """`size` different prompts in the mix MIX, otherwise uniform over families and levels, shuffled.
+def draw(policy: Policy, size: int, seed: int, families: tuple[str, ...], exclude: frozenset[str] = frozenset()) -> list[Prompt]:
+    """`size` different prompts in the mix MIX, otherwise uniform over `families` and levels, shuffled.
 
     Texts in `exclude` are not drawn. Prompts are drawn at random and kept while their class has room.
     """
@@ -52,7 +52,7 @@ def draw(policy: Policy, size: int, seed: int, exclude: frozenset[str] = frozens
     room["medium"] += size - sum(room.values())
     seen, kept = set(exclude), list[Prompt]()
     for _ in range(MOST_DRAWS // 2048):
-        fresh = {p.text: p for p in (draw_prompt(rng) for _ in range(2048)) if p.text not in seen}
+        fresh = {p.text: p for p in (draw_prompt(rng, families) for _ in range(2048)) if p.text not in seen}
         seen |= fresh.keys()
         prompts = list(fresh.values())
         for prompt, kind in zip(prompts, difficulty_class(policy.success_rates(prompts)), strict=True):
@@ -65,7 +65,9 @@ def draw(policy: Policy, size: int, seed: int, exclude: frozenset[str] = frozens
     raise ValueError(f"the base policy leaves too few prompts of some class: {room} of {size} are missing")
 
 
-def draw_sets(policy: Policy, size: int, seed: int = 0, held_out: int = HELD_OUT) -> tuple[Pool, list[Prompt]]:
-    """The pool and the held-out prompts; these depend on the seed but not on the pool's size, and don't overlap."""
-    test = draw(policy, held_out, seed=2 * seed + 1)
-    return Pool.of(draw(policy, size, 2 * seed, frozenset(p.text for p in test))), test
+def draw_sets(
+    policy: Policy, size: int, families: tuple[str, ...] = ALL_FAMILIES, seed: int = 0, held_out: int = HELD_OUT
+) -> tuple[Pool, list[Prompt]]:
+    """A pool and held-out prompts without overlap; the latter are the same for pools of any size."""
+    test = draw(policy, held_out, 2 * seed + 1, families)
+    return Pool.of(draw(policy, size, 2 * seed, families, frozenset(p.text for p in test))), test

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 CANDIDATES_PER_PICK = 8
 """In-process choosers look at this many random prompts for each one they pick."""
 CHUNK = 4096
-"""Prompts in one request."""
+"""Predictions asked for in one request."""
 
 
 class Selector(Protocol):
@@ -124,9 +124,7 @@ class Remote:
     def upload(gps: PromptGPS, pool_name: str, pool: Pool) -> None:
         """Make the pool and send its texts; the service embeds them itself."""
         gps.create_pool(pool_name)
-        for start in range(0, len(pool), CHUNK):
-            part = slice(start, start + CHUNK)
-            gps.add_prompts(pool_name, keys=list(pool.keys[part]), texts=[p.text for p in pool.prompts[part]])
+        gps.add_prompts(pool_name, keys=list(pool.keys), texts=[p.text for p in pool.prompts])
 
     def select(self, k: int) -> list[int]:
         """Waits, half a minute at most, until the model has learned from the last batch: runs then repeat."""

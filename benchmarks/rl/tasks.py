@@ -209,9 +209,13 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def draw_prompt(rng: random.Random, level_decay: float = 1.0) -> Prompt:
+ALL_FAMILIES = tuple(family.name for family in FAMILIES)
+_BY_NAME = {family.name: family for family in FAMILIES}
+
+
+def draw_prompt(rng: random.Random, families: tuple[str, ...] = ALL_FAMILIES, level_decay: float = 1.0) -> Prompt:
     """One prompt, families equally likely, level l in proportion to `level_decay` ** l."""
-    family = rng.choice(FAMILIES)
+    family = _BY_NAME[rng.choice(families)]
     weights = [level_decay**level for level in range(family.levels)]
     return family.draw(rng.choices(range(family.levels), weights)[0], rng)
 

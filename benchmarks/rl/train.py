@@ -38,7 +38,7 @@ class Settings:
 
 @dataclass
 class Record:
-    """What happened. Per-step lists have one entry a step; `*_mixed` means groups with 0 < successes < group."""
+    """What happened. Per-step lists have one entry a step."""
 
     selector: str
     settings: Settings
@@ -52,9 +52,10 @@ class Record:
     realised: list[list[float]] = field(default_factory=list)  # share of right responses of the chosen
     eval_rollouts: list[int] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)  # exact, on the held-out prompts
-    pool_rank_correlation: float | None = None  # Spearman, predictions for the whole pool with its truth, at the end
+    pool_truth: list[float] = field(default_factory=list)  # exact success rates at the end
+    pool_predicted: list[float] | None = None  # the selector's for the same prompts
+    pool_rank_correlation: float | None = None  # Spearman, of these two
     pool_mae: float | None = None
-    pool_effective: float = float("nan")  # expected share of mixed groups under uniform choice, at the end
     seconds: float = 0.0  # processor seconds of this process
     select_seconds: float = 0.0  # wall seconds spent in select and observe
 
@@ -134,8 +135,8 @@ def _evaluate(record: Record, policy: Policy, held_out: Sequence[Prompt]) -> Non
 
 
 def _compare_with_truth(record: Record, truth: Floats, predicted: Floats | None) -> None:
-    n = record.settings.group
-    record.pool_effective = float((1 - truth**n - (1 - truth) ** n).mean())
+    record.pool_truth = [round(float(p), 5) for p in truth]
     if predicted is not None:
+        record.pool_predicted = [round(float(p), 5) for p in predicted]
         record.pool_rank_correlation = float(spearmanr(predicted, truth).statistic)
         record.pool_mae = float(np.abs(predicted - truth).mean())

@@ -17,10 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.rl.policy import Policy, pack
-from benchmarks.rl.tasks import FAMILIES, draw_prompt
+from benchmarks.rl.tasks import ALL_FAMILIES, FAMILIES, draw_prompt
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
+
+RAMP = 30
+"""Steps over which the learning rates rise."""
 
 CODE_VERSION = 1
 """To be raised whenever code that shapes the weights changes; settings and wordings are hashed by themselves."""
@@ -35,6 +38,7 @@ class WarmStart:
     matrix_lr: float = 0.01
     other_lr: float = 4e-3
     level_decay: float = 0.6
+    families: tuple[str, ...] = ALL_FAMILIES
     seed: int = 0
 
     def key(self) -> str:
@@ -45,9 +49,9 @@ class WarmStart:
 
 
 FULL = WarmStart()
-QUICK = WarmStart(steps=300)
-"""A policy that knows less. The pool is drawn by what the policy can do, so that its mix of easy, medium and
-hard prompts, and the accuracy at the start, are the same; but its prompts are shorter and fewer families matter."""
+QUICK = WarmStart(steps=240, families=("copy", "reverse", "double", "every second", "swap", "rotate"))
+"""Six families of letters, which are learned soonest, instead of thirteen: a smaller world for a demo in a hurry.
+The pool is drawn by what the policy can do, so its mix of easy, medium and hard prompts is the same."""
 
 
 def default_cache() -> Path:
@@ -71,7 +75,10 @@ def base_policy(settings: WarmStart, cache: Path | None = None, progress: Progre
 
 
 def train(settings: WarmStart, progress: Progress | None = None) -> Policy:
-    """Maximise the likelihood of right answers; learning rates rise for 30 steps and fall in the second half."""
+    """Maximise the likelihood of right answers; the learning rates rise and then stay.
+
+    They don't fall: a policy annealed to the end of its data leaves RL next to nothing to gain.
+    """
     torch.set_flush_denormal(True)
     policy = Policy(seed=settings.seed)
     matrices = [p for name, p in policy.named_parameters() if name.startswith("blocks") and p.dim() == 2]
@@ -84,17 +91,16 @@ def train(settings: WarmStart, progress: Progress | None = None) -> Policy:
     rng = random.Random(settings.seed)
     encode = policy.tokenizer
     for step in range(settings.steps):
-        prompts = [draw_prompt(rng, settings.level_decay) for _ in range(settings.batch)]
+        prompts = [draw_prompt(rng, settings.families, settings.level_decay) for _ in range(settings.batch)]
         packed = pack(
             [encode.prompt_ids(p) for p in prompts], [[encode.answer_ids(p.answer)] for p in prompts]
         )
         policy.zero_grad()
         (-policy.token_logps(packed).mean()).backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        schedule = min(1.0, (step + 1) / 30, 2 * (settings.steps - step) / settings.steps)
         for optimizer, lr in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = lr * schedule
+                group["lr"] = lr * min(1.0, (step + 1) / RAMP)
             optimizer.step()
         if progress is not None:
             progress(step + 1, settings.steps)

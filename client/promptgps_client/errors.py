@@ -43,6 +43,9 @@ class PromptGPSError(Exception):
     call: str
     request_id: str | None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
 
 class NoAnswer(PromptGPSError):
     """The connection broke, or nothing came back."""
@@ -78,8 +81,10 @@ class BadAnswer(PromptGPSError):
         return self.problem.status
 
     def __str__(self) -> str:
-        faults = self.problem.errors
-        told = "; ".join([self.problem.detail or self.problem.title, *map(_told, faults[:FAULTS_SHOWN])])
+        faults, detail = self.problem.errors, self.problem.detail or self.problem.title
+        # The service repeats its first fault in the detail, by the request's row; ours are the caller's rows.
+        lead = [] if any(fault.detail in detail for fault in faults) else [detail]
+        told = "; ".join([*lead, *map(_told, faults[:FAULTS_SHOWN])])
         more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
         request = f" (request {self.request_id})" if self.request_id else ""
         return f"{self.call}: {self.status}: {told}{more}{request}"

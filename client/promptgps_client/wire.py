@@ -30,6 +30,10 @@ Domain = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=
 Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMENSION)]
 DrawId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
 Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Evidence = Annotated[float, Field(ge=0, le=1e12)]
+GroupSuccesses = Annotated[float, Field(ge=0, le=4096)]
+GroupTrials = Annotated[int, Field(ge=0, le=4096)]
+RolloutIndex = Annotated[int, Field(ge=0, le=4095)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Status = Literal["ok", "error", "timeout", "truncated", "cancelled"]
 Strategy = Literal["promptgps", "mopps", "uniform"]
@@ -116,8 +120,8 @@ class AddPrompts(Wire):
     texts: Annotated[list[Text], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
     vectors: Annotated[list[Vector], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
     domains: Annotated[list[Domain | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
-    prior_successes: Annotated[list[Annotated[float, Field(ge=0)] | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
-    prior_trials: Annotated[list[Annotated[float, Field(ge=0)] | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
+    prior_successes: Annotated[list[Evidence | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
+    prior_trials: Annotated[list[Evidence | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
 
     @model_validator(mode="after")
     def _columns_agree(self) -> AddPrompts:
@@ -295,8 +299,12 @@ class SelectBatch(Wire):
     candidates: Annotated[list[Key], Field(min_length=1, max_length=MAX_CANDIDATES)] | None = Field(
         None, description="Draw only from these prompts."
     )
-    exclude: Annotated[list[Key], Field(max_length=MAX_CANDIDATES)] | None = Field(None, description="Do not draw these.")
-    rollouts: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="n of this batch; default: the run's.")
+    exclude: Annotated[list[Key], Field(max_length=MAX_CANDIDATES)] | None = Field(
+        None, description="Do not draw these."
+    )
+    rollouts: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="n of this batch; default: the run's."
+    )
     include_text: bool = False
     wait_seconds: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)] = Field(
         0.0, description="Wait until the model has learned from everything reported, at most so long."
@@ -339,9 +347,9 @@ class ReportOutcomes(Wire):
     run: Name
     draw_id: Annotated[list[DrawId], Field(min_length=1, max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
     prompt: Annotated[list[Key], Field(min_length=1, max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
-    successes: Annotated[list[Annotated[float, Field(ge=0, le=4096)]], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
-    trials: Annotated[list[Annotated[int, Field(ge=0, le=4096)]], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
-    rollout_index: Annotated[list[Annotated[int, Field(ge=0, le=4095)]], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    successes: Annotated[list[GroupSuccesses], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    trials: Annotated[list[GroupTrials], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    rollout_index: Annotated[list[RolloutIndex], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
     reward: Annotated[list[float | None], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
     status: Annotated[list[Status], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
     policy_version: Count | Annotated[list[Count], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
@@ -362,8 +370,8 @@ class ReportOutcomes(Wire):
         for name, column in (("successes", self.successes), ("trials", self.trials)):
             if column is None:
                 raise columns_fault(name, "is needed for groups (for single rollouts: rollout_index and reward)")
-        for name, column in (("reward", self.reward), ("status", self.status)):
-            if column is not None:
+        for name, given in (("reward", self.reward is not None), ("status", self.status is not None)):
+            if given:
                 raise columns_fault(name, "goes with rollout_index")
         same_length(draw_id=self.draw_id, prompt=self.prompt, successes=self.successes, trials=self.trials)
         for row, (successes, trials) in enumerate(zip(self.successes or [], self.trials or [], strict=True)):

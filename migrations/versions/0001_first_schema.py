@@ -70,7 +70,7 @@ def upgrade() -> None:
     op.create_table('pool_chunks',
     sa.Column('pool_id', sa.Integer(), nullable=False),
     sa.Column('start', sa.Integer(), nullable=False),
-    sa.Column('count', sa.Integer(), nullable=False),
+    sa.Column('size', sa.Integer(), nullable=False),
     sa.Column('identity', sa.LargeBinary(), nullable=False),
     sa.Column('embedding', sa.LargeBinary(), nullable=False),
     sa.Column('surface', sa.LargeBinary(), nullable=False),
@@ -104,7 +104,7 @@ def upgrade() -> None:
     sa.Column('offset', sa.Integer(), nullable=False),
     sa.Column('pool_id', sa.Integer(), nullable=False),
     sa.Column('start', sa.Integer(), nullable=False),
-    sa.Column('count', sa.Integer(), nullable=False),
+    sa.Column('size', sa.Integer(), nullable=False),
     sa.ForeignKeyConstraint(['pool_id'], ['pools.id'], name=op.f('fk_run_segments_pool_id')),
     sa.ForeignKeyConstraint(['run_id'], ['runs.id'], name=op.f('fk_run_segments_run_id')),
     sa.PrimaryKeyConstraint('run_id', 'offset', name=op.f('pk_run_segments'))

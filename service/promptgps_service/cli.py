@@ -23,11 +23,13 @@ app = typer.Typer(
 )
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. [env: PROMPTGPS_HOST; default 127.0.0.1]")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one. [env: PROMPTGPS_PORT; default 8000]")]
+Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [env: PROMPTGPS_PORT; default 8000]")]
 Url = Annotated[
     str | None,
-    typer.Option("--database-url", help="sqlite:///FILE or postgresql://… [env: PROMPTGPS_DATABASE_URL; default sqlite:///promptgps.db]"),
-]  # fmt: skip
+    typer.Option(
+        help="sqlite:///FILE or postgresql://… [env: PROMPTGPS_DATABASE_URL; default sqlite:///promptgps.db]"
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 … [env: PROMPTGPS_DEVICE; default auto]")]
 Train = Annotated[bool | None, typer.Option("--train/--no-train", help="Learn in this process. [env: PROMPTGPS_TRAIN]")]
 Migrate = Annotated[bool, typer.Option("--migrate/--no-migrate", help="Bring the database up to date first.")]
@@ -43,7 +45,8 @@ def serve(
     from promptgps_service.settings import Settings
 
     given = {"host": host, "port": port, "database_url": database_url, "device": device, "train": train}
-    run_server(Settings(**{name: value for name, value in given.items() if value is not None}), migrate=migrate)
+    chosen = {name: value for name, value in given.items() if value is not None}
+    run_server(Settings.model_validate(Settings().model_dump() | chosen), migrate=migrate)
 
 
 @app.command()
@@ -62,13 +65,15 @@ def migrate(database_url: Url = None, revision: Annotated[str, typer.Option(help
 
 @app.command()
 def replay(
-    history: Annotated[Path, typer.Argument(help="Folder with prompts.jsonl[.gz] and outcomes.jsonl[.gz].", exists=True)],
+    history: Annotated[Path, typer.Argument(help="Folder with prompts.jsonl[.gz], outcomes.jsonl[.gz].", exists=True)],
     url: Annotated[str, typer.Option(help="The running service.", envvar="PROMPTGPS_URL")] = "http://127.0.0.1:8000",
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts drawn at each step.")] = 32,
     strategy: Annotated[list[str] | None, typer.Option(help="Strategies to compare; repeat the flag.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each strategy, seeds 0, 1, …")] = 3,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps; default: as many as every prompt has visits.")] = None,
-    free_reuse: Annotated[bool, typer.Option("--free-reuse/--as-it-ships", help="cooldown 0, whole pool, no uniform share.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Default: the visits that every prompt has.")] = None,
+    free_reuse: Annotated[
+        bool, typer.Option("--free-reuse/--as-it-ships", help="cooldown 0, whole pool, no uniform share.")
+    ] = False,
     api_key: Annotated[str | None, typer.Option(envvar="PROMPTGPS_API_KEY")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table as JSON too.")] = None,
 ) -> None:  # fmt: skip
@@ -109,7 +114,6 @@ def main() -> None:
     try:
         app()
     except PromptGPSError as error:
-        for fault in error.faults:
-            typer.echo(f"{fault.field}: {fault.detail}", err=True)
-        typer.echo(f"promptgps: {error.detail}", err=True)
+        where = f"{error.faults[0].field} " if error.faults else ""
+        typer.echo(f"promptgps: {where}{error.detail}", err=True)
         sys.exit(2)

@@ -18,16 +18,19 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; loopback, so that nothing is open by accident.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    device: str = Field("auto", description="Where the model lives: auto (cuda where there is one), cpu, cuda, cuda:1 …")
+    device: str = Field("auto", description="Where the model lives: auto (cuda where there is one), cpu, cuda:1 …")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="Comma-separated keys; with any, every endpoint but the health checks wants `Authorization: Bearer KEY`."
+        (),
+        description="Comma-separated keys; with any, all but the health checks want `Authorization: Bearer KEY`.",
     )
     train: bool = Field(True, description="Whether this process learns; false for a replica that only serves.")
     torch_threads: int = Field(
         0, ge=0, le=256, description="Threads of one torch operation; 0 leaves one core for the requests."
     )
     lane_depth: int = Field(256, ge=1, description="Jobs that may wait for the device before callers get 429.")
-    learn_groups: int = Field(32, ge=1, description="Complete groups that are learned from without waiting for the rest.")
+    learn_groups: int = Field(
+        32, ge=1, description="Complete groups that are learned from without waiting for the rest."
+    )
     learn_seconds: float = Field(
         2.0, ge=0, le=3600, description="Longest time that outcomes of an unfinished step wait to be learned from."
     )

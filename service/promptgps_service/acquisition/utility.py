@@ -33,7 +33,7 @@ class Aim:
 
 
 def mixed_probability(gamma: Tensor, rollouts: int) -> Tensor:
-    """m = 1 − γⁿ − (1 − γ)ⁿ, the chance that a group of n is mixed and so gives a group-relative gradient.
+    """M = 1 − γⁿ − (1 − γ)ⁿ, the chance that a group of n is mixed and so gives a group-relative gradient.
 
     A group of one is never mixed; its signal is measured as that of a pair, 2 γ (1 − γ).
     """

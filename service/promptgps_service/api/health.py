@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from promptgps_client.wire import Ready, Wire
 
@@ -26,7 +26,7 @@ def healthz() -> Alive:
 
 
 @router.get("/readyz", responses={503: {"model": Ready, "description": "Not ready"}})
-def readyz(context: Ctx, request: Request, response: Response) -> Ready:
+def readyz(context: Ctx, response: Response) -> Ready:
     """Whether requests can be served: database, migrations, model lane, runs read."""
     checks = context.checks()
     ready = all(state == "ok" for state in checks.values())

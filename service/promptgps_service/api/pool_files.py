@@ -12,7 +12,6 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -21,10 +20,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic_core import from_json
 
-from ..embedding import MAX_DIMENSION
-from ..errors import Invalid
+from promptgps_service.embedding import MAX_DIMENSION
+from promptgps_service.errors import Invalid
+from promptgps_service.flow.prompt_columns import PromptChunk
 
-MAX_KEY = 512  # characters, of a key and of a domain
+MAX_KEY = 512  # characters
+MAX_DOMAIN = 128  # characters
 MAX_TEXT = 1_000_000  # characters
 MAX_PRIOR = 1e12
 MAX_VALUE = float(np.finfo(np.float32).max)  # of a number in a vector
@@ -41,30 +42,7 @@ _KNOWN = frozenset(ROW_FIELDS.values())
 _KNOWN_LIST = ", ".join(ROW_FIELDS.values())
 _GZIP_MAGIC = b"\x1f\x8b"
 _BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
-
-
-@dataclass(frozen=True)
-class PromptChunk:
-    """Columns of M rows side by side; a column that the file does not have is None."""
-
-    first_row: int
-    keys: list[str] | None = None
-    texts: list[str] | None = None
-    vectors: np.ndarray | None = None  # float32[M, D]
-    domains: list[str | None] | None = None
-    prior_successes: list[float | None] | None = None
-    prior_trials: list[float | None] | None = None
-
-    @property
-    def columns(self) -> dict[str, Sequence[Any] | np.ndarray]:
-        """The columns that are there, by name."""
-        found = {name: getattr(self, name) for name in ROW_FIELDS}
-        return {name: column for name, column in found.items() if column is not None}
-
-    @property
-    def rows(self) -> int:
-        """M."""
-        return len(next(iter(self.columns.values()), ()))
+_BROKEN_PARQUET = (pa.ArrowException, OSError, UnicodeDecodeError)  # pages: OSError, column names: Unicode
 
 
 def check_columns(chunk: PromptChunk, names: Mapping[str, str] = COLUMN_FIELDS) -> None:
@@ -86,7 +64,7 @@ def check_columns(chunk: PromptChunk, names: Mapping[str, str] = COLUMN_FIELDS) 
             raise Invalid.at(names[name], f"{len(column)} rows here, but {chunk.rows} in {first}")
     _check_strings(chunk.keys, names["keys"], MAX_KEY, chunk.first_row)
     _check_strings(chunk.texts, names["texts"], MAX_TEXT, chunk.first_row)
-    _check_strings(chunk.domains, names["domains"], MAX_KEY, chunk.first_row, optional=True)
+    _check_strings(chunk.domains, names["domains"], MAX_DOMAIN, chunk.first_row, optional=True)
     if chunk.vectors is not None:
         _check_vectors(chunk.vectors, names["vectors"], chunk.first_row)
     _check_priors(chunk, names)
@@ -298,7 +276,7 @@ def _record(line: bytes, row: int) -> dict[str, Any]:
     if type(record) is not dict:
         raise Invalid.at("file", f"line must be a JSON object, not {_kind(record)}", row)
     for field in record.keys() - _KNOWN:
-        raise Invalid.at(field, f"unknown field; known are {_KNOWN_LIST}", row)
+        raise Invalid.at(field[:MAX_KEY], f"unknown field; known are {_KNOWN_LIST}", row)
     return record
 
 
@@ -324,7 +302,7 @@ def read_parquet(file: BinaryIO, chunk_rows: int = 4096) -> Iterator[PromptChunk
         for batch in parquet.iter_batches(batch_size=chunk_rows):
             if batch.num_rows:
                 yield _batch_chunk(batch, assembler)
-    except (pa.ArrowException, OSError) as error:  # corrupt pages are OSError
+    except _BROKEN_PARQUET as error:
         raise Invalid.at("file", f"not Parquet, or broken: {error}", assembler.rows) from error
 
 
@@ -332,7 +310,7 @@ def _check_schema(schema: pa.Schema) -> None:
     """Known columns, each once, of a fitting type."""
     for field in schema:
         if field.name not in _KNOWN:
-            raise Invalid.at(field.name, f"unknown column; known are {_KNOWN_LIST}")
+            raise Invalid.at(field.name[:MAX_KEY], f"unknown column; known are {_KNOWN_LIST}")
         if schema.names.count(field.name) > 1:
             raise Invalid.at(field.name, "column is there twice")
         if not _fits(field.name, field.type):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-import numpy as np
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from promptgps_client.wire import AddPrompts, CreatePool, Name, Pool, Pools, PromptsAdded
 from pydantic import ValidationError
 
 from promptgps_service.api.dependencies import Body, Ctx
-from promptgps_service.api.pool_files import check_columns, read_json_lines, read_parquet
+from promptgps_service.api.pool_files import check_columns, read_json_lines, read_parquet, vectors_from_lists
 from promptgps_service.api.problems import responses
 from promptgps_service.flow import register
 from promptgps_service.flow.prompt_columns import PromptChunk
@@ -83,19 +82,10 @@ def _columns(body: BinaryIO) -> Iterator[PromptChunk]:
         columns = AddPrompts.model_validate_json(body.read())
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False)) from error
-    vectors = None if columns.vectors is None else _matrix(columns.vectors)
+    vectors = None if columns.vectors is None else vectors_from_lists(columns.vectors, field="vectors", first_row=0)
     chunk = PromptChunk(
         0, columns.keys, columns.texts, vectors, columns.domains, columns.prior_successes, columns.prior_trials
     )
     check_columns(chunk)
     yield chunk
 
-
-def _matrix(vectors: list[list[float]]) -> np.ndarray:
-    lengths = [len(vector) for vector in vectors]
-    if len(set(lengths)) > 1:
-        row = next(row for row, length in enumerate(lengths) if length != lengths[0])
-        fault = {"type": "columns", "loc": ("body",), "msg": "", "input": None}
-        context = {"field": f"vectors.{row}", "detail": f"has {lengths[row]} numbers, the first row has {lengths[0]}"}
-        raise RequestValidationError([fault | {"ctx": context}])
-    return np.array(vectors, np.float32)

@@ -133,7 +133,8 @@ def install(app: FastAPI) -> None:
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries for the problems that an endpoint answers with."""
-    titles = {status: title for status, _, title in STATUS.values()} | {code: t for code, (_, t) in _HTTP_TITLES.items()}
+    titles = {code: title for code, (_, title) in _HTTP_TITLES.items()}
+    titles |= {status: title for status, _, title in STATUS.values()}
     return {
         status: {
             "description": titles[status],

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import Invalid
-from .folder import FolderEmbedder
-from .given import MAX_DIMENSION, GivenEmbedder, unit_vectors
-from .surface import SURFACE_NAMES, surface_features
-from .wordllama import WordLlamaEmbedder
+from promptgps_service.embedding.folder import FolderEmbedder
+from promptgps_service.embedding.given import MAX_DIMENSION, GivenEmbedder, unit_vectors
+from promptgps_service.embedding.surface import SURFACE_NAMES, surface_features
+from promptgps_service.embedding.wordllama import WordLlamaEmbedder
+from promptgps_service.errors import Invalid
 
 __all__ = [
     "KINDS",

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import Invalid
-from .wordllama import MAX_CHARACTERS
+from promptgps_service.embedding.wordllama import MAX_CHARACTERS
+from promptgps_service.errors import Invalid
 
 BATCH_TEXTS = 64
 
@@ -32,7 +32,8 @@ class FolderEmbedder:
             raise Invalid.at("embedding.path", f"no folder at {path}")
         with _lock:  # lru_cache alone would let two threads load the same model
             self._model = _load(str(folder.resolve()))
-        self.dimension = _dimension(self._model, path)
+        # Asked of a vector: the method that tells the dimension has another name in each major version.
+        self.dimension = int(self._encode(["a"]).shape[1])
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit rows, float32[M, dimension]; a zero row where the model gives zeros.
@@ -43,16 +44,17 @@ class FolderEmbedder:
         """
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
-        raw = self._model.encode(
-            [text[:MAX_CHARACTERS] for text in texts],
-            batch_size=BATCH_TEXTS,
-            convert_to_numpy=True,
-            show_progress_bar=False,
-        )
-        rows = np.asarray(raw, dtype=np.float32)
+        rows = self._encode([text[:MAX_CHARACTERS] for text in texts])
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         unit: np.ndarray = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
         return unit
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        """Vectors of the model as they are, float32[M, D]."""
+        raw = self._model.encode(
+            texts, batch_size=BATCH_TEXTS, convert_to_numpy=True, show_progress_bar=False
+        )
+        return np.asarray(raw, dtype=np.float32)
 
 
 @functools.lru_cache(maxsize=4)
@@ -67,11 +69,3 @@ def _load(folder: str) -> Any:
         return SentenceTransformer(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise Invalid.at("embedding.path", f"no sentence-transformers model in {folder}: {error}") from error
-
-
-def _dimension(model: Any, path: str) -> int:
-    """Dimension of a model's vectors."""
-    dimension = model.get_sentence_embedding_dimension()
-    if dimension is None:
-        raise Invalid.at("embedding.path", f"the model in {path} does not say the dimension of its vectors")
-    return int(dimension)

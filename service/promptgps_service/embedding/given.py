@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import Invalid
+from promptgps_service.errors import Invalid
 
 MAX_DIMENSION = 16_384
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from ..errors import Invalid
+from promptgps_service.errors import Invalid
 
 DIMENSION = 256
 MAX_CHARACTERS = 8192
@@ -115,7 +115,7 @@ def _embed_batch(parts: _Parts, batch: list[str], first: int) -> np.ndarray:
     """Unit rows of one batch, float32[len(batch), 256]; ``first`` is its first row, for the error."""
     try:
         encoded = parts.tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-    except UnicodeEncodeError:
+    except (TypeError, UnicodeEncodeError):  # the tokenizer says TypeError of a str it can't encode
         row = first + next(i for i, text in enumerate(batch) if not _encodable(text))
         raise Invalid.at("texts", "text holds a lone surrogate", row) from None
     tokens = [encoding.ids for encoding in encoded]

@@ -19,7 +19,7 @@ from promptgps_service.store.unit import Store, Unit
 
 @dataclass(frozen=True)
 class PoolVectors:
-    """Positions 0 .. length of a pool: identity int64[M], embedding float32[M, d] (unit rows), surface float32[M, S]."""
+    """The first M prompts of a pool: identity int64[M], embedding float32[M, d] (unit rows), surface float32[M, S]."""
 
     identity: Tensor
     embedding: Tensor
@@ -142,7 +142,8 @@ class FeatureSpace:
             if block.name == "embedding":
                 raw.append(torch.from_numpy(embedding.astype(np.float32)))
             else:
-                counts = surface_features(texts) if texts is not None else np.zeros((len(embedding), len(SURFACE_NAMES)))
+                absent = np.zeros((len(embedding), len(SURFACE_NAMES)))
+                counts = surface_features(texts) if texts is not None else absent
                 raw.append(torch.from_numpy(np.asarray(counts, np.float32)))
         return matrix.frame.apply(raw).to(self._device)
 

@@ -136,7 +136,8 @@ def _success(mapping: Reward, reward: float, row: int) -> float:
         assert mapping.threshold is not None
         return float(reward >= mapping.threshold)
     if mapping.kind == "affine":
-        assert mapping.low is not None and mapping.high is not None
+        assert mapping.low is not None
+        assert mapping.high is not None
         return min(max((reward - mapping.low) / (mapping.high - mapping.low), 0.0), 1.0)
     if reward not in (0.0, 1.0):
         detail = f"{reward:g} is not 0 or 1; open the run with a threshold or affine reward for other values"

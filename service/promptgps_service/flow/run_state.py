@@ -62,7 +62,7 @@ class Column:
     @property
     def view(self) -> NDArray[np.int64]:
         """What there is, writable."""
-        return self._data[: self._length]  # type: ignore[return-value]
+        return self._data[: self._length]
 
 
 @dataclass

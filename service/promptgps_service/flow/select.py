@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import torch
 from promptgps_client.wire import Batch, Draws, SelectBatch
@@ -194,8 +193,8 @@ def _spread(context: Context, state: RunState) -> dict[str, Tensor]:
     if not selection.diversity:
         return {}
     matrix = context.features.matrix(state.segments)
-    recent = state.issued.first_draw.view[-(selection.history_steps or 0) :] if selection.history_steps else []
-    start = int(recent[0]) if len(recent) else state.draws
+    firsts = state.issued.first_draw.view[-(selection.history_steps or 0) :]
+    start = int(firsts[0]) if selection.history_steps and firsts.size else state.draws
     anchors = torch.from_numpy(state.issued.row.view[start:].astype(np.int64)).to(state.device)
     return {"embedding": matrix.embedding, "anchors": anchors}
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import structlog
 import torch
+from numpy.typing import NDArray
 
 from promptgps_service.acquisition.utility import mixed_probability
 from promptgps_service.errors import Unavailable
@@ -75,7 +77,9 @@ class Trainer:
         """The run has new rows: score them too."""
         self._lane.call(self.load)
 
-    def predict_new(self, embedding: object, texts: list[str] | None) -> tuple[Posterior, ScoreTable]:
+    def predict_new(
+        self, embedding: NDArray[np.float32], texts: list[str] | None
+    ) -> tuple[Posterior, ScoreTable]:
         """Posterior for prompts outside the pool, and the version that it comes from."""
         return self._lane.call(lambda: self._predict_new(embedding, texts))
 
@@ -212,7 +216,8 @@ class Trainer:
         }
 
     def _table(self, version: int, through: int) -> ScoreTable:
-        assert self._predictor is not None and self._matrix is not None
+        assert self._predictor is not None
+        assert self._matrix is not None
         posterior = self._predictor.predict()
         above = self._state.settings.selection.retire_above
         retired = None
@@ -225,9 +230,13 @@ class Trainer:
     def _serve(self) -> None:
         self._state.publish(self._table(self._version, self._through))
 
-    def _predict_new(self, embedding: object, texts: list[str] | None) -> tuple[Posterior, ScoreTable]:
-        assert self._predictor is not None and self._matrix is not None and self._state.table is not None
-        x = self._features.new_features(self._matrix, embedding, texts)  # type: ignore[arg-type]
+    def _predict_new(
+        self, embedding: NDArray[np.float32], texts: list[str] | None
+    ) -> tuple[Posterior, ScoreTable]:
+        assert self._predictor is not None
+        assert self._matrix is not None
+        assert self._state.table is not None
+        x = self._features.new_features(self._matrix, embedding, texts)
         return self._predictor.predict_new(x), self._state.table
 
 

@@ -57,7 +57,7 @@ class BlockFrame:
         x = (raw.to(torch.float32) - self.mean) * self.scale
         if self.clip:
             x = x.clamp(-CLIP, CLIP)
-        return x / self.energy**0.5
+        return x / float(self.energy**0.5)
 
 
 def fit_block(name: str, raw: Tensor, *, standardise: bool) -> BlockFrame:

@@ -110,7 +110,7 @@ def _curve(mu: Tensor, V: Tensor, s: Tensor, n: Tensor, shift: Tensor) -> Tensor
 
 
 def _log_normal(x: Tensor, variance: float) -> Tensor:
-    """log N(x; 0, variance), normalised over the grid."""
+    """Log N(x; 0, variance), normalised over the grid."""
     return torch.log_softmax(-0.5 * x.square() / variance, dim=0)
 
 

@@ -8,6 +8,9 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
+NEWTON_STEPS = 4
+NEWTON_REACH = 2.0  # logits
+
 
 @lru_cache(maxsize=16)
 def hermite(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -20,7 +23,7 @@ def hermite(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def log_likelihood(theta: Tensor, s: Tensor, n: Tensor) -> Tensor:
-    """s log γ + (n − s) log(1 − γ) at γ = sigmoid(theta), broadcast over all three.
+    """S log γ + (n − s) log(1 − γ) at γ = sigmoid(theta), broadcast over all three.
 
     The binomial coefficient is left out: it cancels everywhere, and s and n need not be whole numbers.
     """
@@ -28,7 +31,41 @@ def log_likelihood(theta: Tensor, s: Tensor, n: Tensor) -> Tensor:
 
 
 def log_expected_likelihood(mu: Tensor, V: Tensor, s: Tensor, n: Tensor, *, nodes: int = 9) -> Tensor:
-    """log E[likelihood of (s, n)] under theta ~ N(mu, V), elementwise over broadcast arguments."""
+    """Log E[likelihood of (s, n)] under theta ~ N(mu, V), elementwise over broadcast arguments."""
+    return adaptive_nodes(mu, V, s, n, nodes)[1].logsumexp(-1)
+
+
+def adaptive_nodes(mu: Tensor, V: Tensor, s: Tensor, n: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+    """Quadrature of N(mu, V) times the likelihood of (s, n), placed where the product has its mass.
+
+    Adaptive Gauss-Hermite quadrature (Liu & Pierce 1994): nodes around the mode, as wide as the curvature there.
+    Nodes placed by N(mu, V) alone would straddle the likelihood of many trials and see nothing of it: at n = 64,
+    V = 2 the variance comes out at an eighth of its value. Nine nodes give the log evidence to 0.04, n up to 256.
+
+    Returns:
+        theta float64[..., K], and its log masses, which sum (as exponentials) to the evidence.
+    """
+    mode, scale = _mode(mu, V, s, n)
     h, weight = hermite(nodes, mu.device)
-    theta = mu[..., None] + V.sqrt()[..., None] * h
-    return (log_likelihood(theta, s[..., None], n[..., None]) + weight.log()).logsumexp(-1)
+    theta = mode[..., None] + scale[..., None] * h
+    prior = -0.5 * (theta - mu[..., None]).square() / V[..., None]
+    volume = (scale / V.sqrt()).log()[..., None]
+    masses = log_likelihood(theta, s[..., None], n[..., None]) + prior + volume + 0.5 * h.square() + weight.log()
+    return theta, masses
+
+
+def _mode(mu: Tensor, V: Tensor, s: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """Mode of N(mu, V) times the likelihood, and 1 / sqrt(curvature) there; the log of the product is concave.
+
+    Newton from the precision-weighted mean of mu and the empirical logit. Steps are bounded since far from the data
+    the likelihood is nearly flat and a Newton step overshoots.
+    """
+    wins, losses = s + 0.5, n - s + 0.5
+    information = wins * losses / (n + 1.0)
+    theta = (mu / V + information * (wins / losses).log()) / (1.0 / V + information)
+    for _ in range(NEWTON_STEPS):
+        p = torch.sigmoid(theta)
+        slope, curvature = s - n * p - (theta - mu) / V, n * p * (1.0 - p) + 1.0 / V
+        theta = theta + (slope / curvature).clamp(-NEWTON_REACH, NEWTON_REACH)
+    p = torch.sigmoid(theta)
+    return theta, (n * p * (1.0 - p) + 1.0 / V).rsqrt()

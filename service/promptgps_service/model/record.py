@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from promptgps_service.model.quadrature import hermite, log_likelihood
+from promptgps_service.model.quadrature import adaptive_nodes
 
 NODES = 20
 LEAST_PRECISION = 1e-3
@@ -84,11 +84,10 @@ def combine(center: Tensor, m: Tensor, T: Tensor, y: Tensor, v: Tensor) -> tuple
 
 def match_moments(mu: Tensor, V: Tensor, s: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance, float64[M] each, of N(mu, V) times the likelihood of (s, n)."""
-    h, weight = hermite(NODES, mu.device)
-    theta = mu[:, None] + V.sqrt()[:, None] * h
-    mass = torch.softmax(log_likelihood(theta, s[:, None], n[:, None]) + weight.log(), dim=1)
-    mean = (mass * theta).sum(1)
-    return mean, (mass * (theta - mean[:, None]).square()).sum(1)
+    theta, masses = adaptive_nodes(mu, V, s, n, NODES)
+    mass = torch.softmax(masses, dim=-1)
+    mean = (mass * theta).sum(-1)
+    return mean, (mass * (theta - mean[:, None]).square()).sum(-1)
 
 
 def site(mean: Tensor, variance: Tensor, center: Tensor, m: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:

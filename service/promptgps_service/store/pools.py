@@ -116,7 +116,7 @@ class Pools:
             insert(pool_chunks).values(
                 pool_id=pool_id,
                 start=start,
-                count=count,
+                size=count,
                 identity=identity.tobytes(),
                 embedding=chunk.embedding.astype("<f2").tobytes(),
                 surface=chunk.surface.astype("<f4").tobytes(),
@@ -210,15 +210,15 @@ class Pools:
         query = (
             select(pool_chunks)
             .where(pool_chunks.c.pool_id == pool.id, pool_chunks.c.start < stop)
-            .where(pool_chunks.c.start + pool_chunks.c.count > start)
+            .where(pool_chunks.c.start + pool_chunks.c.size > start)
             .order_by(pool_chunks.c.start)
         )
         identity, embedding, surface = [], [], []
         for row in self._connection.execute(query):
-            part = slice(max(start - row.start, 0), min(stop - row.start, row.count))
+            part = slice(max(start - row.start, 0), min(stop - row.start, row.size))
             identity.append(np.frombuffer(row.identity, dtype="<i8")[part])
-            embedding.append(np.frombuffer(row.embedding, dtype="<f2").reshape(row.count, -1)[part])
-            surface.append(np.frombuffer(row.surface, dtype="<f4").reshape(row.count, -1)[part])
+            embedding.append(np.frombuffer(row.embedding, dtype="<f2").reshape(row.size, -1)[part])
+            surface.append(np.frombuffer(row.surface, dtype="<f4").reshape(row.size, -1)[part])
         if not identity:
             empty = np.zeros((0, 0), np.float32)
             return PoolArrays(np.zeros(0, np.int64), np.zeros((0, pool.dimension), np.float16), empty)

@@ -72,13 +72,13 @@ class Runs:
             .where(run_segments.c.run_id == run_id, run_segments.c.offset >= after)
             .order_by(run_segments.c.offset)
         )
-        return [Segment(row.offset, row.pool_id, row.start, row.count) for row in self._connection.execute(query)]
+        return [Segment(row.offset, row.pool_id, row.start, row.size) for row in self._connection.execute(query)]
 
     def add_segment(self, run_id: int, segment: Segment) -> None:
         """Append rows to a run; its run must be locked."""
         self._connection.execute(
             insert(run_segments).values(
-                run_id=run_id, offset=segment.offset, pool_id=segment.pool_id, start=segment.start, count=segment.count
+                run_id=run_id, offset=segment.offset, pool_id=segment.pool_id, start=segment.start, size=segment.count
             )
         )
 

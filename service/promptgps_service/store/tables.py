@@ -68,10 +68,10 @@ pool_chunks = Table(
     metadata,
     Column("pool_id", Integer, ForeignKey("pools.id"), nullable=False),
     Column("start", Integer, nullable=False),
-    Column("count", Integer, nullable=False),
-    Column("identity", LargeBinary, nullable=False),  # int64[count]
-    Column("embedding", LargeBinary, nullable=False),  # float16[count, dimension], unit rows
-    Column("surface", LargeBinary, nullable=False),  # float32[count, S]; S = 0 without texts
+    Column("size", Integer, nullable=False),
+    Column("identity", LargeBinary, nullable=False),  # int64[size]
+    Column("embedding", LargeBinary, nullable=False),  # float16[size, dimension], unit rows
+    Column("surface", LargeBinary, nullable=False),  # float32[size, S]; S = 0 without texts
     PrimaryKeyConstraint("pool_id", "start"),
 )
 
@@ -95,7 +95,7 @@ run_segments = Table(
     Column("offset", Integer, nullable=False),  # first row of the run that the segment fills
     Column("pool_id", Integer, ForeignKey("pools.id"), nullable=False),
     Column("start", Integer, nullable=False),  # first position of the pool
-    Column("count", Integer, nullable=False),
+    Column("size", Integer, nullable=False),
     PrimaryKeyConstraint("run_id", "offset"),
 )
 

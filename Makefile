@@ -1,0 +1,49 @@
+# Everything a newcomer needs: `make serve` runs the service, `make test` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+WORKERS ?= 2
+
+.PHONY: serve demo demo-quick test lint bench-latency bench-rl clean help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(VENV)/service.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "promptgps needs Python 3.11 or later; say which: make PYTHON=python3.11 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip hatchling editables
+	$(PIP) torch
+	$(PIP) --no-build-isolation --editable '.[service]'
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/service.stamp
+	$(PIP) --group test --group bench
+	@touch $@
+
+serve: $(VENV)/service.stamp  ## serve on 127.0.0.1:8000 with an embedded database
+	$(BIN)/promptgps serve
+
+demo: $(VENV)/test.stamp  ## a real small RL training against the service: uniform, then the default (minutes)
+	$(BIN)/python -m benchmarks.rl.demo
+
+demo-quick: $(VENV)/test.stamp  ## the same in under a minute
+	$(BIN)/python -m benchmarks.rl.demo --quick
+
+lint: $(VENV)/test.stamp  ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## style, types, layers and the whole test suite
+	$(BIN)/pytest -n $(WORKERS)
+
+bench-latency: $(VENV)/test.stamp  ## latency over loopback beside an in-process MoPPS
+	$(BIN)/python -m benchmarks.latency
+
+bench-rl: $(VENV)/test.stamp  ## rollouts to accuracy in the small RL run, all strategies and seeds (an hour or more)
+	$(BIN)/python -m benchmarks.rl.bench
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
