@@ -15,19 +15,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from promptgps_service.flow.context import Context
-from promptgps_service.flow.trainer import Learning
 from promptgps_service.store.engine import make_engine
 from promptgps_service.store.migrate import upgrade
 from promptgps_service.store.unit import Store
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
+if TYPE_CHECKING:  # torch takes seconds to import, and every test session imports this module
+    from promptgps_service.flow.context import Context
+    from promptgps_service.flow.trainer import Learning
+
 FOLDER = "PROMPTGPS_TEST_FOLDER"
 POSTGRES_URL = "PROMPTGPS_TEST_POSTGRES_URL"
-LEARNING = Learning(enabled=True, groups=32, seconds=0.2)
 _STOP_SECONDS = 30.0
 
 
@@ -168,8 +169,13 @@ def opened_store(url: str) -> Iterator[Store]:
 
 
 @contextmanager
-def opened_context(url: str, learning: Learning = LEARNING) -> Iterator[Context]:
+def opened_context(url: str, *, learning: Learning | None = None) -> Iterator[Context]:
     """What one process of the service is made of, on the CPU; closed afterwards."""
+    import torch
+    from promptgps_service.flow.context import Context
+    from promptgps_service.flow.trainer import Learning
+
+    learning = learning or Learning(enabled=True, groups=32, seconds=0.2)
     context = Context(Store(url), device=torch.device("cpu"), learning=learning, lane_depth=256)
     try:
         yield context

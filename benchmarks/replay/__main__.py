@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from promptgps_service.model.features import Features
+from promptgps_service.model.registry import PREDICTORS, make_predictor
 
 from benchmarks.replay.closed_loop import closed_loop, information, mixed, nearest, thompson
 from benchmarks.replay.histories import DATA, History, read_history, text_features
 from benchmarks.replay.open_loop import open_loop
-from promptgps_service.model.features import Features
-from promptgps_service.model.registry import PREDICTORS, make_predictor
 
 UTILITIES = ("mixed", "information", "thompson", "nearest")
 
@@ -28,7 +28,8 @@ def main() -> None:
     if arguments.loop == "open":
         for name in arguments.predictor:
             for share in arguments.share:
-                _print(f"{name} {share:g}", [_open(history, features, name, share, seed) for seed in arguments.seeds])
+                runs = [_open(history, features, name, share, seed) for seed in arguments.seeds]
+                _print(f"{name} {share:g}", runs)
     else:
         for name in arguments.predictor:
             for rule in arguments.utility:

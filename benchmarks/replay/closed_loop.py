@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from promptgps_service.model.predictor import Posterior, Predictor
 from torch import Tensor
 
 from benchmarks.replay.histories import History
-from promptgps_service.model.predictor import Posterior, Predictor
 
 Utility = Callable[[Posterior, torch.Generator], Tensor]
 BONUS = 0.5  # standard deviations of the utility under the posterior
@@ -19,8 +19,8 @@ BONUS = 0.5  # standard deviations of the utility under the posterior
 class ClosedLoop:
     """Share of effective prompts (0 < s < n) over steps 1.., in the first and last quarter; prompts used.
 
-    ``oracle`` is the share for a selector that knows the neighbouring visits, ``top`` the share of draws that went to
-    the most drawn twentieth of the pool.
+    ``oracle`` is the share for a selector that knows the neighbouring visits, ``top`` the share of draws that
+    went to the most drawn twentieth of the pool.
     """
 
     effective: float

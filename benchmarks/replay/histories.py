@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from promptgps_service.embedding.surface import surface_features
 from promptgps_service.embedding.wordllama import embed
 from promptgps_service.model.features import Features, fit_frame
 from promptgps_service.model.predictor import Visits
+from torch import Tensor
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 
@@ -57,7 +56,7 @@ class History:
 
 
 def read_history(folder: Path) -> History:
-    """Read ``prompts.jsonl.gz`` and ``outcomes.jsonl.gz``; time ends where half of the prompts have no outcome left."""
+    """Read prompts and outcomes of a folder; time ends where half of the prompts have no outcome left."""
     prompts = list(_lines(folder / "prompts.jsonl.gz"))
     row = {prompt["key"]: number for number, prompt in enumerate(prompts)}
     outcomes = list(_lines(folder / "outcomes.jsonl.gz"))

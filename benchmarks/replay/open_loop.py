@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from promptgps_service.model.predictor import Predictor
+from promptgps_service.model.quality import calibration_error, log_loss, spearman
 from torch import Tensor
 
 from benchmarks.replay.histories import History
-from promptgps_service.model.predictor import Predictor
-from promptgps_service.model.quality import calibration_error, log_loss, spearman
 
 
 @dataclass(frozen=True)
 class OpenLoop:
     """Means over the steps after the first; ``new`` is about prompts never observed so far.
 
-    ``rho`` is with the success rate of the next ``window`` visits, the losses are with the step's own outcomes, per
-    attempt; ``early`` is rho over the first tenth of the run.
+    ``rho`` is with the success rate of the next ``window`` visits, ``rho_early`` over the first tenth of the run;
+    the losses are with the step's own outcomes, per attempt. ``calibration_error`` is the mean of the steps' own,
+    which sampling noise alone keeps above zero; ``calibration_error_pooled`` bins all steps together.
     """
 
     rho: float
@@ -26,6 +27,7 @@ class OpenLoop:
     log_loss: float
     log_loss_new: float
     calibration_error: float
+    calibration_error_pooled: float
 
 
 def open_loop(history: History, predictor: Predictor, *, share: float, window: int, seed: int) -> OpenLoop:
@@ -41,16 +43,20 @@ def open_loop(history: History, predictor: Predictor, *, share: float, window: i
     random = torch.Generator().manual_seed(seed)
     unseen = torch.ones(history.prompts, dtype=torch.bool)
     steps: list[tuple[float, ...]] = []
+    means: list[Tensor] = []
     for step in range(history.steps):
         if step:
-            steps.append(_scores(history, predictor.predict().mean.cpu(), unseen, step, window))
+            means.append(predictor.predict().mean.cpu())
+            steps.append(_scores(history, means[-1], unseen, step, window))
         rows = torch.randperm(history.prompts, generator=random)[: max(1, round(share * history.prompts))]
         predictor.observe(history.visits(rows, step))
         unseen[rows] = False
     table = torch.tensor(steps, dtype=torch.float64)
     early = table[: max(1, len(table) // 10)]
     rho, rho_new, loss, loss_new, error = table.nanmean(0).tolist()
-    return OpenLoop(rho, float(early[:, 0].nanmean()), rho_new, loss, loss_new, error)
+    mean, s, n = torch.stack(means, dim=1), history.successes[:, 1:], history.trials[:, 1:]
+    pooled = calibration_error(mean[n > 0], s[n > 0], n[n > 0])
+    return OpenLoop(rho, float(early[:, 0].nanmean()), rho_new, loss, loss_new, error, pooled)
 
 
 def _scores(history: History, mean: Tensor, unseen: Tensor, step: int, window: int) -> tuple[float, ...]:

@@ -61,13 +61,13 @@ def mean_accuracy(record: Record) -> float:
 
 
 class Calibration(NamedTuple):
-    """Bins of predictions: mean predicted and mean realised success rate, and how many; and the summary."""
+    """Bins of predictions: mean predicted and mean realised success rate, and weight; and the summary."""
 
     predicted: Floats
     realised: Floats
-    count: NDArray[np.int64]
+    weight: Floats  # share of the predictions in the bin
     rank_correlation: float
-    error: float  # mean |predicted - realised| over bins, weighted by count
+    error: float  # mean |predicted - realised| over bins, weighted
 
 
 def calibration(predicted: ArrayLike, realised: ArrayLike, bins: int = 10, least: int = 8) -> Calibration | None:
@@ -83,7 +83,7 @@ def calibration(predicted: ArrayLike, realised: ArrayLike, bins: int = 10, least
     mean_p = np.bincount(which, p, bins)[kept] / count[kept]
     mean_y = np.bincount(which, y, bins)[kept] / count[kept]
     error = float(np.average(np.abs(mean_p - mean_y), weights=count[kept]))
-    return Calibration(mean_p, mean_y, count[kept], float(spearmanr(p, y).statistic), error)
+    return Calibration(mean_p, mean_y, count[kept] / count[kept].sum(), float(spearmanr(p, y).statistic), error)
 
 
 def spread(values: Sequence[float | None], digits: int = 3) -> str:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from benchmarks.rl.tasks import MAX_ANSWER_TOKENS, Prompt, Tokenizer
 
@@ -44,9 +45,7 @@ def pack(prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> Packed:
 
     The last token of a response is predicted and predicts nothing, so it is not among the inputs.
     """
-    width = max(
-        len(prompt) + sum(len(r) - 1 for r in group) for prompt, group in zip(prompts, responses, strict=True)
-    )
+    width = max(len(prompt) + sum(len(r) - 1 for r in group) for prompt, group in zip(prompts, responses, strict=True))
     segments = np.full((len(prompts), width), -1)
     tokens: Ids = []
     positions: Ids = []
@@ -73,8 +72,15 @@ def pack(prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> Packed:
         slots += range(row * width, row * width + len(tokens) - start)
     seg = torch.from_numpy(segments)
     own = (seg[:, :, None] == seg[:, None, :]) | (seg[:, None, :] == 0)
-    mask = torch.tril(own)[:, None]
-    return Packed(*(torch.tensor(x) for x in (tokens, positions, slots)), mask, *map(_long, (sources, targets, owners)))
+    return Packed(
+        tokens=_long(tokens),
+        positions=_long(positions),
+        slots=_long(slots),
+        mask=torch.tril(own)[:, None],
+        sources=_long(sources),
+        targets=_long(targets),
+        owners=_long(owners),
+    )
 
 
 def _long(values: Ids) -> Tensor:
@@ -102,7 +108,7 @@ class Block(nn.Module):
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The rest of the layer, [T, D], given the heads' outputs [T, H, K]."""
         x = x + self.out(attended.reshape(len(x), -1))
-        hidden: Tensor = self.down(F.gelu(self.up(self.norm_mid(x))))
+        hidden: Tensor = self.down(functional.gelu(self.up(self.norm_mid(x))))
         return x + hidden
 
 
@@ -146,7 +152,7 @@ class Policy(nn.Module):
             q, k, v = (self._grid(t, packed.slots, rows, width) for t in block.qkv(x, rope))
             if cache is not None:
                 cache.append((k, v))
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=packed.mask)
+            attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=packed.mask)
             x = block.finish(x, attended.transpose(1, 2).reshape(rows * width, self.heads, -1)[packed.slots])
         normed: Tensor = self.norm(x)
         return normed
@@ -159,7 +165,7 @@ class Policy(nn.Module):
     def token_logps(self, packed: Packed) -> Tensor:
         """Log-probability [R] of every response token."""
         logits = self.head(self.hidden(packed)[packed.sources])
-        return -F.cross_entropy(logits, packed.targets, reduction="none")
+        return -functional.cross_entropy(logits, packed.targets, reduction="none")
 
     def response_logps(self, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> Tensor:
         """Log-probability of every whole response, [P·G]; each prompt passes through the network once."""
@@ -168,7 +174,7 @@ class Policy(nn.Module):
         return total.index_add(0, packed.owners, self.token_logps(packed))
 
     @torch.no_grad()
-    def success_rates(self, prompts: Sequence[Prompt], chunk: int = 256) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def success_rates(self, prompts: Sequence[Prompt], chunk: int = 256) -> NDArray[np.float64]:
         """The exact probability [P] that one sampled response (temperature 1) is right.
 
         Only one response is right, so its probability, the product of its tokens', is the success rate.
@@ -218,7 +224,7 @@ class _Decoder:
         self.width = int(lengths.max())
         self.lengths = lengths.repeat_interleave(group)
         self.keys, self.values = (
-            [F.pad(layer[i].repeat_interleave(group, 0), (0, 0, 0, MAX_ANSWER_TOKENS)) for layer in cache]
+            [functional.pad(layer[i].repeat_interleave(group, 0), (0, 0, 0, MAX_ANSWER_TOKENS)) for layer in cache]
             for i in (0, 1)
         )
         column = torch.arange(self.width + MAX_ANSWER_TOKENS)
@@ -231,7 +237,7 @@ class _Decoder:
         x: Tensor = policy.embed(token)
         for block, keys, values in zip(policy._blocks(), self.keys, self.values, strict=True):
             q, keys[:, :, at], values[:, :, at] = block.qkv(x, rope)
-            attended = F.scaled_dot_product_attention(
+            attended = functional.scaled_dot_product_attention(
                 q[:, :, None], keys[:, :, : at + 1], values[:, :, : at + 1], attn_mask=self.mask[..., : at + 1]
             )
             x = block.finish(x, attended[:, :, 0])

@@ -42,7 +42,9 @@ def difficulty_class(rates: NDArray[np.float64]) -> list[str]:
     return ["easy" if p > EASY else "hard" if p < HARD else "medium" for p in rates]
 
 
-def draw(policy: Policy, size: int, seed: int, families: tuple[str, ...], exclude: frozenset[str] = frozenset()) -> list[Prompt]:
+def draw(
+    policy: Policy, size: int, seed: int, families: tuple[str, ...], exclude: frozenset[str] = frozenset()
+) -> list[Prompt]:
     """`size` different prompts in the mix MIX, otherwise uniform over `families` and levels, shuffled.
 
     Texts in `exclude` are not drawn. Prompts are drawn at random and kept while their class has room.

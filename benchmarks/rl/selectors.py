@@ -51,7 +51,7 @@ class Uniform:
 
     def select(self, k: int) -> list[int]:
         """`k` at random."""
-        return self.rng.choice(self.size, k, replace=False).tolist()
+        return [int(i) for i in self.rng.choice(self.size, k, replace=False)]
 
     def observe(self, positions: list[int], successes: NDArray[np.int64], group: int) -> None:
         """Learns nothing."""
@@ -109,16 +109,16 @@ class MoPPS(Uniform):
 class Remote:
     """The service, through its client over HTTP, used as a synchronous trainer would use it."""
 
-    def __init__(self, gps: PromptGPS, pool_name: str, pool: Pool, run: str, strategy: str, seed: int, group: int) -> None:
+    def __init__(
+        self, gps: PromptGPS, pool_name: str, pool: Pool, run: str, strategy: str, seed: int, group: int
+    ) -> None:
         """Open a run on a pool that `upload` has put there."""
         self.gps, self.run, self.pool = gps, run, pool
         self.position = {key: i for i, key in enumerate(pool.keys)}
         self.step = 0
         self.predicted: Floats | None = None
         self._draws: list[str] = []
-        gps.create_run(
-            name=run, pool=pool_name, rollouts_per_prompt=group, seed=seed, selection={"strategy": strategy}
-        )
+        gps.create_run(name=run, pool=pool_name, rollouts_per_prompt=group, seed=seed, selection={"strategy": strategy})
 
     @staticmethod
     def upload(gps: PromptGPS, pool_name: str, pool: Pool) -> None:

@@ -179,9 +179,7 @@ FAMILIES: tuple[Family, ...] = (
             "Turn '{x}' by {k} to the left .",
         ),
     ),
-    Family(
-        "add", 8, _add, ("What is {x} ?", "Compute the sum {x} .", "Add the two numbers {x} and give the result .")
-    ),
+    Family("add", 8, _add, ("What is {x} ?", "Compute the sum {x} .", "Add the two numbers {x} and give the result .")),
     Family(
         "subtract",
         7,

@@ -92,11 +92,9 @@ def train(settings: WarmStart, progress: Progress | None = None) -> Policy:
     encode = policy.tokenizer
     for step in range(settings.steps):
         prompts = [draw_prompt(rng, settings.families, settings.level_decay) for _ in range(settings.batch)]
-        packed = pack(
-            [encode.prompt_ids(p) for p in prompts], [[encode.answer_ids(p.answer)] for p in prompts]
-        )
+        packed = pack([encode.prompt_ids(p) for p in prompts], [[encode.answer_ids(p.answer)] for p in prompts])
         policy.zero_grad()
-        (-policy.token_logps(packed).mean()).backward()
+        (-policy.token_logps(packed).mean()).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         for optimizer, lr in optimizers:
             for group in optimizer.param_groups:

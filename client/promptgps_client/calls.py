@@ -148,9 +148,7 @@ def add_prompts_file(pool: str, path: str | Path) -> Call[wire.PromptsAdded]:
     target = f"/pools/{_named('pool', pool)}/prompts"
     for ending, headers in FILE_HEADERS.items():
         if str(path).endswith(ending):
-            return Call(
-                method="POST", path=target, read=_as(wire.PromptsAdded), body=Path(path), headers=headers
-            )
+            return Call(method="POST", path=target, read=_as(wire.PromptsAdded), body=Path(path), headers=headers)
     raise invalid_request(
         f"POST {target}", ProblemFault(field="path", detail=f"must end with one of {', '.join(FILE_HEADERS)}")
     )
@@ -250,9 +248,7 @@ def select_batch(
         "include_text": include_text, "wait_seconds": wait_seconds,
     }  # fmt: skip
     retry = Retry.UNLESS_DONE if sequence is None else Retry.SAFE
-    return _send(
-        "POST", "/select_batch", wire.SelectBatch, wire.Batch, fields, retry=retry, wait_seconds=wait_seconds
-    )
+    return _send("POST", "/select_batch", wire.SelectBatch, wire.Batch, fields, retry=retry, wait_seconds=wait_seconds)
 
 
 def report_groups(
@@ -274,9 +270,7 @@ def report_groups(
     """
     fields = {"run": run, "draw_id": draw_id, "prompt": prompt, "successes": successes, "trials": trials,
               "policy_version": policy_version}  # fmt: skip
-    return _send(
-        "POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, idempotency_key=idempotency_key
-    )
+    return _send("POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, idempotency_key=idempotency_key)
 
 
 def report_rollouts(

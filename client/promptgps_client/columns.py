@@ -48,9 +48,7 @@ def in_order(keys: Collection[str] | Array | None) -> Any:
 
 def agree(columns: Mapping[str, Any]) -> bool:
     """Whether these are columns of one length."""
-    lists = all(
-        hasattr(column, "__len__") and not isinstance(column, str | Mapping) for column in columns.values()
-    )
+    lists = all(hasattr(column, "__len__") and not isinstance(column, str | Mapping) for column in columns.values())
     return lists and len({len(column) for column in columns.values()}) == 1
 
 

@@ -198,9 +198,7 @@ def shown(body: bytes) -> str:
     return body[:BODY_SHOWN].decode(errors="replace")
 
 
-def _fault(
-    loc: tuple[int | str, ...], message: str, context: dict[str, object], first_row: int
-) -> ProblemFault:
+def _fault(loc: tuple[int | str, ...], message: str, context: dict[str, object], first_row: int) -> ProblemFault:
     rows = [part for part in loc if isinstance(part, int)]
     names = [part for part in loc if isinstance(part, str) and not _UNION_BRANCH.fullmatch(part)]
     if "field" in context:  # a fault between columns says its own place, from the root or from where it arose

@@ -151,9 +151,7 @@ class Sending(Generic[A]):
             except ValidationError as fault:
                 if response.is_success:
                     reason = f"the body is not as agreed ({fault.error_count()} faults)"
-                    raise UnreadableAnswer(
-                        str(call), reason, status, shown(body), self._request_id
-                    ) from fault
+                    raise UnreadableAnswer(str(call), reason, status, shown(body), self._request_id) from fault
         request_id = response.headers.get("X-Request-ID", self._request_id)
         retry_after = seconds_to_wait(response.headers.get("Retry-After"), datetime.now(UTC))
         raise bad_answer(str(call), status, body, request_id, retry_after, call.first_row)
@@ -169,9 +167,7 @@ class Sending(Generic[A]):
         except httpx.TimeoutException as fault:
             raise TimedOut(call, f"no answer within {self.timeout.read:g} s", request_id) from fault
         except httpx.DecodingError as fault:
-            raise UnreadableAnswer(
-                call, f"the body is broken: {_reason(fault)}", 0, "", request_id
-            ) from fault
+            raise UnreadableAnswer(call, f"the body is broken: {_reason(fault)}", 0, "", request_id) from fault
         except httpx.TransportError as fault:
             raise NoAnswer(call, f"the connection broke: {_reason(fault)}", request_id) from fault
 

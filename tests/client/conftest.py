@@ -110,9 +110,7 @@ class Handler(BaseHTTPRequestHandler):
 class Asker:
     """Either client, by method name, as if it were synchronous."""
 
-    def __init__(
-        self, kind: type[PromptGPS] | type[AsyncPromptGPS], url: str, options: dict[str, Any]
-    ) -> None:
+    def __init__(self, kind: type[PromptGPS] | type[AsyncPromptGPS], url: str, options: dict[str, Any]) -> None:
         self._runner = asyncio.Runner() if kind is AsyncPromptGPS else None
         self.client: Any = kind(url, **options)
 

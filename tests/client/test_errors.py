@@ -43,9 +43,7 @@ PROBLEM = {
         (302, gps.BadAnswer),
     ],
 )
-def test_each_status_has_its_class(
-    service: Service, connect: Connect, status: int, kind: type[Exception]
-) -> None:
+def test_each_status_has_its_class(service: Service, connect: Connect, status: int, kind: type[Exception]) -> None:
     service.says(Reply(status, {**PROBLEM, "status": status}))
     with pytest.raises(gps.BadAnswer) as raised:
         connect(service.url, attempts=1)("pool", "p")
@@ -59,8 +57,7 @@ def test_the_message_names_field_row_and_request(service: Service, ask: Asker) -
     with pytest.raises(gps.InvalidRequest) as raised:
         ask("report_groups", run="r", draw_id=["d"], successes=[1.0], trials=[8])
     assert str(raised.value) == (
-        "POST /outcomes: 422: nothing was stored; successes, row 3: 9 of 8: more successes than trials"
-        " (request r-1)"
+        "POST /outcomes: 422: nothing was stored; successes, row 3: 9 of 8: more successes than trials (request r-1)"
     )
     assert raised.value.problem.errors[0].row == 3
 
@@ -72,9 +69,7 @@ def test_a_proxys_page_is_quoted_and_the_sent_request_id_kept(service: Service, 
     assert raised.value.request_id == service.seen[0].headers["x-request-id"]
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"[]", b'{"pools": 3}', b'{"pools": [{"name": "p"}]}', b"\xff\xfe"]
-)
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"pools": 3}', b'{"pools": [{"name": "p"}]}', b"\xff\xfe"])
 def test_a_success_that_cannot_be_read(service: Service, ask: Asker, body: bytes) -> None:
     service.says(Reply(200, body))
     with pytest.raises(gps.UnreadableAnswer, match="GET /pools: 200") as raised:

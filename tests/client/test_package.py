@@ -43,15 +43,11 @@ def test_methods_are_documented_and_keyword_only_but_for_names(name: str) -> Non
     assert ours.__doc__
     assert theirs.__doc__
     _, *parameters = inspect.signature(ours).parameters.values()
-    by_place = [
-        parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    ]
+    by_place = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
     assert set(by_place) <= {"name", "pool", "run", "path"}
     if name != "with_options":  # its names are those of `Options`
         by_name = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-        assert [
-            name for name in by_name if f"{name}:" not in ours.__doc__ and f"`{name}`" not in ours.__doc__
-        ] == []
+        assert [name for name in by_name if f"{name}:" not in ours.__doc__ and f"`{name}`" not in ours.__doc__] == []
 
 
 def test_options_have_one_set_of_names() -> None:

@@ -240,9 +240,7 @@ def test_with_options_shares_the_connections(service: Service, connect: Connect)
 def test_long_columns_go_out_in_requests(service: Service, ask: Asker) -> None:
     service.says(*[Reply(200, {**ADDED, "total": total}) for total in (10, 20, 25)])
     rows = 45_000
-    added = ask(
-        "add_prompts", "p", keys=[f"k{row}" for row in range(rows)], vectors=np.zeros((rows, 2), np.float32)
-    )
+    added = ask("add_prompts", "p", keys=[f"k{row}" for row in range(rows)], vectors=np.zeros((rows, 2), np.float32))
     assert (added.added, added.duplicates, added.total) == (6, 3, 25)
     sent = [seen.json() for seen in service.seen]
     assert [len(part["vectors"]) for part in sent] == [20_000, 20_000, 5_000]
@@ -265,9 +263,7 @@ def test_requests_have_a_size(
     assert max(len(seen.body) for seen in service.seen) < 10_100
 
 
-def test_faults_are_told_in_the_callers_rows(
-    service: Service, ask: Asker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_faults_are_told_in_the_callers_rows(service: Service, ask: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "ROWS_IN_REQUEST", 2)
     problem = {
         "type": "t",

@@ -112,9 +112,7 @@ def test_the_callers_own_idempotency_key(service: Service, ask: Asker) -> None:
     assert service.seen[0].headers["idempotency-key"] == "spool-7"
 
 
-@pytest.mark.parametrize(
-    "fault", [Reply(hang=True), Reply(drop=True), Reply(500), Reply(502), Reply(504), Reply(408)]
-)
+@pytest.mark.parametrize("fault", [Reply(hang=True), Reply(drop=True), Reply(500), Reply(502), Reply(504), Reply(408)])
 def test_a_batch_without_sequence_that_may_have_been_drawn_is_not_drawn_twice(
     service: Service, connect: Connect, fault: Reply
 ) -> None:
@@ -125,9 +123,7 @@ def test_a_batch_without_sequence_that_may_have_been_drawn_is_not_drawn_twice(
 
 
 @pytest.mark.parametrize("fault", [Reply(429), Reply(503)])
-def test_a_batch_without_sequence_that_was_refused_is_asked_again(
-    service: Service, ask: Asker, fault: Reply
-) -> None:
+def test_a_batch_without_sequence_that_was_refused_is_asked_again(service: Service, ask: Asker, fault: Reply) -> None:
     service.says(fault, Reply(200, BATCH))
     assert ask("select_batch", **SELECT).draws.prompt == ["p"]
     assert "sequence" not in service.seen[0].json()

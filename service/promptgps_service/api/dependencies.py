@@ -19,11 +19,11 @@ SPOOL_IN_MEMORY = 8 * 2**20
 _bearer = HTTPBearer(auto_error=False, description="One of PROMPTGPS_API_KEYS, where the service has any.")
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:  # async, as the next: a def would cost a thread hop
     return cast(Context, request.app.state.context)
 
 
-def check_key(
+async def check_key(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> None:
     """Let nobody in without a key, where the service has keys.

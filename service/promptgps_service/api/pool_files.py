@@ -232,7 +232,7 @@ def read_json_lines(file: BinaryIO, chunk_rows: int = 4096) -> Iterator[PromptCh
     """
     magic = file.read(len(_GZIP_MAGIC))
     file.seek(-len(magic), 1)
-    lines = _lines(cast(BinaryIO, gzip.GzipFile(fileobj=file)) if magic == _GZIP_MAGIC else file)
+    lines = _lines(cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")) if magic == _GZIP_MAGIC else file)
     assembler = _Assembler()
     records: list[dict[str, Any]] = []
     size = 0

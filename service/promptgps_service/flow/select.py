@@ -17,7 +17,7 @@ from promptgps_service.flow.digest import request_digest
 from promptgps_service.flow.draw_ids import draw_ids
 from promptgps_service.flow.quota_groups import quota_groups
 from promptgps_service.flow.rows import prompts_at, rows_of
-from promptgps_service.flow.run_state import RunState, ScoreTable
+from promptgps_service.flow.run_state import RunState
 from promptgps_service.store.records import RunRecord, SelectionRecord
 from promptgps_service.store.unit import Unit
 
@@ -38,20 +38,10 @@ def select_batch(context: Context, request: SelectBatch) -> Batch:
     """
     desk = context.desk(request.run)
     digest = request_digest(request, _RENDERING)
-    earlier = _issued(context, desk.state, request, digest)
-    if earlier is not None:
-        return _render(context, desk.state, earlier, request, replayed=True)
-    waited = _wait(desk, request.wait_seconds)
-    _take_grown_rows(context, desk)
-    selection, replayed = _draw(context, desk.state, request, digest, waited)
-    return _render(context, desk.state, selection, request, replayed=replayed)
-
-
-def _issued(context: Context, state: RunState, request: SelectBatch, digest: str) -> SelectionRecord | None:
-    if request.sequence is None:
-        return None
-    with context.store.read() as unit:
-        return _same(unit.selections.find(state.id, request.sequence), digest)
+    warnings = _wait(context, desk, request)
+    while (batch := _draw(context, desk.state, request, digest, warnings)) is None:
+        _take_grown_rows(context, desk)
+    return batch
 
 
 def _same(found: SelectionRecord | None, digest: str) -> SelectionRecord | None:
@@ -61,51 +51,54 @@ def _same(found: SelectionRecord | None, digest: str) -> SelectionRecord | None:
     return found
 
 
-def _wait(desk: Desk, seconds: float) -> list[str]:
+def _wait(context: Context, desk: Desk, request: SelectBatch) -> list[str]:
     """Wait for the model to learn from everything reported; a warning where time ran out."""
-    if seconds == 0:
-        return []
     state, position = desk.state, desk.state.log_position
-    if state.table is not None and state.table.trained_through >= position:
+    if request.wait_seconds == 0 or (state.table is not None and state.table.trained_through >= position):
         return []
+    if request.sequence is not None:
+        with context.store.read() as unit:
+            if unit.selections.find(state.id, request.sequence) is not None:
+                return []  # a replay waits for nothing
     desk.trainer.wake(now=True)
-    if state.wait_learned(position, seconds):
+    if state.wait_learned(position, request.wait_seconds):
         return []
-    return [f"the model had not learned from everything reported after {seconds:g} s"]
+    return [f"the model had not learned from everything reported after {request.wait_seconds:g} s"]
 
 
 def _take_grown_rows(context: Context, desk: Desk) -> None:
     """Let prompts that were added to the pools since take part."""
     state = desk.state
-    with context.store.read() as unit:
-        total = sum(unit.pools.get(share.pool).prompts for share in state.settings.pools)
-    if total > state.rows:
-        with state.lock, context.store.write() as unit:
-            record = unit.runs.lock(state.id)
-            context.catch_up_in(unit, state, record)
-            if context.add_grown_rows(unit, state):
-                context.catch_up_in(unit, state, record)
+    with state.lock, context.store.write() as unit:
+        record = unit.runs.lock(state.id)
+        context.catch_up_in(unit, state, record)
+        context.add_grown_rows(unit, state)
+    context.catch_up(state)
     if state.table is None or state.table.rows < state.rows:
         desk.trainer.grow()
 
 
 def _draw(
     context: Context, state: RunState, request: SelectBatch, digest: str, warnings: list[str]
-) -> tuple[SelectionRecord, bool]:
-    """Choose and write a selection, holding the run against every other writer."""
+) -> Batch | None:
+    """Choose and write a selection, holding the run against every other writer; None where the pools have grown."""
     with state.lock:
         with context.store.write() as unit:
             record = unit.runs.lock(state.id)
             if request.sequence is not None:
                 found = _same(unit.selections.find(state.id, request.sequence), digest)
                 if found is not None:
-                    return found, True
+                    return _render(unit, state, found, request, replayed=True)
             context.catch_up_in(unit, state, record)
+            grown = unit.pools.total([share.pool for share in state.settings.pools]) > state.rows
+            if grown or state.table is None or state.table.rows < state.rows:
+                return None
             selection = _choose(context, unit, state, record, request, digest, warnings)
             unit.selections.add(state.id, selection)
             unit.runs.advance(state.id, draws=record.draws + selection.size, selections=record.selections + 1)
+            batch = _render(unit, state, selection, request, replayed=False)
         state.apply_selection(selection)
-    return selection, False
+    return batch
 
 
 def _choose(
@@ -122,8 +115,8 @@ def _choose(
     field = Field(
         identity=state.identity,
         tier=tiers(
-            state.traffic, settings.reuse(), clock=clock, draws=record.draws, retired=_padded(table, state),
-            allowed=_allowed(unit, state, table, request),
+            state.traffic, settings.reuse(), clock=clock, draws=record.draws, retired=table.retired,
+            allowed=_allowed(unit, state, request),
         ),
         last_draw=state.traffic.last_draw,
         posterior=table.posterior,
@@ -157,16 +150,9 @@ def _choose(
     )
 
 
-def _padded(table: ScoreTable, state: RunState) -> Tensor | None:
-    if table.retired is None or table.rows == state.rows:
-        return table.retired
-    fresh = torch.zeros(state.rows - table.rows, dtype=torch.bool, device=state.device)
-    return torch.cat([table.retired, fresh])
-
-
-def _allowed(unit: Unit, state: RunState, table: ScoreTable, request: SelectBatch) -> Tensor | None:
-    """bool[N]: the caller's candidates less its exclusions, and only rows that the table has scored."""
-    if request.candidates is None and not request.exclude and table.rows == state.rows:
+def _allowed(unit: Unit, state: RunState, request: SelectBatch) -> Tensor | None:
+    """bool[N]: the caller's candidates less its exclusions; None where it named none."""
+    if request.candidates is None and not request.exclude:
         return None
     if request.candidates is None:
         allowed = torch.ones(state.rows, dtype=torch.bool)
@@ -175,7 +161,6 @@ def _allowed(unit: Unit, state: RunState, table: ScoreTable, request: SelectBatc
         allowed[torch.from_numpy(rows_of(unit, state.segments, request.candidates, "candidates"))] = True
     if request.exclude:
         allowed[torch.from_numpy(rows_of(unit, state.segments, request.exclude, "exclude"))] = False
-    allowed[table.rows :] = False
     return allowed.to(state.device)
 
 
@@ -211,10 +196,9 @@ def _low_signal(choice: Choice, mean: Tensor, rollouts: int, strategy: str) -> l
 
 
 def _render(
-    context: Context, state: RunState, selection: SelectionRecord, request: SelectBatch, *, replayed: bool
+    unit: Unit, state: RunState, selection: SelectionRecord, request: SelectBatch, *, replayed: bool
 ) -> Batch:
-    with context.store.read() as unit:
-        prompts = prompts_at(unit, state.segments, selection.rows.astype(np.int64), text=request.include_text)
+    prompts = prompts_at(unit, state.segments, selection.rows.astype(np.int64), text=request.include_text)
     return Batch(
         run=state.name,
         sequence=selection.sequence,
@@ -225,8 +209,8 @@ def _render(
         draws=Draws(
             draw_id=draw_ids(state.id, selection.first_draw, selection.size),
             prompt=[key for key, _ in prompts],
-            predicted_success=[round(float(value), 6) for value in selection.predicted],
-            uncertainty=[round(float(value), 6) for value in selection.uncertainty],
+            predicted_success=selection.predicted.astype(np.float64).round(6).tolist(),
+            uncertainty=selection.uncertainty.astype(np.float64).round(6).tolist(),
             rollouts=[selection.rollouts] * selection.size,
             text=[text for _, text in prompts] if request.include_text else None,
         ),

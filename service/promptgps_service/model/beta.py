@@ -16,7 +16,7 @@ PRIOR = 1.0  # Beta(1, 1)
 
 
 class DiscountedBeta:
-    """alpha ← λ alpha + (1 − λ) + s and beta ← λ beta + (1 − λ) + n − s for the visited prompts, λ the discount."""
+    """α ← λα + (1 − λ) + s and β ← λβ + (1 − λ) + n − s for the visited prompts, λ the discount."""
 
     name: ClassVar[str] = "beta"
 
@@ -42,8 +42,8 @@ class DiscountedBeta:
         self.visited[rows] = True
 
     def predict(self) -> BetaPosterior:
-        """Posterior of γ for all N rows."""
-        return BetaPosterior(self.counts[:, 0], self.counts[:, 1])
+        """Posterior of γ for all N rows; a copy, as the counts are updated in place."""
+        return BetaPosterior(self.counts[:, 0].clone(), self.counts[:, 1].clone())
 
     def predict_new(self, features: Tensor) -> BetaPosterior:
         """The prior, for every one of L prompts."""

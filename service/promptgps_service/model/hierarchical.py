@@ -2,10 +2,10 @@
 
     theta_it = a_t + G_it + x_i·w + u_i(t),     s ~ Binomial(n, sigmoid(theta_it))
 
-a_t is a random walk (``level``), G_it cumulates the gain g of own informative visits (``level``), w has a ridge prior per
-block of features (``text``), and u_i ~ N(0, su2) is what a prompt's own record says (``record``), losing precision by
-qu a step. su2, qu and the walk's variance qa are learned by marginal likelihood (``variances``). One pass, assumed
-density filtering, no randomness: the same visits give the same model.
+a_t is a random walk (``level``), G_it cumulates the gain g of own informative visits (``level``), w has a ridge
+prior per block of features (``text``), and u_i ~ N(0, su2) is what a prompt's own record says (``record``), whose
+variance grows by qu a step. su2, qu and the walk's variance qa are learned by marginal likelihood (``variances``).
+One pass, assumed density filtering, no randomness: the same visits give the same model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The two latents all prompts share: the level a_t, and the gain g that an informative visit gives its own prompt.
+"""The two latents all prompts share: the level a_t, and the gain g of an informative visit for its own prompt.
 
-Without g, the improvement of trained prompts would be taken for a rise of the common level: everything unseen would
-look solved and selection would stay where it is.
+Without g, the improvement of trained prompts would be taken for a rise of the common level: everything unseen
+would look solved and selection would stay where it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHUNK = 1024  # prompts at a time: [1024, 201, 9] float64 is 15 MB
 
 @dataclass(frozen=True)
 class Increment:
-    """What a batch moved: mean increments of level and gain; evidence float64[K], its log marginal likelihood."""
+    """What a batch moved: mean increments of level and gain; ``evidence`` float64[K], see ``Level.update``."""
 
     da: float
     dg: float
@@ -63,7 +63,7 @@ class Level:
             n: float64[M], trials.
             lifted: bool[M], whose last visit was informative: g acts on these.
             drift: qa, variance the level has gained since the last batch.
-            drifts: float64[K], other values of qa to be judged.
+            drifts: float64[K], values of qa to be judged by the log marginal likelihood of the batch.
         """
         likelihood = self._joint(mu, V, s, n, lifted)
         gain_prior = _log_normal(self._dg, self.gain_variance + GAIN_DRIFT)
@@ -91,8 +91,8 @@ class Level:
     def _joint(self, mu: Tensor, V: Tensor, s: Tensor, n: Tensor, lifted: Tensor) -> Tensor:
         """Log-likelihood float64[161, 41] of every pair of increments.
 
-        A prompt's likelihood depends on one number, da or da + dg, and both grids have the same step: two curves
-        hold the whole table.
+        A prompt's likelihood depends on one number, da or da + dg, and both grids have the same step: two
+        curves hold the whole table.
         """
         rest = ~lifted
         still = _curve(mu[rest], V[rest], s[rest], n[rest], self._da)
@@ -103,7 +103,8 @@ class Level:
 def _curve(mu: Tensor, V: Tensor, s: Tensor, n: Tensor, shift: Tensor) -> Tensor:
     """sum_i log E[likelihood_i] with every theta moved by each of ``shift``, float64[J]."""
     total = torch.zeros_like(shift)
-    for part in torch.arange(len(mu), device=mu.device).split(CHUNK):
+    for start in range(0, len(mu), CHUNK):
+        part = slice(start, start + CHUNK)
         moved = mu[part, None] + shift
         total += log_expected_likelihood(moved, V[part, None], s[part, None], n[part, None]).sum(0)
     return total

@@ -1,4 +1,4 @@
-"""Distributions of the success rate γ that predictors answer with; each implements ``predictor.Posterior``."""
+"""Distributions of the success rate γ that predictors answer with; each is a ``predictor.Posterior``."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class BetaPosterior:
     def nodes(self) -> tuple[Tensor, Tensor]:
         """Values float[M, 9] and weights float[9], of the logit-normal with the same mean and variance of γ.
 
-        Gauss-Jacobi would need weights of its own for each prompt and quantiles cost a microsecond a node; this
+        Gauss-Jacobi would need weights of its own for each prompt, and quantiles cost a microsecond a node. This
         keeps the first two moments to rounding, and E(1 − γⁿ − (1 − γ)ⁿ) to about 0.01 where alpha, beta ≥ 1.
         """
         h, weight = hermite(NODES, self.alpha.device)
@@ -93,7 +93,7 @@ def _spread(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def _match(alpha: Tensor, beta: Tensor, h: Tensor, weight: Tensor) -> Tensor:
-    """Nodes sigmoid(m + r h) whose weighted mean and mean square are those of Beta(alpha, beta), by Newton in (m, r).
+    """Nodes sigmoid(m + r h) with the mean and mean square of Beta(alpha, beta), by Newton in (m, r).
 
     It starts from mean and variance of the logit of a beta variable, which are exact: digamma and trigamma.
     """

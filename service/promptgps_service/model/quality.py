@@ -55,13 +55,13 @@ def log_loss(mean: Tensor, successes: Tensor, trials: Tensor) -> float:
 def brier(mean: Tensor, successes: Tensor, trials: Tensor) -> float:
     """Σ n (p − s/n)² / Σ n: squared error against the observed share, each prompt weighing as its attempts.
 
-    The Brier score of single attempts is larger by Σ n (s/n)(1 − s/n) / Σ n, on which no predictor has an influence.
+    The Brier score of single attempts is larger by Σ n (s/n)(1 − s/n) / Σ n, which no predictor can change.
     """
     return float((trials * (mean - successes / trials).square()).sum() / trials.sum())
 
 
 def calibration_error(mean: Tensor, successes: Tensor, trials: Tensor, bins: int = BINS) -> float:
-    """Expected calibration error: Σ_b (n_b / n) |mean prediction − success rate| over equally wide bins of p."""
+    """Expected calibration error: Σ_b (n_b / n) |mean prediction − success rate|, in equally wide bins of p."""
     place = (mean * bins).long().clamp(0, bins - 1)
     gap = torch.zeros(bins, dtype=mean.dtype, device=mean.device)
     gap.index_add_(0, place, trials * mean - successes)
@@ -84,4 +84,5 @@ def average_ranks(x: Tensor) -> Tensor:
     """Ranks from 1, ties sharing the mean of theirs, float64[M]."""
     _, place, count = torch.unique(x, return_inverse=True, return_counts=True)
     last = count.cumsum(0).double()
-    return (last - (count.double() - 1.0) / 2.0)[place]
+    ranks: Tensor = (last - (count.double() - 1.0) / 2.0)[place]
+    return ranks

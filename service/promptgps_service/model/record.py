@@ -1,8 +1,8 @@
 """Each prompt's own record: everything its visits said about it, as one Gaussian site on its log-odds.
 
-Moment matching (assumed density filtering; the site form is that of expectation propagation, Minka 2001): the posterior
-of theta after a visit is replaced by the normal of the same mean and variance, and divided by the text prior; what is
-left is the record. It therefore stays when the text prior is learned anew.
+Moment matching (assumed density filtering; the site form is that of expectation propagation, Minka 2001): the
+posterior of theta after a visit is replaced by the normal of the same mean and variance, and divided by the text
+prior; what is left is the record. It therefore stays when the text prior is learned anew.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the text says of a prompt's log-odds: Bayesian ridge on the records, prior variances by evidence.
 
-y_i = const + x_i·w + noise of variance su2 + v_i(t), w_g ~ N(0, τ_g I) for each block g of features. The evidence
-(marginal likelihood, MacKay 1992) is that with the weighted mean projected out: the level takes care of it.
+y_i = const + x_i·w + noise of variance su2 + v_i(t), w_g ~ N(0, τ_g I) for each block g of features. The
+evidence (marginal likelihood, MacKay 1992) is that with the weighted mean projected out: the level has it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class TextWeights:
     def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x·w and x'Px, float64[L] each, of features float32[L, D]."""
         mean, variance = [], []
-        for part in x.split(CHUNK):
+        for start in range(0, len(x), CHUNK):
+            part = x[start : start + CHUNK]
             mean.append(part @ self.w.float())
             variance.append(torch.linalg.vector_norm(part @ self.factor, dim=1).square())
         if not mean:
@@ -74,7 +75,7 @@ class TextWeights:
         self.factor = inverse.T.float().contiguous()
 
     def _evidence(self, tau: list[float], A: Tensor, b: Tensor) -> tuple[float, Tensor]:
-        """Log evidence of τ with its prior, up to a constant, and the Cholesky factor of the precision of w."""
+        """Log evidence of τ with its prior, up to a constant; the Cholesky factor of the precision of w."""
         prior = self._prior_variance(tau)
         factor = torch.linalg.cholesky(A + torch.diag(1.0 / prior))
         half = torch.linalg.solve_triangular(factor, b[:, None], upper=False)
@@ -95,7 +96,7 @@ def moves_at(step: int) -> tuple[float, ...]:
 
 
 def rows_to_fit(visited: Tensor, seen: Tensor) -> Tensor:
-    """At most 8,192 of the visited rows: the newest, and of the older ones a share that stays the same by hash.
+    """At most 8,192 of the visited rows: the newest, and of the older ones a share fixed by hash.
 
     The old ones stay because selection teaches only about what it selects.
 

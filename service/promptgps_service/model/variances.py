@@ -1,7 +1,7 @@
-"""Variances learned online: a grid of values, each scored by how well it predicted (type-II maximum likelihood).
+"""Variances learned online: a grid of values, each scored by how well it predicted (type-II likelihood).
 
-The evidence of each step is the prequential marginal likelihood, log p(step | past, value) (Dawid 1984), so that no
-outcome judges a variance it was already used to fit. Old evidence fades: variances of a run in training move.
+The evidence of each step is the prequential marginal likelihood, log p(step | past, value) (Dawid 1984), so that
+no outcome judges a variance it was already used to fit. Old evidence fades: a run in training moves.
 """
 
 from __future__ import annotations

@@ -6,12 +6,16 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from promptgps_service.store.records import LogSlice, OutcomeRecord
 from promptgps_service.store.tables import outcomes
 
 LOOKUP = 8_192
+_INSERT = insert(outcomes)
+_OF_DRAWS = select(*(outcomes.c[name] for name in OutcomeRecord.__dataclass_fields__)).where(
+    outcomes.c.run_id == bindparam("run"), outcomes.c.draw.in_(bindparam("draws", expanding=True))
+)
 
 
 class Log:
@@ -23,12 +27,9 @@ class Log:
     def of_draws(self, run_id: int, draws: Sequence[int]) -> list[OutcomeRecord]:
         """Everything that has been reported of those draws."""
         found: list[OutcomeRecord] = []
-        columns = [outcomes.c[name] for name in OutcomeRecord.__dataclass_fields__]
         for start in range(0, len(draws), LOOKUP):
-            query = select(*columns).where(
-                outcomes.c.run_id == run_id, outcomes.c.draw.in_(draws[start : start + LOOKUP])
-            )
-            found.extend(OutcomeRecord(*row) for row in self._connection.execute(query))
+            asked = {"run": run_id, "draws": draws[start : start + LOOKUP]}
+            found.extend(OutcomeRecord(*row) for row in self._connection.execute(_OF_DRAWS, asked).all())
         return found
 
     def append(self, run_id: int, head: int, records: Sequence[OutcomeRecord]) -> int:
@@ -44,7 +45,7 @@ class Log:
             for index, record in enumerate(records, start=1)
         ]  # fmt: skip
         if rows:
-            self._connection.execute(insert(outcomes), rows)
+            self._connection.execute(_INSERT, rows)
         return head + len(rows)
 
     def after(self, run_id: int, position: int) -> LogSlice:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import BindParameter, Connection, Row, bindparam, delete, func, insert, select, update
 
 from promptgps_service.errors import Busy, NotFound
 from promptgps_service.store.clock import utc_now
@@ -19,6 +19,14 @@ IMPORT_LEASE_SECONDS = 60.0
 T = TypeVar("T")
 
 LOOKUP = 8_192  # bound parameters in one query; SQLite takes 32,766, PostgreSQL 65,535
+
+
+_MANY: BindParameter[Any] = bindparam("many", expanding=True)
+_AT = select(prompts.c.position, prompts.c.key).where(
+    prompts.c.pool_id == bindparam("pool"), prompts.c.position.in_(_MANY)
+)
+_AT_WITH_TEXT = _AT.add_columns(prompts.c.text)
+_TOTAL = select(func.sum(pools.c.prompts)).where(pools.c.name.in_(_MANY))
 
 
 def _record(row: Row[tuple[object, ...]]) -> PoolRecord:
@@ -55,6 +63,10 @@ class Pools:
     def all(self) -> list[PoolRecord]:
         """Every pool, by name."""
         return [_record(row) for row in self._connection.execute(select(pools).order_by(pools.c.name))]
+
+    def total(self, names: Sequence[str]) -> int:
+        """Prompts of those pools together."""
+        return int(self._connection.execute(_TOTAL, {"many": names}).scalar_one() or 0)
 
     def create(self, name: str, embedding: dict[str, object], dimension: int) -> PoolRecord:
         """Make an empty pool; the name must be free."""
@@ -165,7 +177,7 @@ class Pools:
             query = select(prompts.c.key, prompts.c.digest).where(
                 prompts.c.pool_id == pool_id, prompts.c.key.in_(part)
             )
-            found.update((row.key, bytes(row.digest)) for row in self._connection.execute(query))
+            found.update((row.key, bytes(row.digest)) for row in self._connection.execute(query).all())
         return found
 
     def known_digests(self, pool_id: int, digests: Sequence[bytes]) -> set[bytes]:
@@ -173,7 +185,7 @@ class Pools:
         found: set[bytes] = set()
         for part in _parts(digests):
             query = select(prompts.c.digest).where(prompts.c.pool_id == pool_id, prompts.c.digest.in_(part))
-            found.update(bytes(row.digest) for row in self._connection.execute(query))
+            found.update(bytes(row.digest) for row in self._connection.execute(query).all())
         return found
 
     def positions(self, pool_id: int, keys: Sequence[str], length: int) -> dict[str, int]:
@@ -183,17 +195,15 @@ class Pools:
             query = select(prompts.c.key, prompts.c.position).where(
                 prompts.c.pool_id == pool_id, prompts.c.key.in_(part), prompts.c.position < length
             )
-            found.update((row.key, row.position) for row in self._connection.execute(query))
+            found.update((row.key, row.position) for row in self._connection.execute(query).all())
         return found
 
     def keys_at(self, pool_id: int, positions: Sequence[int], *, text: bool) -> dict[int, tuple[str, str | None]]:
         """Key and, if asked for, text of the prompts at those positions."""
-        columns = (prompts.c.position, prompts.c.key, prompts.c.text) if text else (prompts.c.position, prompts.c.key)
         found: dict[int, tuple[str, str | None]] = {}
         for part in _parts(positions):
-            query = select(*columns).where(prompts.c.pool_id == pool_id, prompts.c.position.in_(part))
-            for row in self._connection.execute(query):
-                found[row[0]] = (row[1], row[2] if text else None)
+            rows = self._connection.execute(_AT_WITH_TEXT if text else _AT, {"pool": pool_id, "many": part}).all()
+            found.update((row[0], (row[1], row[2] if text else None)) for row in rows)
         return found
 
     def domains(self, pool_id: int, start: int, count: int) -> list[str | None]:

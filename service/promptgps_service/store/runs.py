@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from promptgps_service.errors import NotFound
 from promptgps_service.store.clock import utc_now
 from promptgps_service.store.records import RunRecord, Segment
 from promptgps_service.store.tables import receipts, run_segments, runs
+
+_LOCK = select(runs).where(runs.c.id == bindparam("run")).with_for_update()
+_SEGMENTS = (
+    select(run_segments)
+    .where(run_segments.c.run_id == bindparam("run"), run_segments.c.offset >= bindparam("after"))
+    .order_by(run_segments.c.offset)
+)
 
 
 def _record(row: Row[tuple[object, ...]]) -> RunRecord:
@@ -41,7 +48,7 @@ class Runs:
 
     def lock(self, run_id: int) -> RunRecord:
         """The run, held against every other writer of its log until the unit of work ends."""
-        return _record(self._connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one())
+        return _record(self._connection.execute(_LOCK, {"run": run_id}).one())
 
     def all(self) -> list[RunRecord]:
         """Every run, by name."""
@@ -67,12 +74,8 @@ class Runs:
 
     def segments(self, run_id: int, after: int = 0) -> list[Segment]:
         """Segments from row ``after`` on, in the order of rows."""
-        query = (
-            select(run_segments)
-            .where(run_segments.c.run_id == run_id, run_segments.c.offset >= after)
-            .order_by(run_segments.c.offset)
-        )
-        return [Segment(row.offset, row.pool_id, row.start, row.size) for row in self._connection.execute(query)]
+        rows = self._connection.execute(_SEGMENTS, {"run": run_id, "after": after}).all()
+        return [Segment(row.offset, row.pool_id, row.start, row.size) for row in rows]
 
     def add_segment(self, run_id: int, segment: Segment) -> None:
         """Append rows to a run; its run must be locked."""

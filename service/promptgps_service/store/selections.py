@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, bindparam, func, insert, select
 
 from promptgps_service.store.clock import utc_now
 from promptgps_service.store.records import SelectionRecord
 from promptgps_service.store.tables import selections
 
+_INSERT = insert(selections)
+_FIND = select(selections).where(
+    selections.c.run_id == bindparam("run"), selections.c.sequence == bindparam("sequence")
+)
+_HIGHEST = select(func.max(selections.c.sequence)).where(selections.c.run_id == bindparam("run"))
 _PLAIN = (
     "sequence", "ordinal", "request", "seed", "clock", "policy_version", "model_version", "trained_through",
     "strategy", "rollouts", "first_draw", "warnings",
@@ -34,16 +39,12 @@ class Selections:
 
     def find(self, run_id: int, sequence: int) -> SelectionRecord | None:
         """The selection that answered (run, sequence), if one did."""
-        row = self._connection.execute(
-            select(selections).where(selections.c.run_id == run_id, selections.c.sequence == sequence)
-        ).one_or_none()
+        row = self._connection.execute(_FIND, {"run": run_id, "sequence": sequence}).one_or_none()
         return None if row is None else _record(row)
 
     def next_sequence(self, run_id: int) -> int:
         """One past the highest sequence so far."""
-        highest = self._connection.execute(
-            select(func.max(selections.c.sequence)).where(selections.c.run_id == run_id)
-        ).scalar_one()
+        highest = self._connection.execute(_HIGHEST, {"run": run_id}).scalar_one()
         return 0 if highest is None else int(highest) + 1
 
     def since(self, run_id: int, ordinal: int) -> list[SelectionRecord]:
@@ -57,15 +58,13 @@ class Selections:
 
     def add(self, run_id: int, record: SelectionRecord) -> None:
         """Write a selection; its run must be locked."""
+        packed = {
+            "rows": record.rows.astype("<i4").tobytes(),
+            "predicted": record.predicted.astype("<f4").tobytes(),
+            "uncertainty": record.uncertainty.astype("<f4").tobytes(),
+            "uniform": record.uniform.astype("u1").tobytes(),
+        }
+        plain = {name: getattr(record, name) for name in _PLAIN}
         self._connection.execute(
-            insert(selections).values(
-                run_id=run_id,
-                **{name: getattr(record, name) for name in _PLAIN},
-                size=record.size,
-                rows=record.rows.astype("<i4").tobytes(),
-                predicted=record.predicted.astype("<f4").tobytes(),
-                uncertainty=record.uncertainty.astype("<f4").tobytes(),
-                uniform=record.uniform.astype("u1").tobytes(),
-                created_at=utc_now(),
-            )
+            _INSERT, {"run_id": run_id, "size": record.size, "created_at": utc_now(), **plain, **packed}
         )
