@@ -41,7 +41,10 @@ def start_session() -> None:
 
 def stop_session() -> None:
     """Stop the session's PostgreSQL and drop what it has left, here or on the server that was given."""
-    folder = Path(os.environ.pop(FOLDER))
+    name = os.environ.pop(FOLDER, None)
+    if name is None:
+        return
+    folder = Path(name)
     given = os.environ.get(POSTGRES_URL)
     if given:
         with _administrator(given) as engine, engine.connect() as connection:
@@ -89,8 +92,8 @@ def postgres_server() -> str:
     with _administrator(url) as engine, engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(20260211)"))
         name = _template_name(folder)
-        found = connection.execute(text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name}).one_or_none()
-        if found is None:
+        known = connection.execute(text("SELECT count(*) FROM pg_database WHERE datname = :name"), {"name": name})
+        if known.scalar_one() == 0:
             connection.execute(text(f'CREATE DATABASE "{name}"'))
             migrate(_at(url, name))
     return url

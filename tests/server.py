@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Server:
     process: subprocess.Popen[str]
     url: str
     log: Path
+    http: httpx.Client = field(default_factory=lambda: _client())
 
     @property
     def alive(self) -> bool:
@@ -61,13 +62,19 @@ class Server:
             self.kill()
             raise ServerFailed(f"the server did not stop within {STOP_SECONDS:g} s\n{self.tail()}") from None
 
+    def close(self) -> None:
+        """Close what this process holds of the server."""
+        self.http.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
     def tail(self) -> str:
         """The end of the server's log."""
         return self.log.read_text(errors="replace")[-LOG_SHOWN:]
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request, without retries."""
-        return httpx.request(method, self.url + path, **{"timeout": 60.0, **options})
+        return self.http.request(method, self.url + path, **options)
 
     def json(self, method: str, path: str, body: Any = None) -> Any:
         """One request that must succeed; answers the parsed body."""
@@ -86,6 +93,11 @@ class Server:
 
         wait_for(trained, seconds, f"the model of {run} to learn the whole log: {found}")
         return found
+
+
+def _client() -> httpx.Client:
+    """A client for one server; each request gets a connection of its own, which no stop of the server has closed."""
+    return httpx.Client(timeout=60.0, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str, pause: float = 0.01) -> None:
@@ -137,6 +149,7 @@ def start(database_url: str, folder: Path, *flags: str, **variables: str) -> Ser
         _wait_ready(server)
     except BaseException:
         server.kill()
+        server.close()
         raise
     return server
 
@@ -150,8 +163,7 @@ def running(database_url: str, folder: Path, *flags: str, **variables: str) -> I
     finally:
         if server.alive:
             server.kill()
-        if server.process.stdout is not None:
-            server.process.stdout.close()
+        server.close()
 
 
 def _address(server: Server) -> str:

@@ -6,6 +6,7 @@ Unknown fields, wrong types, NaN and infinities are refused.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -168,6 +169,8 @@ class Reward(Wire):
                 raise columns_fault(name, "is needed with kind `affine` and not allowed with the others")
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise columns_fault("high", "must be greater than low")
+        if self.low is not None and self.high is not None and not isfinite(self.high - self.low):
+            raise columns_fault("high", "is too far from low: the distance is not a finite number")
         return self
 
 

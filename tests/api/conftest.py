@@ -18,7 +18,18 @@ DIMENSION = 3
 PROMPTS = 12
 BATCH = 4
 # None of it may ever be in an answer: where the code lies, what it is made of, how it asks the database.
-INSIDES = ("Traceback", "site-packages", "/work/", ".py", "sqlalchemy", "sqlite3", "psycopg", "SELECT ", "INSERT ", "UPDATE ")
+INSIDES = (
+    "Traceback",
+    "site-packages",
+    "/work/",
+    ".py",
+    "sqlalchemy",
+    "sqlite3",
+    "psycopg",
+    "SELECT ",
+    "INSERT ",
+    "UPDATE ",
+)
 PROBLEM = "application/problem+json"
 
 _number = itertools.count()
@@ -35,6 +46,14 @@ def settings_for(folder: Path, template: Path, **changes: Any) -> Settings:
 def http(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """A client of a fresh application; a fault of the application comes as its answer, not as an exception."""
     app = create_app(settings_for(tmp_path_factory.mktemp("api"), sqlite_template, max_body_mb=1.0, max_file_mb=2.0))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def roomy_http(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """The same with the limits that the service ships with."""
+    app = create_app(settings_for(tmp_path_factory.mktemp("roomy"), sqlite_template))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -61,10 +80,15 @@ class World:
         return {name: value for name, value in (sound | changes).items() if value is not None}
 
 
+def new_name() -> str:
+    """A name that no other test uses."""
+    return f"name-{next(_number)}"
+
+
 @pytest.fixture
 def name() -> str:
     """A name that no other test uses."""
-    return f"name-{next(_number)}"
+    return new_name()
 
 
 def vectors(rows: int = PROMPTS) -> list[list[float]]:
@@ -72,16 +96,21 @@ def vectors(rows: int = PROMPTS) -> list[list[float]]:
     return [[1.0, row + 1.0, float(row * row)] for row in range(rows)]
 
 
-@pytest.fixture
-def world(http: TestClient, name: str) -> World:
+def make_world(http: TestClient) -> World:
     """A pool, a run on it and its first batch."""
-    keys = [f"k{row}" for row in range(PROMPTS)]
+    name, keys = new_name(), [f"k{row}" for row in range(PROMPTS)]
     pool = {"name": name, "embedding": {"kind": "given", "dimension": DIMENSION}}
     assert http.post("/pools", json=pool).status_code == 201
     assert http.post(f"/pools/{name}/prompts", json={"keys": keys, "vectors": vectors()}).status_code == 200
     assert http.post("/runs", json={"name": name, "pool": name, "rollouts_per_prompt": 4}).status_code == 201
     batch = http.post("/select_batch", json={"run": name, "sequence": 0, "batch_size": BATCH}).json()
     return World(http, name, name, keys, batch["draws"]["draw_id"])
+
+
+@pytest.fixture
+def world(http: TestClient) -> World:
+    """A pool, a run on it and its first batch, of this test alone."""
+    return make_world(http)
 
 
 def refused(answer: Any, status: int, kind: str, field: str | None = None, row: int | None = None) -> dict[str, Any]:

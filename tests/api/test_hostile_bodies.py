@@ -8,12 +8,18 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.api.conftest import World, refused
+from tests.api.conftest import World, make_world, refused
 
 INVALID = (422, "invalid-request")
 MALFORMED = (400, "malformed")
 ENDPOINTS = ["/pools", "/runs", "/select_batch", "/outcomes", "/predict_difficulty", "/pools/{pool}/prompts"]
 JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def world(http: TestClient) -> World:
+    """One for all tests of this file: each shows that it leaves it as it was."""
+    return make_world(http)
 
 
 def send(world: World, path: str, body: bytes | str, headers: dict[str, str] | None = None) -> Any:
@@ -35,8 +41,7 @@ def report(world: World, **raw: str) -> str:
 )  # fmt: skip
 def test_what_is_not_json_is_a_400(world: World, path: str, body: bytes) -> None:
     before = world.footprint()
-    problem = refused(send(world, path, body), *MALFORMED)
-    assert "JSON" in problem["detail"]
+    refused(send(world, path, body), *MALFORMED)
     assert world.footprint() == before
 
 
@@ -150,9 +155,7 @@ def test_json_under_another_name_is_refused(world: World, path: str, kind: str) 
 @pytest.mark.parametrize("headers", [{}, {"content-type": "text/csv"}, {"content-type": "application/xml"}])
 def test_prompts_in_an_unknown_format_are_a_415_that_says_what_is_taken(world: World, headers: dict[str, str]) -> None:
     before = world.footprint()
-    problem = refused(
-        send(world, "/pools/{pool}/prompts", "a,b", headers), 415, "unsupported-media-type"
-    )
+    problem = refused(send(world, "/pools/{pool}/prompts", "a,b", headers), 415, "unsupported-media-type")
     assert "application/jsonl" in problem["detail"]
     assert world.footprint() == before
 
@@ -162,13 +165,17 @@ def test_a_field_that_is_there_twice_counts_once(world: World) -> None:
     assert answer.json()["log_position"] == 4
 
 
-def test_sql_and_paths_in_names_are_only_names(world: World, http: TestClient) -> None:
+def test_sql_and_paths_in_names_are_only_names(world: World) -> None:
     before = world.footprint()
     for hostile in ("'; DROP TABLE pools; --", "../../etc/passwd", "%s%s%n", "{0.__class__}", "${jndi:ldap://x}"):
         refused(
-            http.post("/predict_difficulty", json={"run": world.run, "keys": [hostile]}), 404, "not-found", "keys", 0
+            world.http.post("/predict_difficulty", json={"run": world.run, "keys": [hostile]}),
+            404,
+            "not-found",
+            "keys",
+            0,
         )
-        answer = http.post("/pools", json={"name": hostile})
+        answer = world.http.post("/pools", json={"name": hostile})
         refused(answer, *INVALID, "name")
     assert world.footprint() == before
 

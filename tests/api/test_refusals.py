@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from starlette.testclient import TestClient
 
-from tests.api.conftest import World, refused
+from tests.api.conftest import World, make_world, refused
 
 BIG = 2**63
 INVALID = (422, "invalid-request")
 LARGE = (413, "too-large")
 MISSING = (404, "not-found")
 
-# what is changed in a sound report of four groups → field and row of the problem
-OUTCOMES: list[tuple[str, dict[str, Any], tuple[int, str], str | None, int | None]] = [
+CASE = ("change", "answer", "field", "row")
+Cases: TypeAlias = list[tuple[str, dict[str, Any], tuple[int, str], str | None, int | None]]
+
+
+def cases(table: Cases) -> dict[str, Any]:
+    """Pytest's parameters of a table: a name, what is changed in a sound request, the problem with field and row."""
+    return {"argvalues": [case[1:] for case in table], "ids": [case[0] for case in table]}
+
+
+OUTCOMES: Cases = [
     ("unknown field", {"successses": [1]}, INVALID, "successses", None),
     ("column missing", {"trials": None}, INVALID, "trials", None),
     ("no run", {"run": None}, INVALID, "run", None),
@@ -51,10 +59,16 @@ OUTCOMES: list[tuple[str, dict[str, Any], tuple[int, str], str | None, int | Non
 ]
 
 GROUPLESS = {"successes": None, "trials": None, "rollout_index": [0, 1, 2, 3], "reward": [1, 0, 1, 0]}
-ROLLOUTS: list[tuple[str, dict[str, Any], tuple[int, str], str | None, int | None]] = [
+ROLLOUTS: Cases = [
     ("reward that is not binary", {"reward": [1, 0, 0.5, 0]}, INVALID, "reward", 2),
     ("no reward of an ok rollout", {"reward": [1, None, 1, 0]}, INVALID, "reward", 1),
-    ("no reward of a truncated one", {"reward": [1, 0, 1, None], "status": ["ok", "ok", "ok", "truncated"]}, INVALID, "reward", 3),
+    (
+        "no reward of a truncated one",
+        {"reward": [1, 0, 1, None], "status": ["ok", "ok", "ok", "truncated"]},
+        INVALID,
+        "reward",
+        3,
+    ),
     ("unknown status", {"status": ["ok", "ok", "fine", "ok"]}, INVALID, "status", 2),
     ("index past the group", {"rollout_index": [0, 1, 4, 3]}, INVALID, "rollout_index", 2),
     ("negative index", {"rollout_index": [0, -1, 2, 3]}, INVALID, "rollout_index", 1),
@@ -64,7 +78,7 @@ ROLLOUTS: list[tuple[str, dict[str, Any], tuple[int, str], str | None, int | Non
     ("no rewards", {"reward": None}, INVALID, "reward", None),
 ]
 
-SELECTIONS: list[tuple[str, dict[str, Any], tuple[int, str], str | None, int | None]] = [
+SELECTIONS: Cases = [
     ("unknown run", {"run": "nobody"}, MISSING, None, None),
     ("unknown field", {"batchsize": 3}, INVALID, "batchsize", None),
     ("batch over the pool", {"batch_size": 13}, INVALID, "batch_size", None),
@@ -86,7 +100,7 @@ SELECTIONS: list[tuple[str, dict[str, Any], tuple[int, str], str | None, int | N
     ("text flag that is a word", {"include_text": "yes"}, INVALID, "include_text", None),
 ]
 
-PREDICTIONS: list[tuple[str, dict[str, Any], tuple[int, str], str | None, int | None]] = [
+PREDICTIONS: Cases = [
     ("unknown run", {"run": "nobody"}, MISSING, None, None),
     ("unknown key", {"keys": ["k0", "nobody"]}, MISSING, "keys", 1),
     ("keys and texts", {"texts": ["a"]}, INVALID, "keys", None),
@@ -100,7 +114,7 @@ PREDICTIONS: list[tuple[str, dict[str, Any], tuple[int, str], str | None, int | 
     ("bool in a vector", {"keys": None, "vectors": [[1, 2, 3], [1, True, 3]]}, INVALID, "vectors", 1),
 ]
 
-RUNS: list[tuple[str, dict[str, Any], tuple[int, str], str | None, int | None]] = [
+RUNS: Cases = [
     ("unknown pool", {"pool": "nobody"}, MISSING, None, None),
     ("no pool", {"pool": None}, INVALID, "pool", None),
     ("no name", {"name": None}, INVALID, "name", None),
@@ -115,16 +129,34 @@ RUNS: list[tuple[str, dict[str, Any], tuple[int, str], str | None, int | None]] 
     ("band the wrong way round", {"selection": {"band": [0.8, 0.2]}}, INVALID, "selection.band", None),
     ("cool-down that is a word", {"selection": {"cooldown": "long"}}, INVALID, "selection.cooldown", None),
     ("quotas that sum to less", {"selection": {"domain_quotas": {"a": 0.5}}}, INVALID, "selection.domain_quotas", None),
-    ("quota of an unknown domain", {"selection": {"domain_quotas": {"a": 1}}}, INVALID, "selection.domain_quotas", None),
+    (
+        "quota of an unknown domain",
+        {"selection": {"domain_quotas": {"a": 1}}},
+        INVALID,
+        "selection.domain_quotas",
+        None,
+    ),
     ("threshold without one", {"reward": {"kind": "threshold"}}, INVALID, "reward.threshold", None),
     ("affine the wrong way round", {"reward": {"kind": "affine", "low": 1, "high": 0}}, INVALID, "reward.high", None),
-    ("affine wider than a float", {"reward": {"kind": "affine", "low": -1e308, "high": 1e308}}, INVALID, "reward.high", None),
+    (
+        "affine wider than a float",
+        {"reward": {"kind": "affine", "low": -1e308, "high": 1e308}},
+        INVALID,
+        "reward.high",
+        None,
+    ),
     ("warm start from nobody", {"warm_start_from": "nobody"}, MISSING, "warm_start_from", None),
     ("empty list of pools", {"pool": None, "pools": []}, INVALID, "pools", None),
 ]
 
 
-@pytest.mark.parametrize(("change", "answer", "field", "row"), [case[1:] for case in OUTCOMES], ids=[case[0] for case in OUTCOMES])
+@pytest.fixture(scope="module")
+def world(http: TestClient) -> World:
+    """One for all tests of this file: each shows that it leaves it as it was."""
+    return make_world(http)
+
+
+@pytest.mark.parametrize(CASE, **cases(OUTCOMES))
 def test_a_wrong_report_of_groups_names_its_field_and_row_and_leaves_nothing(
     world: World, change: dict[str, Any], answer: tuple[int, str], field: str | None, row: int | None
 ) -> None:
@@ -133,7 +165,7 @@ def test_a_wrong_report_of_groups_names_its_field_and_row_and_leaves_nothing(
     assert world.footprint() == before
 
 
-@pytest.mark.parametrize(("change", "answer", "field", "row"), [case[1:] for case in ROLLOUTS], ids=[case[0] for case in ROLLOUTS])
+@pytest.mark.parametrize(CASE, **cases(ROLLOUTS))
 def test_a_wrong_report_of_rollouts_names_its_field_and_row_and_leaves_nothing(
     world: World, change: dict[str, Any], answer: tuple[int, str], field: str | None, row: int | None
 ) -> None:
@@ -142,7 +174,7 @@ def test_a_wrong_report_of_rollouts_names_its_field_and_row_and_leaves_nothing(
     assert world.footprint() == before
 
 
-@pytest.mark.parametrize(("change", "answer", "field", "row"), [case[1:] for case in SELECTIONS], ids=[case[0] for case in SELECTIONS])
+@pytest.mark.parametrize(CASE, **cases(SELECTIONS))
 def test_a_wrong_request_for_a_batch_names_its_field_and_row_and_draws_nothing(
     world: World, change: dict[str, Any], answer: tuple[int, str], field: str | None, row: int | None
 ) -> None:
@@ -151,7 +183,7 @@ def test_a_wrong_request_for_a_batch_names_its_field_and_row_and_draws_nothing(
     assert world.footprint() == before
 
 
-@pytest.mark.parametrize(("change", "answer", "field", "row"), [case[1:] for case in PREDICTIONS], ids=[case[0] for case in PREDICTIONS])
+@pytest.mark.parametrize(CASE, **cases(PREDICTIONS))
 def test_a_wrong_request_for_predictions_names_its_field_and_row(
     world: World, change: dict[str, Any], answer: tuple[int, str], field: str | None, row: int | None
 ) -> None:
@@ -160,7 +192,7 @@ def test_a_wrong_request_for_predictions_names_its_field_and_row(
     refused(world.http.post("/predict_difficulty", json=body), *answer, field, row)
 
 
-@pytest.mark.parametrize(("change", "answer", "field", "row"), [case[1:] for case in RUNS], ids=[case[0] for case in RUNS])
+@pytest.mark.parametrize(CASE, **cases(RUNS))
 def test_a_wrong_run_names_its_field_and_opens_nothing(
     world: World, change: dict[str, Any], answer: tuple[int, str], field: str | None, row: int | None
 ) -> None:
@@ -215,8 +247,6 @@ def test_a_name_in_the_address_that_cannot_be_one_is_a_422(http: TestClient, nam
 
 
 def test_at_most_twenty_faults_are_told_of_a_body_that_is_wrong_everywhere(world: World) -> None:
-    problem = refused(
-        world.http.post("/outcomes", json=world.outcomes(trials=["x"] * 1000)), *INVALID, "trials", 0
-    )
+    problem = refused(world.http.post("/outcomes", json=world.outcomes(trials=["x"] * 1000)), *INVALID, "trials", 0)
     assert len(problem["errors"]) == 20
     assert "999 more" in problem["detail"]

@@ -122,7 +122,7 @@ def _pick(
 ) -> tuple[Tensor, Tensor]:
     free = (tier == FREE).nonzero()[:, 0]
     if free.numel() < size:
-        rows = torch.cat([free, _fill(field_, tier, size - free.numel(), warnings, where)])
+        rows = torch.cat([free, _fill(field_, tier, size - free.numel(), seed, warnings, where)])
         return rows, torch.zeros_like(rows, dtype=torch.bool)
     uniform_count = min(int(rules.uniform_share * size + coin(seed, ROUNDING)), size)
     wanted = size - uniform_count
@@ -165,12 +165,13 @@ def _best(field_: Field, rules: Rules, candidates: Tensor, count: int, seed: int
 _KEPT_BACK = {COOLING: "cooling down", PENDING: "pending", RETIRED: "retired"}
 
 
-def _fill(field_: Field, tier: Tensor, missing: int, warnings: list[str], where: str) -> Tensor:
-    """Rows that would have been kept back, those drawn longest ago first, tier by tier."""
+def _fill(field_: Field, tier: Tensor, missing: int, seed: int, warnings: list[str], where: str) -> Tensor:
+    """Rows that would have been kept back, tier by tier, those drawn longest ago (or never) first."""
     parts = []
     for kept_back, name in _KEPT_BACK.items():
         rows = (tier == kept_back).nonzero()[:, 0]
-        rows = rows[field_.last_draw[rows].argsort()][:missing]
+        rows = _random_order(field_.identity, rows, rows.numel(), seed)
+        rows = rows[field_.last_draw[rows].argsort(stable=True)][:missing]
         if rows.numel():
             warnings.append(f"{rows.numel()} prompts{where} were {name} and are drawn again: nothing else is left")
             parts.append(rows)

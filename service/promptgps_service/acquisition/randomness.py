@@ -36,7 +36,8 @@ def derive(seed: int, *parts: int) -> int:
     """A seed in [0, 2^53) that depends on every part; 53 bits survive any JSON reader."""
     value = _mix_int(seed + _GOLDEN)
     for part in parts:
-        value = _mix_int(value ^ _mix_int(part + _GOLDEN))
+        # The product tells (seed, part) from (part, seed); a plain XOR would also send every seed == part to zero.
+        value = _mix_int(value * _M1 + _mix_int(part + _GOLDEN))
     return value >> 11
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Mapping
 
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from promptgps_service.api.problems import problem
@@ -16,8 +18,11 @@ _log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
-class TooLarge(Exception):
-    """The body is over the limit."""
+class TooLarge(HTTPException):
+    """The body is over the limit; an HTTPException, because the framework takes any other for a body that is broken."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"the body is over {limit / 1e6:g} MB")
 
 
 class Edge:
@@ -48,15 +53,14 @@ class Edge:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
-        limit = self._max_body if headers.get(b"content-type", b"").startswith(b"application/json") else self._max_file
+        limit = self._max_file if _is_file(scope, headers) else self._max_body
         try:
             if int(headers.get(b"content-length", b"0") or 0) > limit:
-                raise TooLarge
+                raise TooLarge(limit)
             await self._app(scope, _counted(receive, limit), answer)
-        except TooLarge:
+        except TooLarge as error:
             if not begun:
-                detail = f"the body is over {limit / 1e6:g} MB"
-                response = problem(request_id, 413, "too-large", "The request is too large", detail)
+                response = problem(request_id, 413, "too-large", "The request is too large", error.detail)
                 await response(scope, receive, answer)
         finally:
             self._account(scope, status, time.perf_counter() - started)
@@ -70,6 +74,12 @@ class Edge:
             _log.info("request", method=scope["method"], route=route, status=status, ms=round(1000 * seconds, 2))
 
 
+def _is_file(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the body is a pool file, which goes to disk; every other body is read into memory."""
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return scope["path"].endswith("/prompts") and kind != b"application/json"
+
+
 def _counted(receive: Receive, limit: int) -> Receive:
     received = 0
 
@@ -78,7 +88,7 @@ def _counted(receive: Receive, limit: int) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > limit:
-            raise TooLarge
+            raise TooLarge(limit)
         return message
 
     return counted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ from promptgps_service.errors import (
 _log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 FAULTS_SHOWN = 20  # a body of 100,000 wrong rows must not get an answer of the same size
+
+# Pydantic puts the branch of a union into a fault's location; it is no part of the field's name.
+_UNION_BRANCH = re.compile(r"constrained-\w+|(list|literal)\[.*\]")
 
 STATUS: dict[type[PromptGPSError], tuple[int, str, str]] = {
     Invalid: (422, "invalid-request", "The request is not valid"),
@@ -80,7 +84,7 @@ def answer_error(request: Request, error: Exception) -> Response:
 def answer_validation(request: Request, error: Exception) -> Response:
     """Answer a body or parameter that the wire vocabulary refuses: field and row by field and row."""
     assert isinstance(error, RequestValidationError)
-    errors = error.errors()
+    errors = _meant(error.errors())
     if any(item["type"] == "json_invalid" for item in errors):
         detail = f"the body is not JSON: {errors[0].get('ctx', {}).get('error', 'it cannot be parsed')}"
         return problem(_id(request), 400, "malformed", _HTTP_TITLES[400][1], detail)
@@ -94,14 +98,27 @@ def answer_validation(request: Request, error: Exception) -> Response:
     return problem(_id(request), status, kind, title, f"{where}: {first.detail}{more}", faults)
 
 
+def _meant(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Without what the other branches of a union say of a list whose rows are at fault: it was meant as a list."""
+    lists = {
+        tuple(item["loc"][:place])
+        for item in errors
+        for place, part in enumerate(item["loc"][:-1])
+        if isinstance(part, str) and _UNION_BRANCH.fullmatch(part)
+    }
+    return [item for item in errors if tuple(item["loc"][:-1]) not in lists]
+
+
 def _fault(item: Mapping[str, Any]) -> ProblemFault:
     """A pydantic error as field and row: names are joined by dots, the last number is the row."""
     parts = [part for part in item["loc"] if part not in ("body", "query", "path", "header")]
+    parts = [part for part in parts if not (isinstance(part, str) and _UNION_BRANCH.fullmatch(part))]
     detail = str(item["msg"])
     if item["type"] == "columns":  # told by the vocabulary itself, which knows the column
         context = item["ctx"]
-        parts += str(context["field"]).split(".")
-        parts = [int(part) if isinstance(part, str) and part.isdigit() else part for part in parts]
+        told = [int(part) if part.isdigit() else part for part in str(context["field"]).split(".")]
+        # it names its place from the root, or from where it arose
+        parts = told if told[: len(parts)] == parts else parts + told
         detail = str(context["detail"])
     rows = [part for part in parts if isinstance(part, int)]
     names = [part for part in parts if isinstance(part, str)]

@@ -42,6 +42,11 @@ class Lane:
         """Whether the thread still works."""
         return self._thread.is_alive()
 
+    def rest(self, seconds: float) -> bool:
+        """Called by a job: wait, and say whether the lane still works; false means give up."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._stopping, seconds)
+
     def submit(self, key: Hashable, job: Callable[[], None], delay: float = 0.0) -> None:
         """Do a job once ``delay`` seconds have passed; one that waits under the same key already stands for both.
 

@@ -62,5 +62,5 @@ def _new(context: Context, desk: Desk, request: PredictDifficulty) -> tuple[Post
         if lengths != {pool.dimension}:
             row = next(i for i, vector in enumerate(request.vectors or []) if len(vector) != pool.dimension)
             raise Invalid.at("vectors", f"this pool's vectors have dimension {pool.dimension}", row)
-        embedding = unit_vectors(np.array(request.vectors, np.float32), pool.dimension)
+        embedding = unit_vectors(np.array(request.vectors, np.float64), pool.dimension)
     return desk.trainer.predict_new(embedding, request.texts)

@@ -20,6 +20,7 @@ from promptgps_service.flow.lane import Lane
 from promptgps_service.flow.run_state import RunState, ScoreTable
 from promptgps_service.flow.steps import Step, ready, split_steps
 from promptgps_service.model.checkpoint import pack, unpack
+from promptgps_service.model.features import Features
 from promptgps_service.model.predictor import Posterior, Predictor
 from promptgps_service.model.quality import score
 from promptgps_service.model.registry import make_predictor
@@ -91,48 +92,66 @@ class Trainer:
         with state.lock:
             segments = list(state.segments)
         matrix = self._features.matrix(segments)
-        name, parameters = state.settings.predictor()
-        identity = f"{name} {sorted(parameters.items())}"
+        identity = str(state.settings.predictor())
         if self._predictor is not None and identity == self._identity:
             self._predictor.grow(matrix.features)
         else:
-            self._predictor = make_predictor(name, matrix.features, state.device, **parameters)
-            self._restore(identity)
+            self._predictor = self._restored(identity, matrix.features)
         self._identity, self._matrix = identity, matrix
         self._serve()
 
-    def _restore(self, identity: str) -> None:
-        assert self._predictor is not None
+    def _restored(self, identity: str, features: Features) -> Predictor:
+        """The newest stored state; without one that of the run to start from; without that the prior.
+
+        A state of another predictor, or one that cannot be read, is left alone: the log is learned from its start.
+        """
         self._through = 0
         with self._store.read() as unit:
             stored = unit.versions.latest(self._state.id)
-        if stored is None:
-            self._warm_start(identity)
-            return
-        self._version = stored.version
-        tensors, metadata = unpack(stored.state)
-        if metadata["identity"] == identity:  # else: another predictor now; it learns the log from its start
-            self._predictor.load_state_dict(tensors)
-            self._through = stored.trained_through
+            if stored is not None:
+                self._version = stored.version
+            elif self._state.settings.warm_start_from is not None:
+                source = unit.runs.get(self._state.settings.warm_start_from)
+                warm = unit.versions.latest(source.id)
+                return self._loaded(warm, identity, features) or self._fresh(features)
+        restored = self._loaded(stored, identity, features)
+        if restored is None or stored is None:
+            return self._fresh(features)
+        self._through = stored.trained_through
+        return restored
 
-    def _warm_start(self, identity: str) -> None:
-        source = self._state.settings.warm_start_from
-        if source is None:
-            return
-        assert self._predictor is not None
-        with self._store.read() as unit:
-            stored = unit.versions.latest(unit.runs.get(source).id)
-        if stored is not None:
+    def _loaded(self, stored: VersionRecord | None, identity: str, features: Features) -> Predictor | None:
+        if stored is None:
+            return None
+        try:
             tensors, metadata = unpack(stored.state)
-            if metadata["identity"] == identity:
-                self._predictor.load_state_dict(tensors)
+            if metadata["identity"] != identity:
+                return None
+            predictor = self._fresh(features.head(int(metadata["rows"])))
+            predictor.load_state_dict(tensors)
+        except (ValueError, KeyError) as error:
+            _log.error("a stored model cannot be read; the log is learned anew", run=self._state.name, cause=str(error))
+            return None
+        if int(metadata["rows"]) < features.rows:  # the pools have grown since
+            predictor.grow(features)
+        return predictor
+
+    def _fresh(self, features: Features) -> Predictor:
+        name, parameters = self._state.settings.predictor()
+        return make_predictor(name, features, self._state.device, **parameters)
 
     def _learn(self, now: bool) -> None:
         try:
+            if self._predictor is None:
+                self.load()
             self._learn_from(self._unlearned(), now)
         except Unavailable:
             _log.warning("the database does not answer; learning waits", run=self._state.name)
             self._lane.submit(("learn", self._state.id, now), lambda: self._learn(now), RETRY_SECONDS)
+        except BaseException:
+            # A fit that broke off half-way is not served and not learned on: the stored version stands.
+            self._predictor = None
+            raise
 
     def _unlearned(self) -> LogSlice:
         with self._store.read() as unit:
@@ -174,10 +193,10 @@ class Trainer:
     def _store_version(self, version: int, through: int, measured: list[dict[str, float | None]]) -> None:
         """Until this is stored the predictor is ahead of the log's reader, so it must not be given up."""
         assert self._predictor is not None
-        state = {name: tensor.cpu() for name, tensor in self._predictor.state_dict().items()}
-        record = VersionRecord(
-            version, through, self._predictor.name, pack(state, {"identity": self._identity})
-        )
+        assert self._matrix is not None
+        metadata = {"identity": self._identity, "rows": str(self._matrix.features.rows)}
+        state = pack(self._predictor.state_dict(), metadata)
+        record = VersionRecord(version, through, self._predictor.name, state)
         while True:
             try:
                 with self._store.write() as unit:
@@ -187,7 +206,8 @@ class Trainer:
                 return
             except Unavailable:
                 _log.warning("the database does not answer; publishing waits", run=self._state.name)
-                time.sleep(RETRY_SECONDS)
+                if not self._lane.rest(RETRY_SECONDS):
+                    raise
 
     def _score(self, step: Step) -> dict[str, float | None]:
         """What the served model had said about the step's outcomes, before anyone learns from them."""

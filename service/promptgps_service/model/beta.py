@@ -10,7 +10,7 @@ from torch import Tensor
 
 from promptgps_service.model.features import Features
 from promptgps_service.model.posterior import BetaPosterior
-from promptgps_service.model.predictor import Visits
+from promptgps_service.model.predictor import Visits, require_rows
 
 PRIOR = 1.0  # Beta(1, 1)
 
@@ -34,8 +34,7 @@ class DiscountedBeta:
         if not len(visits):
             return
         rows = visits.rows.to(self.device)
-        if not 0 <= int(rows.min()) <= int(rows.max()) < len(self.counts):
-            raise ValueError("a visit is outside the pool")
+        require_rows(rows, len(self.counts))
         s = visits.successes.to(self.counts)
         new = torch.stack([s, visits.trials.to(self.counts) - s], dim=1)
         self.counts[rows] = self.discount * self.counts[rows] + (1.0 - self.discount) * PRIOR + new
@@ -76,8 +75,7 @@ class DiscountedBeta:
         if state["shape"].tolist() != [len(self.counts), self.dimension]:
             raise ValueError("the state is of another pool size or feature dimension")
         rows = state["rows"].to(self.device)
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.counts):
-            raise ValueError("the state has rows outside the pool")
+        require_rows(rows, len(self.counts))
         self.counts = torch.full_like(self.counts, PRIOR)
         self.counts[rows] = state["counts"].to(self.counts)
         self.visited = torch.zeros_like(self.visited)

@@ -1,4 +1,7 @@
-"""A model state as bytes: a magic number, a digest, and safetensors. Nothing in it is ever executed."""
+"""A model state as bytes: a magic number, a digest, and safetensors. Nothing in it is ever executed.
+
+The same state gives the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ def pack(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Bytes of a state and of what is to be known about it."""
     # A clone has storage of its own: safetensors refuses tensors that share theirs.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
-    body = codec.save(tensors, dict(metadata))
+    # One entry: safetensors writes several in an order that changes from call to call.
+    body = codec.save(tensors, {"json": json.dumps(dict(metadata), sort_keys=True)})
     return MAGIC + hashlib.sha256(body).digest() + body
 
 
@@ -39,4 +43,4 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     except SafetensorError as error:
         raise ValueError("the checkpoint can't be read") from error
     header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
-    return state, header.get("__metadata__", {})
+    return state, json.loads(header["__metadata__"]["json"])

@@ -11,9 +11,9 @@ from torch import Tensor
 from promptgps_service.model.features import Features
 from promptgps_service.model.level import Level
 from promptgps_service.model.posterior import LogitNormal
-from promptgps_service.model.predictor import Visits
+from promptgps_service.model.predictor import Visits, require_rows
 from promptgps_service.model.quadrature import log_expected_likelihood
-from promptgps_service.model.variances import LogGrid, drift_grid, spread_grid
+from promptgps_service.model.variances import drift_grid, spread_grid
 
 FORGETTING = 0.95
 DRIFT_PROMPTS = 256.0
@@ -29,22 +29,23 @@ class Constant:
         self.rows, self.dimension = features.rows, features.dimension
         self.step = 0
         self.level = Level(device)
-        self.spread: LogGrid = spread_grid(device)
-        self.drift: LogGrid = drift_grid(device)
+        self.spread = spread_grid(device)
+        self.drift = drift_grid(device)
 
     def observe(self, visits: Visits) -> None:
         """Learn from one step's visits; an empty step changes nothing."""
         if not len(visits):
             return
+        require_rows(visits.rows, self.rows)
         s, n = visits.successes.to(self.device, torch.float64), visits.trials.to(self.device, torch.float64)
         spread = torch.full_like(s, self.spread.value)
         drift = self.drift.value if self.step else 0.0
         lifted = torch.zeros_like(s, dtype=torch.bool)
         mu = torch.full_like(s, self.level.a)
-        step = self.level.update(mu, spread, s, n, lifted, drift, self.drift.values)
+        moved = self.level.update(mu, spread, s, n, lifted, drift, self.drift.values)
         if self.step:
-            self.drift.learn(step.evidence * min(1.0, DRIFT_PROMPTS / len(visits)), FORGETTING)
-        mu = (mu + step.da).expand(len(self.spread.values), -1)
+            self.drift.learn(moved.evidence * min(1.0, DRIFT_PROMPTS / len(visits)), FORGETTING)
+        mu = (mu + moved.da).expand(len(self.spread.values), -1)
         evidence = log_expected_likelihood(mu, self.spread.values[:, None], s, n).sum(1)
         self.spread.learn(evidence, FORGETTING)
         self.step += 1

@@ -42,6 +42,11 @@ class Features:
         return int(self.x.shape[1])
 
 
+    def head(self, rows: int) -> Features:
+        """The first ``rows`` rows, in the same frame."""
+        return Features(self.x[:rows], self.blocks, self.frame_rows)
+
+
 @dataclass(frozen=True)
 class BlockFrame:
     """Affine map of one block, taken from the first ``frame_rows`` rows of the pool and then frozen."""

@@ -19,10 +19,10 @@ from torch import Tensor
 from promptgps_service.model.features import Features
 from promptgps_service.model.level import Level
 from promptgps_service.model.posterior import LogitNormal
-from promptgps_service.model.predictor import Visits
+from promptgps_service.model.predictor import Visits, require_rows
 from promptgps_service.model.quadrature import log_expected_likelihood
 from promptgps_service.model.record import Record, combine, match_moments, site
-from promptgps_service.model.text import TAU_START, TextWeights, moves_at, rows_to_fit, same_frame
+from promptgps_service.model.text import TextWeights, moves_at, rows_to_fit, same_frame
 from promptgps_service.model.variances import ageing_grid, drift_grid, spread_grid
 
 FORGET_SPREAD = 0.9  # to the power of the share of first visits
@@ -57,8 +57,7 @@ class Hierarchical:
         if not len(visits):
             return
         rows = visits.rows.to(self.device)
-        if not 0 <= int(rows.min()) <= int(rows.max()) < len(self.record):
-            raise ValueError("a visit is outside the pool")
+        require_rows(rows, len(self.record))
         s = visits.successes.to(self.device, torch.float64)
         n = visits.trials.to(self.device, torch.float64)
         parts = max(1, min(SPLIT_PARTS, len(rows) // SPLIT_LEAST)) if self.step < SPLIT_STEPS else 1
@@ -92,8 +91,7 @@ class Hierarchical:
         self._explained = None
         if not kept:
             tau = dict(zip((block.name for block in self.text.blocks), self.text.tau, strict=True))
-            self.text = TextWeights(features.blocks, self.device)
-            self.text.tau = [tau.get(block.name, TAU_START) for block in features.blocks]
+            self.text = TextWeights(features.blocks, self.device, tau)
             self._fit_text(())
 
     def state_dict(self) -> dict[str, Tensor]:

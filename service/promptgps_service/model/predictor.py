@@ -29,6 +29,16 @@ class Visits:
         return int(self.rows.numel())
 
 
+def require_rows(rows: Tensor, count: int) -> None:
+    """Check that ``rows``, long[M], lie in a pool of ``count``; indexing on a GPU would abort the process.
+
+    Raises:
+        ValueError: a row is outside the pool.
+    """
+    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        raise ValueError("a row is outside the pool")
+
+
 class Posterior(Protocol):
     """Distribution of the success rate γ of M prompts, independent between prompts."""
 
@@ -64,7 +74,11 @@ class Predictor(Protocol):
     name: ClassVar[str]
 
     def observe(self, visits: Visits) -> None:
-        """Learn from one step's visits; time moves on by one step. An empty step changes nothing."""
+        """Learn from one step's visits; time moves on by one step. An empty step changes nothing.
+
+        Raises:
+            ValueError: a row is outside the pool.
+        """
         ...
 
     def predict(self) -> Posterior:

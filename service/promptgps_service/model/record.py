@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from promptgps_service.model.predictor import require_rows
 from promptgps_service.model.quadrature import adaptive_nodes
 
 NODES = 20
@@ -69,8 +70,7 @@ class Record:
         """
         rows = state["rows"].to(self.y.device)
         fresh = Record(len(self), self.y.device)
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
-            raise ValueError("the state has rows outside the pool")
+        require_rows(rows, len(self))
         for name, value in vars(fresh).items():
             value[rows] = state[name].to(value)
         self.__dict__.update(vars(fresh))

@@ -7,6 +7,7 @@ evidence (marginal likelihood, MacKay 1992) is that with the weighted mean proje
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ TAU_SD = 1.5  # of log τ
 EARLY_STEPS = 12
 EARLY_MOVES = (0.25, 0.5, 2.0, 4.0)
 LATE_MOVES = (0.7, 1.4)
-CHUNK = 32768  # rows at a time over the whole pool: 36 MB at 275 features
+CHUNK = 4096  # rows at a time over the whole pool: 4.5 MB at 275 features, which stay in the cache
+PANEL = 64  # columns of F at a time
 
 
 class TextWeights:
@@ -31,23 +33,28 @@ class TextWeights:
         factor: float32[D, D], upper triangular F with P = F Fᵀ, so that x'Px = |xF|² is never negative.
     """
 
-    def __init__(self, blocks: tuple[Block, ...], device: torch.device) -> None:
+    def __init__(self, blocks: tuple[Block, ...], device: torch.device, tau: Mapping[str, float] | None = None) -> None:
+        """Start at the prior; ``tau`` has what is known of blocks by name."""
         self.blocks = blocks
-        self.tau = [TAU_START] * len(blocks)
+        self.tau = [(tau or {}).get(block.name, TAU_START) for block in blocks]
         dimension = blocks[-1].stop if blocks else 0
         self.w = torch.zeros(dimension, dtype=torch.float64, device=device)
         self.factor = torch.diag(self._prior_variance(self.tau).sqrt()).float()
 
     def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x·w and x'Px, float64[L] each, of features float32[L, D]."""
-        mean, variance = [], []
+        mean, variance = x.new_empty(len(x)), x.new_zeros(len(x))
+        w = self.w.float()
         for start in range(0, len(x), CHUNK):
-            part = x[start : start + CHUNK]
-            mean.append(part @ self.w.float())
-            variance.append(torch.linalg.vector_norm(part @ self.factor, dim=1).square())
-        if not mean:
-            return self.w.new_zeros(0), self.w.new_zeros(0)
-        return torch.cat(mean).double(), torch.cat(variance).double()
+            rows = slice(start, start + CHUNK)
+            part = x[rows]
+            mean[rows] = part @ w
+            for left in range(0, len(w), PANEL):
+                # F is triangular: nothing below its diagonal takes part, which saves 40 % of the product.
+                right = min(left + PANEL, len(w))
+                panel = part[:, :right] @ self.factor[:right, left:right]
+                variance[rows] += torch.linalg.vector_norm(panel, dim=1).square()
+        return mean.double(), variance.double()
 
     def fit(self, x: Tensor, y: Tensor, precision: Tensor, moves: tuple[float, ...]) -> None:
         """Fit w anew, after one round of coordinate search over τ.

@@ -1,0 +1,98 @@
+"""API keys and request ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from promptgps_service.app import create_app
+from starlette.testclient import TestClient
+
+from tests.api.conftest import refused, settings_for
+
+KEYS = ("first-key", "second-key")
+UNAUTHORIZED = (401, "unauthorized")
+GUARDED = [
+    ("GET", "/pools"), ("POST", "/pools"), ("GET", "/pools/p"), ("POST", "/pools/p/prompts"), ("GET", "/runs"),
+    ("POST", "/runs"), ("GET", "/runs/r"), ("PATCH", "/runs/r"), ("GET", "/runs/r/metrics"), ("POST", "/select_batch"),
+    ("POST", "/outcomes"), ("POST", "/predict_difficulty"), ("GET", "/metrics"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def locked(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """An application that wants a key."""
+    app = create_app(settings_for(tmp_path_factory.mktemp("locked"), sqlite_template, api_keys=" , ".join(KEYS)))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {}, bearer(""), bearer("wrong"), bearer("first-key "[:-2]), bearer("first-key,second-key"), bearer("FIRST-KEY"),
+        {"authorization": "Basic Zmlyc3Qta2V5"}, {"authorization": "first-key"}, {"x-api-key": "first-key"},
+    ],
+)  # fmt: skip
+def test_without_a_right_key_every_endpoint_is_a_401(
+    locked: TestClient, method: str, path: str, headers: dict[str, str]
+) -> None:
+    content = {"json": {}} if method in ("POST", "PATCH") else {}
+    answer = locked.request(method, path, headers=headers, **content)
+    refused(answer, *UNAUTHORIZED)
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert not any(key in answer.text for key in KEYS)
+
+
+def test_every_guarded_endpoint_is_in_the_list_above(locked: TestClient) -> None:
+    documented = {
+        (method.upper(), path.replace("{pool}", "p").replace("{run}", "r").replace("{key}", "k"))
+        for path, operations in locked.get("/openapi.json").json()["paths"].items()
+        for method, operation in operations.items()
+        if "security" in operation
+    }
+    assert documented == set(GUARDED)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_configured_key_opens(locked: TestClient, key: str) -> None:
+    assert locked.get("/pools", headers=bearer(key)).status_code == 200
+    assert locked.get("/runs/nobody", headers=bearer(key)).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_health_needs_no_key(locked: TestClient, path: str) -> None:
+    assert locked.get(path).status_code == 200
+
+
+def test_without_keys_nobody_is_asked_for_one(http: TestClient) -> None:
+    assert http.get("/pools").status_code == 200
+    assert http.get("/pools", headers=bearer("any")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/pools", "/pools/nobody", "/nowhere", "/healthz", "/metrics"])
+def test_a_request_id_is_echoed_also_in_problems(http: TestClient, path: str) -> None:
+    answer = http.get(path, headers={"x-request-id": "trainer-7:step/3"})
+    assert answer.headers["x-request-id"] == "trainer-7:step/3"
+    if answer.status_code >= 400:
+        assert answer.json()["request_id"] == "trainer-7:step/3"
+
+
+@pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "<script>", 'a"b', "é"])
+def test_a_request_without_a_proper_id_gets_one_of_its_own(http: TestClient, given: str | None) -> None:
+    headers = {} if given is None else {"x-request-id": given.encode("latin-1")}
+    first, second = (http.get("/pools/nobody", headers=headers).headers["x-request-id"] for _ in range(2))
+    assert first != second
+    assert given not in (first, second)
+
+
+def test_the_settings_keep_keys_out_of_sight() -> None:
+    from promptgps_service.settings import Settings
+
+    assert not any(key in repr(Settings(api_keys=",".join(KEYS))) for key in KEYS)

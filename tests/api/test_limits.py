@@ -1,0 +1,104 @@
+"""What is too large: lists, texts and bodies, with and without a length in the header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from promptgps_client.wire import MAX_CANDIDATES, MAX_PREDICTIONS, MAX_PROMPTS_IN_REQUEST, MAX_ROLLOUTS_IN_REPORT
+from promptgps_service.api.pools import JSON_LINES
+from starlette.testclient import TestClient
+
+from tests.api.conftest import World, make_world, refused
+
+LARGE = (413, "too-large")
+JSON = {"content-type": "application/json"}
+BODY, FILE = 1_000_000, 2_000_000  # limits of the fixture's application, in bytes
+
+
+@pytest.fixture(scope="module")
+def world(http: TestClient) -> World:
+    """One for all tests of this file: each shows that it leaves it as it was."""
+    return make_world(http)
+
+
+@pytest.fixture
+def roomy(roomy_http: TestClient) -> World:
+    """A world behind the default limit of bodies, where only the limits of lists bite."""
+    return make_world(roomy_http)
+
+
+@pytest.mark.parametrize(
+    ("path", "column", "limit"),
+    [
+        ("/outcomes", "draw_id", MAX_ROLLOUTS_IN_REPORT),
+        ("/outcomes", "trials", MAX_ROLLOUTS_IN_REPORT),
+        ("/predict_difficulty", "keys", MAX_PREDICTIONS),
+        ("/pools/{pool}/prompts", "keys", MAX_PROMPTS_IN_REQUEST),
+        ("/select_batch", "exclude", MAX_CANDIDATES),
+    ],
+)
+def test_a_list_over_its_documented_limit_is_a_413_that_names_it(
+    roomy: World, path: str, column: str, limit: int
+) -> None:
+    before = roomy.footprint()
+    long: list[Any] = [1 if column == "trials" else "k0"] * (limit + 1)
+    sound: dict[str, dict[str, Any]] = {
+        "/outcomes": roomy.outcomes(),
+        "/predict_difficulty": {"run": roomy.run},
+        "/pools/{pool}/prompts": {"vectors": [[1, 2, 3]]},
+        "/select_batch": {"run": roomy.run, "batch_size": 1},
+    }
+    answer = roomy.http.post(path.format(pool=roomy.pool), json=sound[path] | {column: long})
+    refused(answer, *LARGE, column)
+    assert roomy.footprint() == before
+
+
+def test_a_text_over_its_limit_names_its_row(roomy: World) -> None:
+    body = {"texts": ["a", "t" * 1_000_001], "vectors": [[1, 2, 4], [1, 2, 5]]}
+    refused(roomy.http.post(f"/pools/{roomy.pool}/prompts", json=body), 422, "invalid-request", "texts", 1)
+
+
+@pytest.mark.parametrize("path", ["/outcomes", "/select_batch", "/predict_difficulty", "/runs", "/pools"])
+@pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "text/plain", None])
+@pytest.mark.parametrize("chunked", [False, True], ids=["with length", "chunked"])
+def test_a_body_over_the_limit_is_a_413(world: World, path: str, kind: str | None, chunked: bool) -> None:
+    before = world.footprint()
+    body = json.dumps(world.outcomes()).encode().ljust(BODY + 1)
+    headers = {"content-type": kind} if kind else {}
+    answer = world.http.post(path, content=_parts(body) if chunked else body, headers=headers)
+    problem = refused(answer, *LARGE)
+    assert "1 MB" in problem["detail"]
+    assert world.footprint() == before
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["with length", "chunked"])
+def test_a_file_may_be_larger_than_a_body_but_not_than_its_own_limit(world: World, chunked: bool) -> None:
+    line = json.dumps({"key": "k0", "vector": [1.0, 1.0, 0.0]}).encode()
+    path, headers = f"/pools/{world.pool}/prompts", {"content-type": JSON_LINES[0]}
+    before = world.footprint()
+    for size, status in ((FILE - 1, 200), (FILE + 1, 413)):
+        body = line.ljust(size)
+        answer = world.http.post(path, content=_parts(body) if chunked else body, headers=headers)
+        assert answer.status_code == status, answer.text
+    refused(answer, *LARGE)
+    assert world.footprint() == before
+
+
+def test_prompts_in_json_keep_to_the_limit_of_bodies(world: World) -> None:
+    body = json.dumps({"vectors": [[1, 2, 3]]}).encode().ljust(BODY + 1)
+    for content in (body, _parts(body)):
+        refused(world.http.post(f"/pools/{world.pool}/prompts", content=content, headers=JSON), *LARGE)
+
+
+def test_the_service_answers_on_after_all_that(world: World) -> None:
+    assert world.http.post("/outcomes", content=b" " * (BODY + 1), headers=JSON).status_code == 413
+    assert world.http.get(f"/runs/{world.run}").status_code == 200
+
+
+def _parts(body: bytes) -> Iterator[bytes]:
+    """A body in parts, so that its length is not told beforehand."""
+    for start in range(0, len(body), 65_536):
+        yield body[start : start + 65_536]

@@ -1,0 +1,53 @@
+"""Model versions: the newest two are kept, the metrics of all."""
+
+from __future__ import annotations
+
+from promptgps_service.store.records import VersionRecord
+from promptgps_service.store.unit import Store
+from sqlalchemy import text
+
+from tests.contracts.samples import make_run
+
+STATE = bytes(range(256)) * 3
+
+
+def test_without_a_version_the_head_is_zero(store: Store) -> None:
+    run = make_run(store)
+    with store.read() as unit:
+        assert unit.versions.latest(run.id) is None
+        assert unit.versions.head(run.id) == (0, 0)
+        assert unit.versions.metrics(run.id) == []
+
+
+def test_the_newest_version_comes_back_byte_for_byte(store: Store) -> None:
+    run, other = make_run(store), make_run(store, "other")
+    with store.write() as unit:
+        unit.versions.add(run.id, VersionRecord(1, 10, "beta", b"old"))
+        unit.versions.add(run.id, VersionRecord(4, 2**40, "hierarchical", STATE))
+        unit.versions.add(other.id, VersionRecord(9, 1, "beta", b""))
+    with store.read() as unit:
+        assert unit.versions.latest(run.id) == VersionRecord(4, 2**40, "hierarchical", STATE)
+        assert unit.versions.head(run.id) == (4, 2**40)
+
+
+def test_only_the_newest_two_versions_are_kept(store: Store) -> None:
+    run, other = make_run(store), make_run(store, "other")
+    with store.write() as unit:
+        unit.versions.add(other.id, VersionRecord(1, 1, "beta", STATE))
+        for version in range(1, 6):
+            unit.versions.add(run.id, VersionRecord(version, version, "beta", STATE))
+    with store.read() as unit:
+        kept = unit.connection.execute(text("SELECT run_id, version FROM model_versions ORDER BY run_id, version"))
+        assert [tuple(row) for row in kept] == [(run.id, 4), (run.id, 5), (other.id, 1)]
+
+
+def test_the_metrics_of_every_step_are_kept_in_order(store: Store) -> None:
+    run = make_run(store)
+    with store.write() as unit:
+        for version in (2, 1, 3):
+            unit.versions.add_step(run.id, version, 10 * version, {"log_loss": version / 7, "spearman": None})
+        unit.versions.add(run.id, VersionRecord(30, 30, "beta", STATE))
+    with store.read() as unit:
+        assert unit.versions.metrics(run.id) == [
+            (version, 10 * version, {"log_loss": version / 7, "spearman": None}) for version in (1, 2, 3)
+        ]

@@ -1,0 +1,28 @@
+"""One real server for a module, and a simulated learner to train."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from promptgps_client import PromptGPS
+
+from tests.server import Server, running
+
+
+@pytest.fixture(scope="module")
+def server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on a SQLite file of its own."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copyfile(sqlite_template, folder / "promptgps.db")
+    with running(f"sqlite:///{folder}/promptgps.db", folder) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[PromptGPS]:
+    """The client that trainers use."""
+    with PromptGPS(server.url) as opened:
+        yield opened
