@@ -1,6 +1,7 @@
 """The base policy: supervised training on mostly easy levels, stopped half-way, its weights kept on disk.
 
-Muon on the layers' matrices (AdamW on the rest) needs a third of AdamW's processor time for the same policy.
+Muon on the layers' matrices, AdamW on the rest: of random prompts 49 % were still hard (p < 0.03) after 400
+steps of 64, where AdamW alone, at the one rate that was tried (2e-3), had 68 % after 600.
 """
 
 from __future__ import annotations
