@@ -1,7 +1,7 @@
 """Latency over loopback beside an in-process MoPPS of the same size, in one run: `make bench-latency`.
 
-Writes `benchmarks/results/latency.md`. `--million` adds the pool of 1,000,000, `--large` the import of 2,000,000 rows and
-the restart on 1,000,000 outcomes; both take minutes.
+Writes `benchmarks/results/latency.md`. `--million` adds the pool of 1,000,000, `--large` the import of 2,000,000 rows
+and the restart on 1,000,000 outcomes; both take minutes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.mopps_in_process import PerPrompt, Vectorised
 from benchmarks.service import Service, running_service
 
 RESULTS = Path(__file__).parent / "results"
-WORDS = "find the sum of all integers such that when divided by remainder how many ways prove triangle circle area".split()
+WORDS = ("find", "the", "sum", "of", "all", "integers", "such", "that", "divided", "by", "ways", "triangle", "area")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def small_lines(gps: PromptGPS, prompts: int) -> list[Line]:
         learning.report(learning.select(256, wait_seconds=60.0), seed)
     learning.select(256, wait_seconds=60.0)
     series = gps.metrics("learning").series
-    taken = [fit + score for fit, score in zip(series["fit_seconds"], series["score_seconds"], strict=True) if fit and score]
+    timed_steps = zip(series["fit_seconds"], series["score_seconds"], strict=True)
+    taken = [fit + score for fit, score in timed_steps if fit is not None and score is not None]
     learned = f"median {np.median(taken):.2f} s, worst {max(taken):.2f} s"
     return [
         Line("one draw (n = 1)", show(single), "p50 ≤ 5 ms"),
@@ -214,8 +215,8 @@ def table(lines: list[Line], command: str) -> str:
     """Markdown."""
     rows = "\n".join(f"| {line.quantity} | {line.measured} | {line.target} | {line.peer} |" for line in lines)
     return (
-        f"# Latency over loopback HTTP\n\n`{command}` on {os.cpu_count()} cores ({platform.processor() or platform.machine()}), "
-        f"Python {platform.python_version()}, SQLite unless it says otherwise; client and server share the cores.\n\n"
+        f"# Latency over loopback HTTP\n\n`{command}` on {os.cpu_count()} cores, Python {platform.python_version()}, "
+        "SQLite unless it says otherwise; client and server share the cores.\n\n"
         f"| quantity | measured | target | peer in the same run |\n| --- | --- | --- | --- |\n{rows}\n"
     )
 
@@ -246,7 +247,8 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="long imports and a restart on a long log too")
     parser.add_argument("--postgres", metavar="URL", help="an empty PostgreSQL database to measure outcomes on too")
     arguments = parser.parse_args()
-    flags = [name for name in ("million", "large") if getattr(arguments, name)] + (["postgres …"] if arguments.postgres else [])
+    flags = [name for name in ("million", "large") if getattr(arguments, name)]
+    flags += ["postgres …"] if arguments.postgres else []
     command = " ".join(["python -m benchmarks.latency", *(f"--{flag}" for flag in flags)])
     report = table(measure(arguments), command)
     RESULTS.mkdir(exist_ok=True)

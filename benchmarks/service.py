@@ -70,6 +70,16 @@ class Service:
 
 
 @contextmanager
+def service_at(url: str | None) -> Iterator[str]:
+    """The URL of a service: the one given, or one of our own."""
+    if url is not None:
+        yield url
+        return
+    with running_service() as service:
+        yield service.url
+
+
+@contextmanager
 def running_service(database_url: str | None = None) -> Iterator[Service]:
     """A service on a temporary SQLite file, or on the given database, stopped on leaving."""
     with tempfile.TemporaryDirectory(prefix="promptgps-") as folder:

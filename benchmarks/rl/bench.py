@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,9 @@ from promptgps_client import PromptGPS
 from benchmarks.rl.analysis import mean_accuracy, rollouts_to, spread, target_accuracy
 from benchmarks.rl.contest import World, needs_service
 from benchmarks.rl.plots import Runs, bench_figure
-from benchmarks.rl.service import running_service
 from benchmarks.rl.train import Record, Settings
 from benchmarks.rl.warmstart import FULL, default_cache
+from benchmarks.service import service_at
 
 RESULTS = Path(__file__).parents[1] / "results"
 ARMS = ("uniform", "mopps", "gps", "promptgps", "oracle")
@@ -83,7 +83,7 @@ def _client(url: str | None, needed: bool) -> Iterator[PromptGPS | None]:
         if not needed:
             yield None
             return
-        address = stack.enter_context(nullcontext(url) if url else running_service())
+        address = stack.enter_context(service_at(url))
         yield stack.enter_context(PromptGPS(address))
 
 

@@ -10,7 +10,6 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,9 +23,9 @@ from rich.table import Table
 from benchmarks.rl.analysis import accuracy_curve, calibration, rollouts_to, spread, target_accuracy
 from benchmarks.rl.contest import World
 from benchmarks.rl.plots import demo_figure
-from benchmarks.rl.service import running_service
 from benchmarks.rl.train import Record, Settings
 from benchmarks.rl.warmstart import FULL, QUICK, WarmStart
+from benchmarks.service import service_at
 
 ARMS = ("uniform", "promptgps")
 
@@ -68,7 +67,7 @@ def run(plan: Plan, seeds: int, url: str | None, out: Path, console: Console) ->
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console) as bars:
         world = _build_world(plan, bars)
-        with nullcontext(url) if url else running_service() as address, PromptGPS(address) as gps:
+        with service_at(url) as address, PromptGPS(address) as gps:
             world.upload(gps)
             for seed in range(seeds):
                 settings = Settings(steps=plan.steps, seed=seed, eval_every=5)

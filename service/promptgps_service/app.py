@@ -18,7 +18,7 @@ from promptgps_service import __version__
 from promptgps_service.api import health, outcomes, pools, predict_difficulty, problems, runs, select_batch
 from promptgps_service.api.dependencies import check_key
 from promptgps_service.api.edge import Edge
-from promptgps_service.errors import PromptGPSError
+from promptgps_service.errors import Invalid, PromptGPSError
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.trainer import Learning
 from promptgps_service.settings import Settings
@@ -29,10 +29,17 @@ DESCRIPTION = "Prompt selection beside an RL post-training job: learns prompt di
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one; anything else is taken at its word."""
+    """`auto` is cuda where there is one; anything else is taken at its word.
+
+    Raises:
+        Invalid: there is no such device here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise Invalid(f"there is no device {name!r} here") from error
 
 
 def make_context(settings: Settings) -> Context:

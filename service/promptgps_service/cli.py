@@ -6,18 +6,23 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 try:
     import typer
 except ModuleNotFoundError:  # pragma: no cover  the base install is the client alone
     sys.exit("the service is not installed: pip install 'promptgps[service]'")
 
-from promptgps_service.errors import PromptGPSError
+from promptgps_service.errors import Invalid, PromptGPSError
+
+if TYPE_CHECKING:
+    from promptgps_service.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # it takes the [env: …] of the help for markup, and drops it
+    pretty_exceptions_enable=False,  # they show the values of variables, keys and passwords among them
     help="Prompt selection beside an RL post-training job. Settings come from flags, else from PROMPTGPS_… in the "
     "environment; `promptgps settings` lists them all.",
 )
@@ -42,22 +47,17 @@ def serve(
 ) -> None:  # fmt: skip
     """Migrate the database, then serve the API and learn from what is reported."""
     from promptgps_service.serve import run_server
-    from promptgps_service.settings import Settings
 
-    given = {"host": host, "port": port, "database_url": database_url, "device": device, "train": train}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    run_server(Settings.model_validate(Settings().model_dump() | chosen), migrate=migrate)
+    run_server(_settings(host=host, port=port, database_url=database_url, device=device, train=train), migrate=migrate)
 
 
 @app.command()
 def migrate(database_url: Url = None, revision: Annotated[str, typer.Option(help="Where to.")] = "head") -> None:
     """Bring a database to the newest schema."""
-    from promptgps_service.settings import Settings
     from promptgps_service.store.engine import make_engine
     from promptgps_service.store.migrate import upgrade
 
-    url = database_url or Settings().database_url
-    engine = make_engine(url)
+    engine = make_engine(_settings(database_url=database_url).database_url)
     upgrade(engine, revision)
     typer.echo(f"{engine.url.render_as_string(hide_password=True)} is at {revision}")
     engine.dispose()
@@ -92,20 +92,39 @@ def replay(
 @app.command()
 def settings() -> None:
     """List every setting with its variable, its value here and what it is for."""
-    from promptgps_service.settings import Settings
+    from promptgps_service.store.engine import parse_url
 
-    values = Settings()
-    for name, field in Settings.model_fields.items():
-        typer.echo(f"PROMPTGPS_{name.upper()} = {getattr(values, name)}\n    {field.description}")
+    values = _settings()
+    for name, field in type(values).model_fields.items():
+        value = getattr(values, name)
+        if name == "database_url":
+            value = parse_url(value).render_as_string(hide_password=True)
+        typer.echo(f"PROMPTGPS_{name.upper()} = {value}\n    {field.description}")
 
 
 @app.command("export-openapi")
 def export_openapi() -> None:
     """Print the OpenAPI document."""
     from promptgps_service.app import create_app
+
+    typer.echo(json.dumps(create_app(_settings()).openapi(), indent=1, sort_keys=True))
+
+
+def _settings(**flags: Any) -> Settings:
+    """The settings, with the flags that were given.
+
+    Raises:
+        Invalid: naming the variable that cannot be.
+    """
+    from pydantic import ValidationError
+
     from promptgps_service.settings import Settings
 
-    typer.echo(json.dumps(create_app(Settings()).openapi(), indent=1, sort_keys=True))
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Invalid(f"PROMPTGPS_{str(first['loc'][0]).upper()}: {first['msg']}") from None
 
 
 def main() -> None:

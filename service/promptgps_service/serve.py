@@ -7,7 +7,8 @@ import sys
 
 import uvicorn
 
-from promptgps_service.app import create_app
+from promptgps_service.app import create_app, pick_device
+from promptgps_service.errors import Invalid
 from promptgps_service.settings import Settings
 from promptgps_service.store.engine import make_engine
 from promptgps_service.store.migrate import upgrade
@@ -21,6 +22,7 @@ def run_server(settings: Settings, *, migrate: bool) -> None:
     """Serve until SIGINT or SIGTERM; requests under way are answered first."""
     configure_logs(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
+    pick_device(settings.device)  # what is not there is said before anything is opened
     if migrate:
         engine = make_engine(settings.database_url)
         upgrade(engine)
@@ -39,6 +41,10 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Invalid(f"cannot listen on {host}:{port}: {error.strerror}") from error
     listener.listen(512)
     return listener

@@ -14,8 +14,8 @@ from benchmarks.rl.analysis import calibration, rollouts_to, smooth, spread, tar
 from benchmarks.rl.contest import World
 from benchmarks.rl.policy import Policy
 from benchmarks.rl.pool import Pool, difficulty_class, draw
-from benchmarks.rl.service import running_service
 from benchmarks.rl.train import Record, Settings
+from benchmarks.service import service_at
 
 FAMILIES = ("swap", "reverse")
 
@@ -81,7 +81,7 @@ def test_a_run_through_the_service_learns_the_pool_and_repeats(base: Policy) -> 
     """Two runs of equal seeds, each on a pool of its own: the same choices, rewards and accuracies."""
     prompts, held_out = draw(base, 200, 0, FAMILIES), draw(base, 40, 1, FAMILIES)
     records = []
-    with running_service() as url, PromptGPS(url) as gps:
+    with service_at(None) as url, PromptGPS(url) as gps:
         for _ in range(2):
             world = World(base, Pool.of(prompts), held_out)
             world.upload(gps)

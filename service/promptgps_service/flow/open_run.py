@@ -23,6 +23,15 @@ def create_run(context: Context, request: CreateRun) -> tuple[Run, bool]:
     settings = RunSettings.of(request)
     with context.store.write() as unit:
         found = unit.runs.find(request.name)
+        record = None
+        if found is None:
+            pools = _pools(unit, settings)
+            _check(unit, settings, pools)
+            record = unit.runs.create(request.name, asked, settings.dump())
+            if record is not None:
+                _add_rows(unit, record, pools)
+            else:  # another process has made it just now
+                found = unit.runs.get(request.name)
         if found is not None and found.request != asked:
             differing = tuple(
                 Fault(name, "differs from the run that is there")
@@ -30,13 +39,8 @@ def create_run(context: Context, request: CreateRun) -> tuple[Run, bool]:
                 if asked.get(name) != found.request.get(name)
             )
             raise Conflict(f"run {request.name!r} exists with other settings; PATCH changes them", differing)
-        if found is None:
-            pools = _pools(unit, settings)
-            _check(unit, settings, pools)
-            record = unit.runs.create(request.name, asked, settings.dump())
-            _add_rows(unit, record, pools)
     context.desk(request.name)
-    return describe_run(context, request.name), found is None
+    return describe_run(context, request.name), record is not None
 
 
 def _pools(unit: Unit, settings: RunSettings) -> list[PoolRecord]:

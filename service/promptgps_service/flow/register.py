@@ -32,9 +32,10 @@ def create_pool(context: Context, request: CreatePool) -> tuple[Pool, bool]:
         probe = PoolRecord(0, request.name, asked, request.embedding.dimension or 0, 0, 0, "")
         dimension = context.features.embedder(probe).dimension
         with context.store.write() as unit:
-            found = unit.pools.find(request.name)
-            if found is None:
-                return _pool(unit.pools.create(request.name, asked, dimension)), True
+            made = unit.pools.create(request.name, asked, dimension)
+            if made is not None:
+                return _pool(made), True
+            found = unit.pools.get(request.name)  # another request has made it just now
     if found.embedding != asked:
         raise Conflict(f"pool {request.name!r} exists with another embedding", (Fault("embedding", "differs"),))
     return _pool(found), False

@@ -11,6 +11,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
+
+from promptgps_service.errors import Unavailable
 
 _LOCK = 7_209_310_455_108_116  # any constant: concurrent migrations of one PostgreSQL take turns
 
@@ -51,9 +54,13 @@ def _newest_revision() -> str | None:
 
 
 def _run(engine: Engine, action: Callable[[Config, str], None], revision: str) -> None:
-    with engine.connect() as connection:
-        connection = connection.execution_options(promptgps_write=True)
-        with connection.begin():
-            if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-            action(alembic_config(connection), revision)
+    try:
+        with engine.connect() as connection:
+            connection = connection.execution_options(promptgps_write=True)
+            with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+                action(alembic_config(connection), revision)
+    except OperationalError as error:
+        cause = str(error.orig).partition("\n")[0]
+        raise Unavailable(f"the database does not answer: {cause}") from error

@@ -11,6 +11,7 @@ from sqlalchemy import BindParameter, Connection, Row, bindparam, delete, func, 
 
 from promptgps_service.errors import Busy, NotFound
 from promptgps_service.store.clock import utc_now
+from promptgps_service.store.named import insert_named
 from promptgps_service.store.records import PoolArrays, PoolChunk, PoolRecord
 from promptgps_service.store.tables import pool_chunks, pools, prompts
 
@@ -68,14 +69,12 @@ class Pools:
         """Prompts of those pools together."""
         return int(self._connection.execute(_TOTAL, {"many": names}).scalar_one() or 0)
 
-    def create(self, name: str, embedding: dict[str, object], dimension: int) -> PoolRecord:
-        """Make an empty pool; the name must be free."""
-        self._connection.execute(
-            insert(pools).values(
-                name=name, embedding=embedding, dimension=dimension, prompts=0, frame_rows=0, created_at=utc_now()
-            )
+    def create(self, name: str, embedding: dict[str, object], dimension: int) -> PoolRecord | None:
+        """Make an empty pool; None where the name is taken, perhaps by another process just now."""
+        statement = insert(pools).values(
+            name=name, embedding=embedding, dimension=dimension, prompts=0, frame_rows=0, created_at=utc_now()
         )
-        return self.get(name)
+        return self.get(name) if insert_named(self._connection, statement) else None
 
     def set_frame(self, pool_id: int, rows: int) -> None:
         """Say by which first rows the pool's features are standardised."""

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from promptgps_service.errors import NotFound
 from promptgps_service.store.clock import utc_now
+from promptgps_service.store.named import insert_named
 from promptgps_service.store.records import RunRecord, Segment
 from promptgps_service.store.tables import receipts, run_segments, runs
 
@@ -54,15 +55,12 @@ class Runs:
         """Every run, by name."""
         return [_record(row) for row in self._connection.execute(select(runs).order_by(runs.c.name))]
 
-    def create(self, name: str, request: dict[str, Any], settings: dict[str, Any]) -> RunRecord:
-        """Make a run with an empty log; the name must be free."""
-        self._connection.execute(
-            insert(runs).values(
-                name=name, request=request, settings=settings, log_position=0, draws=0, selections=0,
-                created_at=utc_now(),
-            )
-        )  # fmt: skip
-        return self.get(name)
+    def create(self, name: str, request: dict[str, Any], settings: dict[str, Any]) -> RunRecord | None:
+        """Make a run with an empty log; None where the name is taken, perhaps by another process just now."""
+        statement = insert(runs).values(
+            name=name, request=request, settings=settings, log_position=0, draws=0, selections=0, created_at=utc_now()
+        )
+        return self.get(name) if insert_named(self._connection, statement) else None
 
     def set_settings(self, run_id: int, settings: dict[str, Any]) -> None:
         """Replace the spelled-out settings."""
