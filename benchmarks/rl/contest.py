@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from promptgps_client import PromptGPS
 
@@ -68,6 +71,16 @@ class World:
             return Oracle(self.pool, policy, settings.seed)
         if gps is None:
             raise ValueError(f"{arm!r} is a strategy of the service, and no service is given")
-        strategy = arm.removeprefix("service:")
-        run = f"{self.name}-{strategy}-seed{settings.seed}"
-        return Remote(gps, self.name, self.pool, run, strategy, settings.seed, settings.group)
+        run = f"{self.name}-{_run_name(arm)}-seed{settings.seed}"
+        return Remote(gps, self.name, self.pool, run, selection_of(arm), settings.seed, settings.group)
+
+
+def selection_of(arm: str) -> dict[str, Any]:
+    """Settings of a service arm: `promptgps` or `promptgps+bonus=1.0+cooldown=0`, values as JSON; `service:` may lead."""
+    strategy, *changes = arm.removeprefix("service:").split("+")
+    pairs = (change.split("=", 1) for change in changes)
+    return {"strategy": strategy, **{name: json.loads(value) for name, value in pairs}}
+
+
+def _run_name(arm: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", arm.removeprefix("service:"))

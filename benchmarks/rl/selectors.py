@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +110,7 @@ class Remote:
     """The service, through its client over HTTP, used as a synchronous trainer would use it."""
 
     def __init__(
-        self, gps: PromptGPS, pool_name: str, pool: Pool, run: str, strategy: str, seed: int, group: int
+        self, gps: PromptGPS, pool_name: str, pool: Pool, run: str, selection: dict[str, Any], seed: int, group: int
     ) -> None:
         """Open a run on a pool that `upload` has put there."""
         self.gps, self.run, self.pool = gps, run, pool
@@ -118,7 +118,7 @@ class Remote:
         self.step = 0
         self.predicted: Floats | None = None
         self._draws: list[str] = []
-        gps.create_run(name=run, pool=pool_name, rollouts_per_prompt=group, seed=seed, selection={"strategy": strategy})
+        gps.create_run(name=run, pool=pool_name, rollouts_per_prompt=group, seed=seed, selection=selection)
 
     @staticmethod
     def upload(gps: PromptGPS, pool_name: str, pool: Pool) -> None:

@@ -46,9 +46,10 @@ def serve(
     migrate: Migrate = True,
 ) -> None:  # fmt: skip
     """Migrate the database, then serve the API and learn from what is reported."""
-    from promptgps_service.serve import run_server
+    settings = _settings(host=host, port=port, database_url=database_url, device=device, train=train)
+    from promptgps_service.serve import run_server  # torch comes with it, which takes its time
 
-    run_server(_settings(host=host, port=port, database_url=database_url, device=device, train=train), migrate=migrate)
+    run_server(settings, migrate=migrate)
 
 
 @app.command()

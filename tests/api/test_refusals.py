@@ -231,14 +231,21 @@ def test_what_is_not_there_is_a_404(http: TestClient, method: str, path: str) ->
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("DELETE", "/pools"), ("PUT", "/runs"), ("GET", "/select_batch"), ("POST", "/healthz")]
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/pools", "GET, POST"),
+        ("OPTIONS", "/pools", "GET, POST"),
+        ("PUT", "/runs/some", "GET, PATCH"),
+        ("GET", "/select_batch", "POST"),
+        ("POST", "/healthz", "GET"),
+    ],
 )
 def test_a_method_that_an_address_does_not_take_is_a_405_that_says_which_it_takes(
-    http: TestClient, method: str, path: str
+    http: TestClient, method: str, path: str, allowed: str
 ) -> None:
     answer = http.request(method, path)
     refused(answer, 405, "method-not-allowed")
-    assert answer.headers["allow"]
+    assert answer.headers["allow"] == allowed
 
 
 @pytest.mark.parametrize("name", ["-", "a%20b", "%2e%2e", "a%00b", "n" * 129, "%ff"])

@@ -82,6 +82,21 @@ def test_nobody_sees_half_of_a_unit_of_work(store: Store, database_url: str) -> 
             assert reader.log.after(run.id, 0).head == 0
 
 
+def test_a_reader_sees_one_state_of_the_database_to_its_end(store: Store, database_url: str) -> None:
+    # Else a process that opens a run while another serves it reads outcomes of draws that it has not read.
+    run = make_run(store)
+    with opened_store(database_url) as other, store.read() as reader:
+        before = reader.runs.get("run")
+        with other.write() as unit:
+            unit.selections.add(run.id, selection())
+            unit.runs.advance(run.id, log_position=unit.log.append(run.id, 0, [outcome()]), draws=3, selections=1)
+        assert reader.selections.since(run.id, 0) == []
+        assert reader.log.after(run.id, 0).head == 0
+        assert reader.runs.get("run") == before
+    with store.read() as reader:
+        assert reader.log.after(run.id, 0).head == 1
+
+
 def test_outcomes_of_many_threads_are_gapless_and_none_is_lost(store: Store, database_url: str) -> None:
     run, other = make_run(store), make_run(store, "other")
 

@@ -12,16 +12,16 @@ from promptgps_client import PromptGPS
 from tests.server import Server, running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server on a SQLite file of its own."""
+    """One server a process of the test session, on a SQLite file of its own."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copyfile(sqlite_template, folder / "promptgps.db")
     with running(f"sqlite:///{folder}/promptgps.db", folder) as started:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(server: Server) -> Iterator[PromptGPS]:
     """The client that trainers use."""
     with PromptGPS(server.url) as opened:

@@ -69,15 +69,15 @@ def test_export_openapi_prints_the_golden_document(tmp_path: Path) -> None:
     assert json.loads(printed.stdout) == json.loads(GOLDEN.read_text())
 
 
-@pytest.mark.parametrize("name", ["serve", "migrate"])
 @pytest.mark.parametrize(
-    ("url", "word"),
+    ("name", "url", "word"),
     [
-        ("nonsense", "database"),
-        ("mysql://127.0.0.1/gps", "mysql"),
-        ("sqlite://", "file"),
-        ("postgresql://gps:hunter2@127.0.0.1:9/gps", "database"),
-        ("sqlite:////nowhere/at/all/gps.db", "database"),
+        ("migrate", "nonsense", "database"),
+        ("migrate", "mysql://127.0.0.1/gps", "mysql"),
+        ("migrate", "sqlite://", "file"),
+        ("migrate", "sqlite:////nowhere/at/all/gps.db", "database"),
+        ("serve", "nonsense", "database"),
+        ("serve", "postgresql://gps:hunter2@127.0.0.1:9/gps", "database"),
     ],
 )
 def test_a_database_that_cannot_be_used_is_one_clear_line_and_exit_code_2(

@@ -10,8 +10,8 @@ from tests.end_to_end.learner import BATCH, ROLLOUTS, STEPS, Task, Trained, add_
 from tests.server import Server
 
 SEEDS = (11, 12, 13)
-# Of groups drawn uniformly about 0.3 are mixed. Measured over seeds 11 to 13: uniform 0.UU, the default 0.DD.
-MARGIN = 0.2
+# Share of mixed groups in the last half. Measured: uniform 0.24, 0.24, 0.27; the default 0.65, 0.68, 0.71.
+MARGIN = 0.3
 
 
 @pytest.fixture(scope="module")

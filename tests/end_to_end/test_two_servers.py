@@ -90,7 +90,8 @@ def test_outcomes_reported_to_one_are_duplicates_for_the_other(pair: tuple[Serve
         assert sorted((answer["stored"], answer["duplicates"]) for answer in answers) == [(0, BATCH), (BATCH, 0)]
         other = report | {"successes": [3] * BATCH}
         assert second.json("POST", "/outcomes", other)["conflicts"] == list(range(BATCH))
-    assert first.wait_trained("told")["log_position"] == 4 * BATCH
+    asked = {"run": "told", "sequence": 4, "batch_size": 1, "wait_seconds": 30.0}
+    assert first.json("POST", "/select_batch", asked)["trained_through"] == 4 * BATCH
 
 
 def test_a_pool_that_grows_through_one_is_drawn_from_through_the_other(pair: tuple[Server, Server]) -> None:

@@ -33,7 +33,7 @@ WAIT = 30.0
 def vectors(keys: Sequence[str]) -> np.ndarray:
     """Vectors float32[M, 6] that are a matter of the keys."""
     rows = [np.random.default_rng(list(key.encode())).normal(size=DIMENSION) for key in keys]
-    return np.array(rows, np.float32)
+    return np.array(rows, np.float32).reshape(-1, DIMENSION)
 
 
 def skill(key: str) -> float:

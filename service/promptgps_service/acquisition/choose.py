@@ -14,9 +14,6 @@ from promptgps_service.acquisition.reuse import COOLING, FORBIDDEN, FREE, PENDIN
 from promptgps_service.acquisition.utility import TIE, Aim, utility
 from promptgps_service.model.predictor import Posterior
 
-DIVERSITY_SHORTLIST = 8  # candidates for each pick that the greedy looks at, best utility first
-
-
 @dataclass(frozen=True)
 class Rules:
     """How to choose, apart from who is eligible.
@@ -156,10 +153,8 @@ def _best(field_: Field, rules: Rules, candidates: Tensor, count: int, seed: int
     values = values + 0.5 * TIE * uniforms(identity, seed, TIES)
     if rules.diversity == 0 or field_.embedding is None:
         return candidates[values.topk(count).indices]
-    short = values.topk(min(DIVERSITY_SHORTLIST * count, candidates.numel())).indices
     anchors = field_.embedding[field_.anchors] if field_.anchors is not None else field_.embedding[:0]
-    picked = greedy(values[short], field_.embedding[candidates[short]], anchors, count, rules.diversity)
-    return candidates[short][picked]
+    return candidates[greedy(values, field_.embedding[candidates], anchors, count, rules.diversity)]
 
 
 _KEPT_BACK = {COOLING: "cooling down", PENDING: "pending", RETIRED: "retired"}

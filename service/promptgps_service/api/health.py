@@ -7,6 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from promptgps_client.wire import Ready, Wire
 
 from promptgps_service.api.dependencies import Ctx
+from promptgps_service.api.problems import responses
 from promptgps_service.telemetry import LANE_DEPTH, LOG_POSITION, MODEL_VERSION, TRAINED_THROUGH
 
 router = APIRouter(tags=["health"])
@@ -34,7 +35,9 @@ def readyz(context: Ctx, response: Response) -> Ready:
     return Ready(ready=ready, checks=checks)
 
 
-@metrics_router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@metrics_router.get(
+    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, 401: responses()[401]}
+)
 def metrics(context: Ctx) -> Response:
     """Prometheus exposition."""
     LANE_DEPTH.set(context.lane.depth)

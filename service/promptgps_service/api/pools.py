@@ -18,6 +18,7 @@ from promptgps_service.flow.prompt_columns import PromptChunk
 
 router = APIRouter(tags=["pools"])
 
+CHUNK_ROWS = 4096  # of columns, so that an import shows a sign of life while it embeds
 JSON = "application/json"
 JSON_LINES = ("application/jsonl", "application/x-ndjson", "application/jsonlines")
 PARQUET = ("application/vnd.apache.parquet", "application/parquet")
@@ -87,5 +88,5 @@ def _columns(body: BinaryIO) -> Iterator[PromptChunk]:
         0, columns.keys, columns.texts, vectors, columns.domains, columns.prior_successes, columns.prior_trials
     )
     check_columns(chunk)
-    yield chunk
+    return chunk.parts(CHUNK_ROWS)
 

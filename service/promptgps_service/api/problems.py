@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from promptgps_client.wire import Problem, ProblemFault
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from promptgps_service.errors import (
     Busy,
@@ -129,7 +130,15 @@ def answer_http(request: Request, error: Exception) -> Response:
     """Answer what the framework refuses."""
     assert isinstance(error, HTTPException)
     kind, title = _HTTP_TITLES.get(error.status_code, ("http-error", "The request was refused"))
-    return problem(_id(request), error.status_code, kind, title, str(error.detail), (), error.headers)
+    headers = {"Allow": ", ".join(_methods(request))} if error.status_code == 405 else error.headers
+    return problem(_id(request), error.status_code, kind, title, str(error.detail), (), headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Every method that the address takes; the framework tells only those of its first route."""
+    asked = [(method, {**request.scope, "method": method}) for method in ("GET", "POST", "PUT", "PATCH", "DELETE")]
+    routes = request.app.routes
+    return [method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 def answer_unexpected(request: Request, error: Exception) -> Response:

@@ -19,15 +19,15 @@ def create_run(context: Context, request: CreateRun) -> tuple[Run, bool]:
         Conflict: the name is taken by a run with other settings.
         Invalid: a setting does not fit the pools.
     """
-    asked = request.model_dump(exclude_unset=True)
     settings = RunSettings.of(request)
+    asked = settings.dump()
     with context.store.write() as unit:
         found = unit.runs.find(request.name)
         record = None
         if found is None:
             pools = _pools(unit, settings)
             _check(unit, settings, pools)
-            record = unit.runs.create(request.name, asked, settings.dump())
+            record = unit.runs.create(request.name, asked, asked)
             if record is not None:
                 _add_rows(unit, record, pools)
             else:  # another process has made it just now

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -36,3 +36,9 @@ class PromptChunk:
     def rows(self) -> int:
         """M."""
         return len(next(iter(self.columns.values()), ()))
+
+    def parts(self, rows: int) -> Iterator[PromptChunk]:
+        """The same columns in pieces of at most ``rows`` rows."""
+        for start in range(0, self.rows, rows):
+            piece = {name: column[start : start + rows] for name, column in self.columns.items()}
+            yield replace(self, first_row=self.first_row + start, **piece)

@@ -12,10 +12,11 @@ from promptgps_service.model.beta import DiscountedBeta
 from promptgps_service.model.constant import Constant
 from promptgps_service.model.features import Features
 from promptgps_service.model.hierarchical import Hierarchical
+from promptgps_service.model.neural import Neural
 from promptgps_service.model.predictor import Predictor
 
 PREDICTORS: Mapping[str, Callable[..., Predictor]] = MappingProxyType(
-    {predictor.name: predictor for predictor in (Hierarchical, DiscountedBeta, Constant)}
+    {predictor.name: predictor for predictor in (Hierarchical, Neural, DiscountedBeta, Constant)}
 )
 
 

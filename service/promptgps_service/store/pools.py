@@ -16,7 +16,7 @@ from promptgps_service.store.records import PoolArrays, PoolChunk, PoolRecord
 from promptgps_service.store.tables import pool_chunks, pools, prompts
 
 # An import that has not renewed its token for so long is taken for dead.
-IMPORT_LEASE_SECONDS = 60.0
+IMPORT_LEASE_SECONDS = 20.0
 T = TypeVar("T")
 
 LOOKUP = 8_192  # bound parameters in one query; SQLite takes 32,766, PostgreSQL 65,535

@@ -80,8 +80,8 @@ runs = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("name", String(128), nullable=False, unique=True),
-    Column("request", JSON, nullable=False),  # as asked for, to recognise the same request
-    Column("settings", JSON, nullable=False),  # spelled out
+    Column("request", JSON, nullable=False),  # as opened, spelled out, to recognise the same request
+    Column("settings", JSON, nullable=False),  # as they are now
     Column("log_position", BigInteger, nullable=False),
     Column("draws", BigInteger, nullable=False),
     Column("selections", BigInteger, nullable=False),

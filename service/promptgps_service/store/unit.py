@@ -56,15 +56,18 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.engine = make_engine(url)
+        self._reader = self.engine
+        if self.engine.dialect.name == "postgresql":  # SQLite reads from one snapshot anyway
+            self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
 
     @contextmanager
     def read(self) -> Iterator[Unit]:
-        """A read-only unit of work.
+        """A read-only unit of work; all its queries see one state of the database.
 
         Raises:
             Unavailable: the database does not answer.
         """
-        with _unavailable(), self.engine.connect() as connection, connection.begin():
+        with _unavailable(), self._reader.connect() as connection, connection.begin():
             yield Unit(connection)
 
     @contextmanager

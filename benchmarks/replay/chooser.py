@@ -1,0 +1,64 @@
+"""The service's own way of choosing, driven in process: predictor, eligibility, candidates, utility."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from promptgps_client.wire import CreateRun
+from promptgps_service.acquisition.choose import Field, choose
+from promptgps_service.acquisition.randomness import derive
+from promptgps_service.acquisition.reuse import Traffic, tiers
+from promptgps_service.flow.run_settings import RunSettings
+from promptgps_service.model.features import Features
+from promptgps_service.model.predictor import Visits
+from promptgps_service.model.registry import make_predictor
+from torch import Tensor
+
+FREE_REUSE = {"cooldown": 0, "candidate_factor": None, "uniform_share": 0.0}
+NEVER = -(2**60)
+
+
+@dataclass
+class Chooser:
+    """One run's selector without the service around it; rows are 0 .. N."""
+
+    features: Features
+    selection: dict[str, object]
+    seed: int = 0
+    rollouts: int = 8
+
+    def __post_init__(self) -> None:
+        asked = CreateRun.model_validate({"name": "r", "pool": "p", "selection": self.selection})
+        self.settings = RunSettings.of(asked)
+        name, parameters = self.settings.predictor()
+        cpu = torch.device("cpu")
+        self.predictor = make_predictor(name, self.features, cpu, **parameters)
+        n = self.features.rows
+        self.identity = torch.randint(-(2**62), 2**62, (n,), generator=torch.Generator().manual_seed(self.seed))
+        self.traffic = Traffic(
+            torch.full((n,), NEVER), torch.full((n,), -1), torch.zeros(n, dtype=torch.int32)
+        )
+        self.clock = 0
+        self.draws = 0
+
+    def choose(self, size: int, allowed: Tensor | None = None) -> Tensor:
+        """Rows of the next batch, long[size]."""
+        field = Field(
+            identity=self.identity,
+            tier=tiers(
+                self.traffic, self.settings.reuse(), clock=self.clock, draws=self.draws, retired=None, allowed=allowed
+            ),
+            last_draw=self.traffic.last_draw,
+            posterior=self.predictor.predict(),
+        )  # fmt: skip
+        rows = choose(field, self.settings.rules(self.rollouts), size, derive(self.seed, self.clock)).rows
+        self.traffic.last_clock[rows] = self.clock
+        self.traffic.last_draw[rows] = torch.arange(size) + self.draws
+        self.clock += 1
+        self.draws += size
+        return rows
+
+    def observe(self, rows: Tensor, successes: Tensor, trials: Tensor) -> None:
+        """Learn what came of them."""
+        self.predictor.observe(Visits(rows, successes.double(), trials.double()))

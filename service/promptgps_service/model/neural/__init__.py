@@ -1,0 +1,224 @@
+"""GPS's generative prompt predictive model (arXiv 2602.01970): one latent state z_t of the policy for all prompts.
+
+    prior p_eta(z_t | H_{t-1}) (``encoder``), posterior q_phi(z_t | H_t), decoder p_psi(gamma | e_tau, z) (``decoder``),
+    trained after every step on the newest pair of steps and a replay of older ones (``history``, ``objective``);
+    prediction: the mean over M latents of the prior given the last batch (Eq. 10)
+
+With ``own_record`` a prompt's own record (``record``) multiplies what the text says of it, as Bayes has it: the paper's
+model knows a prompt only by its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from promptgps_service.model.features import Features
+from promptgps_service.model.neural.fit import Fit, FitDiverged
+from promptgps_service.model.neural.history import Step, Window, pad
+from promptgps_service.model.neural.latent import antithetic
+from promptgps_service.model.neural.objective import Model, Prior
+from promptgps_service.model.posterior import LogitNormal
+from promptgps_service.model.predictor import Visits, require_rows
+from promptgps_service.model.record import Record, match_moments, site
+from promptgps_service.model.text import same_frame
+
+__all__ = ["FitDiverged", "Neural"]
+
+CHUNK = 4096  # prompts decoded at a time
+REFIT = 10  # times the iterations of a step, where a new frame makes all weights void
+
+
+class Neural:
+    """The model over N prompts; an update costs the same whatever N, a prediction is linear in it.
+
+    Args:
+        features: of the pool.
+        device: where everything is kept and computed.
+        own_record: use each prompt's own record; False is the paper's model.
+        residual: let theta spread around what text and z say; False is the paper's likelihood.
+        prior: of z: "learned" (GPS), "previous" (the posterior of the step before: MPTS), "none" (no z).
+        latent: Z, dimensions of z.
+        width: of the nets.
+        layers: Transformer blocks of each encoder; the decoder has one hidden layer more.
+        draws: M, latents a prediction averages over.
+        iterations: gradient steps an update.
+        rate: learning rate, in units of the parameters' priors.
+        seed: of every random number.
+
+    Raises:
+        ValueError: a parameter is out of its range.
+    """
+
+    name: ClassVar[str] = "neural"
+
+    def __init__(
+        self,
+        features: Features,
+        *,
+        device: torch.device,
+        own_record: bool = True,
+        residual: bool = True,
+        prior: Prior = "learned",
+        latent: int = 8,
+        width: int = 64,
+        layers: int = 0,
+        draws: int = 8,
+        iterations: int = 30,
+        rate: float = 0.02,
+        seed: int = 0,
+    ) -> None:
+        if min(latent, width, draws // 2, iterations) < 1 or layers < 0 or not rate > 0.0:
+            raise ValueError("sizes, iterations and rate must be positive, draws at least two")
+        if prior not in ("learned", "previous", "none"):
+            raise ValueError("prior must be 'learned', 'previous' or 'none'")
+        if own_record and not residual:
+            raise ValueError("an own record needs a residual: it is what the record is about")
+        self.device, self.own_record, self.draws, self.iterations, self.rate, self.seed = (
+            device, own_record, draws, iterations, rate, seed
+        )
+        self._sizes = {"prior": prior, "residual": residual, "latent": latent, "width": width, "layers": layers}
+        self.step = 0
+        self.window = Window(device)
+        self._take(features)
+        self.record = Record(features.rows, device)
+
+    def observe(self, visits: Visits) -> None:
+        """Learn from one step's visits; an empty step changes nothing.
+
+        Raises:
+            FitDiverged: the loss is not finite; everything is as it was.
+        """
+        if not len(visits):
+            return
+        rows = visits.rows.to(self.device)
+        require_rows(rows, len(self.record))
+        s, n = (part.to(self.device, torch.float64) for part in (visits.successes, visits.trials))
+        kept = self.window.steps
+        now = self._record_before(rows, s, n)
+        self.window.push(now)
+        try:
+            self.fit.run(self.window, self.x, self.iterations, self._random(0))
+        except FitDiverged:
+            self.window.steps = kept
+            raise
+        self.step += 1
+        if self.own_record:
+            self._record_after(now)
+
+    def predict(self) -> LogitNormal:
+        """Posterior of γ for all N rows."""
+        everything = torch.arange(len(self.record), device=self.device)
+        return self._predict(self.x, self._record_before(everything))
+
+    def predict_new(self, features: Tensor) -> LogitNormal:
+        """Posterior of γ for prompts never seen, from features float[L, D]."""
+        x = features.to(self.device, torch.float32)
+        return self._predict(x, _no_record(len(x), self.device))
+
+    def grow(self, features: Features) -> None:
+        """Take more rows; in another frame the nets start anew and learn from the replay window."""
+        if features.rows < len(self.record):
+            raise ValueError("a pool does not shrink")
+        self.record.grow(features.rows)
+        if same_frame(self.features, features):
+            self.features, self.x = features, features.x.to(self.device)
+            return
+        self._take(features)
+        if self.window.pairs:
+            self.fit.run(self.window, self.x, REFIT * self.iterations, self._random(1))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything learned: nets, moments of the optimiser, replay window, records of visited rows."""
+        return {
+            "shape": torch.tensor([len(self.record), self.features.dimension]),
+            "step": torch.tensor(self.step),
+            **{f"fit.{name}": value for name, value in self.fit.state_dict().items()},
+            **{f"window.{name}": value for name, value in self.window.state_dict().items()},
+            **{f"record.{name}": value for name, value in self.record.state_dict().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``state_dict`` gave.
+
+        Raises:
+            ValueError: the state is of another predictor, pool size, feature dimension or size of nets.
+        """
+        own = self.state_dict()
+        if own.keys() != state.keys():
+            raise ValueError("the state is not one of this neural predictor")
+        fixed = [name for name in own if name.startswith("fit.")]
+        if own["shape"].tolist() != state["shape"].tolist() or any(own[n].shape != state[n].shape for n in fixed):
+            raise ValueError("the state is of another pool size, feature dimension or size of nets")
+        require_rows(state["window.rows"], len(self.record))
+        self.record.load_state_dict(_part(state, "record."))
+        self.window.load_state_dict(_part(state, "window."), self.device)
+        self.fit.load_state_dict(_part(state, "fit."))
+        self.step = int(state["step"])
+
+    def _take(self, features: Features) -> None:
+        """New nets over ``features``."""
+        self.features, self.x = features, features.x.to(self.device)
+        random = torch.Generator().manual_seed(self.seed)
+        self.model = Model(features.blocks, **self._sizes, random=random, device=self.device)
+        self.fit = Fit(self.model, self.rate)
+
+    def _random(self, purpose: int) -> torch.Generator:
+        """Numbers that depend on seed, step and purpose only."""
+        return torch.Generator().manual_seed(((self.seed * 2**32 + self.step) * 4 + purpose) % 2**63)
+
+    def _record_before(self, rows: Tensor, s: Tensor | None = None, n: Tensor | None = None) -> Step:
+        """What the own records of ``rows`` say now, beside this step's outcomes."""
+        blank = _no_record(len(rows), self.device)
+        s, n = blank.s if s is None else s, blank.n if n is None else n
+        if not self.own_record:
+            return replace(blank, rows=rows, s=s, n=n)
+        record = self.record
+        age = (self.step - record.seen[rows]).double()
+        return Step(rows, s, n, record.y[rows], record.v[rows], age, record.gain[rows], record.lifted[rows].double())
+
+    @torch.no_grad()
+    def _record_after(self, now: Step) -> None:
+        """Divide out what text and level said before the visits; what is left is the record."""
+        x = self.x[now.rows]
+        q = self.model.posterior(self.model.tokens(pad([now]), x[None]))
+        told = self.model.tell(x, q, self._noise(2))
+        mean, variance = match_moments(*self.model.update(now, told), now.s, now.n)
+        record, rows = self.record, now.rows
+        record.gain[rows] = now.gain + self.model.gain * now.lifted
+        center = told.level + record.gain[rows]
+        record.y[rows], record.v[rows] = site(mean, variance, center, told.mean, told.variance)
+        record.seen[rows] = self.step - 1
+        record.lifted[rows] = (now.s > 0) & (now.s < now.n)
+
+    @torch.no_grad()
+    def _predict(self, x: Tensor, records: Step) -> LogitNormal:
+        """Text at M latents of the prior given the last batch (Eq. 10), and own records."""
+        last = pad([self.window.last])
+        ahead, noise = self.model.ahead(self.model.tokens(last, self.x[last.rows])), self._noise(3)
+        parts = []
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            told = self.model.tell(x[rows], ahead, noise)
+            mu, V = self.model.update(records.select(rows), told)
+            parts.append(torch.stack([mu, V + told.shared]))
+        mu, V = torch.cat(parts, dim=1) if parts else torch.zeros(2, 0, dtype=torch.float64, device=self.device)
+        return LogitNormal(mu, V)
+
+    def _noise(self, purpose: int) -> Tensor:
+        """Standard normal float32[M, 1, Z] whose mean is 0 and whose mean square is 1 exactly."""
+        noise = antithetic(self.draws, (1, self.model.latent), self._random(purpose))
+        return (noise / noise.square().mean(0).sqrt()).to(self.device)
+
+
+def _no_record(count: int, device: torch.device) -> Step:
+    zero = torch.zeros(count, dtype=torch.float64, device=device)
+    return Step(zero.long(), zero, zero, zero, torch.full_like(zero, torch.inf), zero, zero, zero)
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,0 +1,54 @@
+"""The latent z_t: diagonal normals over it, what a set of observations makes of one, and how far two are apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LEAST, MOST = 1e-4, 25.0  # variances
+
+
+@dataclass(frozen=True)
+class Normal:
+    """N(mean, diag(variance)); both float[..., Z]."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """z = mean + sd · noise (reparameterised), broadcast over ``noise`` float[S, ..., Z]."""
+        return self.mean + self.variance.sqrt() * noise
+
+    def detach(self) -> Normal:
+        """The same as a constant."""
+        return Normal(self.mean.detach(), self.variance.detach())
+
+
+def divergence(q: Normal, p: Normal) -> Tensor:
+    """KL(q || p) in nats, summed over the dimensions of z, float[...]."""
+    ratio = q.variance / p.variance
+    shift = (q.mean - p.mean).square() / p.variance
+    return 0.5 * (ratio + shift - 1.0 - ratio.log()).sum(-1)
+
+
+def condition(prior: Tensor, seen: Tensor, precision: Tensor) -> Normal:
+    """Posterior of z ~ N(0, diag(prior)) after independent normal observations of it.
+
+    The order of a set's members has no meaning here, its size has: the variance falls as evidence gathers
+    (Bayesian context aggregation, Volpp et al. 2021, in place of a mean over the set).
+
+    Args:
+        prior: float[Z], variances.
+        seen: float[..., B, Z], what each member says z is.
+        precision: float[..., B, Z], one over its variance; 0 says nothing.
+    """
+    variance = 1.0 / (1.0 / prior + precision.sum(-2))
+    return Normal(variance * (precision * seen).sum(-2), variance.clamp(LEAST, MOST))
+
+
+def antithetic(count: int, shape: tuple[int, ...], random: torch.Generator) -> Tensor:
+    """Standard normal noise float32[count, *shape] in pairs of opposite sign: odd moments vanish exactly."""
+    half = torch.randn((count + 1) // 2, *shape, generator=random)
+    return torch.cat([half, -half])[:count]

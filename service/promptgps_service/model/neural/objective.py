@@ -1,0 +1,186 @@
+"""The generative model as a whole, and the bound it is trained by.
+
+    L_t = E_{z ~ q_phi(z | H_t)} [Σ_i log p_psi(s_i | tau_i, z)] − KL(q_phi(z | H_t) || p_eta(z | H_{t-1}))
+
+(GPS, arXiv 2602.01970, Eq. 8), summed over pairs of steps. The likelihood is binomial and summed over prompts, so that
+it and the divergences are nats of one scale: the bound is one on the evidence, and no weight on the KL is needed.
+
+Beyond Eq. 8, p_psi(s | tau, z) = ∫ Binomial(s; n, sigmoid(theta)) p(theta) dtheta, with theta spread by su2 around what
+the decoder says (what text does not explain: without it, eight attempts on one prompt count as eight prompts, and
+the decoder memorises) and multiplied by the prompt's own record before the step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from promptgps_service.model.features import Block
+from promptgps_service.model.neural.decoder import Decoder, Told
+from promptgps_service.model.neural.encoder import Encoder, Tokens, Transition
+from promptgps_service.model.neural.history import Step
+from promptgps_service.model.neural.latent import Normal, antithetic, divergence
+from promptgps_service.model.quadrature import adaptive_nodes, log_likelihood
+from promptgps_service.model.record import combine, match_moments
+
+Prior = Literal["learned", "previous", "none"]
+SPREAD_START, AGEING_START, LOG_SD = 2.0, 0.02, 2.0  # of su2 and qu, and the standard deviation of their logs
+GAIN_SD = 0.1
+LEAST_SPREAD = 1e-3
+NODES = 9
+import os
+ANCHOR = float(os.environ.get("ANCHOR", "0.1"))
+WEIGHTS = ("psi.mean", "psi.log_variance")  # of q(w), which has a prior of its own
+FARTHEST = 8.0  # logits, of a residual
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """theta of L prompts by the text: level float64[], and of the rest float64[L]: mean, variance, and the variance
+    that comes from z, common to all."""
+
+    level: Tensor
+    mean: Tensor
+    variance: Tensor
+    shared: Tensor
+
+
+class Model(nn.Module):
+    """q_phi, p_eta and p_psi, with the scalars of what a prompt's own record is worth."""
+
+    def __init__(
+        self, blocks: tuple[Block, ...], *, prior: Prior, residual: bool, latent: int, width: int, layers: int,
+        random: torch.Generator, device: torch.device,
+    ) -> None:
+        super().__init__()
+        dimension = blocks[-1].stop if blocks else 0
+        self.prior, self.residual, self.latent = prior, residual, latent
+        self.psi = Decoder(blocks, latent, width, layers, random)
+        self.phi = Encoder(dimension, latent, width, layers, random)
+        self.eta = Transition(Encoder(dimension, latent, width, layers, random), latent)
+        # su2, qu and g in units of their priors.
+        self.scalars = nn.Parameter(torch.zeros(3))
+        self.to(device)
+        self.anchors = {name: value.detach().clone() for name, value in self.named_parameters() if name not in WEIGHTS}
+
+    @property
+    def spread(self) -> Tensor:
+        """su2, the variance of theta that text does not explain, float64[]."""
+        if not self.residual:
+            return torch.tensor(LEAST_SPREAD, dtype=torch.float64, device=self.scalars.device)
+        return SPREAD_START * (LOG_SD * self.scalars[0].double()).exp()
+
+    @property
+    def ageing(self) -> Tensor:
+        """qu, the variance a record gains a step, float64[]."""
+        return AGEING_START * (LOG_SD * self.scalars[1].double()).exp()
+
+    @property
+    def gain(self) -> Tensor:
+        """g, logits a prompt gains by an informative visit, float64[]."""
+        return GAIN_SD * self.scalars[2].double()
+
+    def belief(self, step: Step, told: Told, z: Tensor, variance: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(mu, V) of theta before the visits ``step``, [J, B]: text, at latents float32[S, J, Z], and own record."""
+        center = (self.psi.level + z[..., :1]).double() + step.gain + self.gain * step.lifted
+        v = step.v + self.ageing * step.age
+        return combine(center, told.mean.double(), self.spread + variance, step.y, v)
+
+    def tokens(self, step: Step, x: Tensor) -> Tokens:
+        """The visits as the encoders see them: against what was predicted at z = 0. No gradient passes."""
+        with torch.no_grad():
+            z = x.new_zeros(len(step.rows), self.latent)
+            told = self.psi(x, z)
+            mu, V = self.belief(step, told, z, told.variance.double())
+            flat = match_moments(*(part.flatten() for part in (mu, V.expand_as(mu), step.s, step.n)))
+            mean, variance = (part.view_as(mu) for part in flat)
+            # Derivatives of the log evidence by mu: slope (mean − mu) / V, curvature −precision.
+            precision = ((1.0 - variance / V) / V).clamp_min(1e-6) * (step.n > 0)
+            residual = ((mean - mu) / V / precision.clamp_min(1e-6)).clamp(-FARTHEST, FARTHEST)
+            rate = torch.logit((step.s + 0.5) / (step.n + 1.0))
+            scalars = torch.stack([rate, step.n.log1p(), mu, precision.sqrt(), residual * precision.sqrt()], dim=-1)
+        return Tokens(x, scalars.float(), residual.float(), precision.float())
+
+    def posterior(self, tokens: Tokens) -> Normal:
+        """q_phi(z_t | H_t)."""
+        normal: Normal = self.phi(tokens)
+        if self.prior == "none":
+            return Normal(torch.zeros_like(normal.mean), torch.zeros_like(normal.variance))
+        return normal
+
+    def ahead(self, tokens: Tokens) -> Normal:
+        """p_eta(z_t | H_{t-1}); MPTS has the posterior of the last step in its place, held fixed."""
+        if self.prior == "learned":
+            normal: Normal = self.eta(tokens)
+            return normal
+        return self.posterior(tokens).detach()
+
+    def loss(self, past: Step, now: Step, x: tuple[Tensor, Tensor], weight: Tensor, noise: Noise) -> Tensor:
+        """Minus the bound, nats: pairs [J, B] with weights float32[J], plus what the weights themselves cost."""
+        tokens = self.tokens(now, x[1])
+        q = self.posterior(tokens)
+        z = q.sample(noise.z)
+        told = self.psi(x[1], z)
+        # w is drawn anew for each visit, by way of theta: local reparameterisation (Kingma et al. 2015).
+        told = Told(told.mean + told.variance.sqrt() * noise.theta, told.variance)
+        bound = log_evidence(*self.belief(now, told, z, 0.0), now.s, now.n).sum(-1).mean(0)
+        if self.prior != "none":
+            bound = bound - divergence(q, self.ahead(self.tokens(past, x[0]))).double()
+        return self.complexity() - (weight * bound).sum()
+
+    def tell(self, x: Tensor, z: Normal, noise: Tensor) -> Forecast:
+        """What z (of one set) and the text tell of L prompts, over draws noise float32[M, 1, Z]; without gradient."""
+        drawn = z.sample(noise)[:, 0]
+        told = self.psi(x, drawn)
+        level = self.psi.level + drawn[:, 0]
+        shared = (level[:, None] + told.mean).var(0, correction=0)
+        T = self.spread + told.variance.mean(0).double()
+        return Forecast(level.mean().double(), told.mean.mean(0).double(), T, shared.double())
+
+    def update(self, step: Step, told: Forecast) -> tuple[Tensor, Tensor]:
+        """(mu, V) of theta by text and own record, float64[L]; what the prompts share of the variance is left out."""
+        center = told.level + step.gain + self.gain * step.lifted
+        return combine(center, told.mean, told.variance, step.y, step.v + self.ageing * step.age)
+
+    def complexity(self) -> Tensor:
+        """Minus log prior of all parameters: q(w)'s divergence, and N(initial value, 1) for the others.
+
+        Anchored at their random start, not at zero (Pearce et al. 2020), nets that nothing is asked of stay
+        random features.
+        """
+        named = dict(self.named_parameters())
+        distance = sum((named[name] - anchor).square().sum() * (ANCHOR if anchor.dim() < 2 else 1.0) for name, anchor in self.anchors.items())
+        return self.psi.complexity() + 0.5 * distance / ANCHOR
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard normal draws of one gradient: z float32[S, J, Z], theta float32[S, J, B]."""
+
+    z: Tensor
+    theta: Tensor
+
+
+def draw_noise(
+    samples: int, pairs: int, visits: int, latent: int, random: torch.Generator, device: torch.device
+) -> Noise:
+    """Antithetic draws, made on the CPU so that they are the same everywhere."""
+    z, theta = (antithetic(samples, (pairs, size), random).to(device) for size in (latent, visits))
+    return Noise(z, theta)
+
+
+def log_evidence(mu: Tensor, V: Tensor, s: Tensor, n: Tensor) -> Tensor:
+    """Log E[likelihood of (s, n)] under N(mu, V), differentiable: the nodes are placed without gradient."""
+    s, n = s.expand_as(mu), n.expand_as(mu)
+    with torch.no_grad():
+        theta, mass = adaptive_nodes(mu, V.expand_as(mu), s, n, NODES)
+        mass = mass - _log_normal(theta, mu, V)
+    return (mass + _log_normal(theta, mu, V)).logsumexp(-1)
+
+
+def _log_normal(theta: Tensor, mu: Tensor, V: Tensor) -> Tensor:
+    return -0.5 * (theta - mu[..., None]).square() / V[..., None] - 0.5 * V[..., None].log()

@@ -1,0 +1,147 @@
+"""A predictor beside its baselines: all are scored before anyone learns, and the one that deserves it is served.
+
+The main predictor is served unless it fails, or has for long been worse than its best baseline. Worse is measured by
+prequential log-loss (Dawid 1984), which no predictor can improve by knowing the answer, discounted so that a run that
+changed its character is judged by what it is now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from promptgps_service.model.features import Features
+from promptgps_service.model.predictor import Posterior, Predictor, Visits
+from promptgps_service.model.quality import Scores, score
+
+MEMORY = 0.9  # of the discounted losses, per step: about the last ten count
+PATIENCE = 10  # steps before anybody may be replaced
+MARGIN = 0.01  # nats per attempt that the main predictor may lie behind
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a step showed.
+
+    Attributes:
+        scores: of every predictor that could predict, by name.
+        served: name of the predictor that answers from now on.
+        failed: what went wrong, by name of the predictor.
+    """
+
+    scores: dict[str, Scores]
+    served: str
+    failed: dict[str, str]
+
+
+class Panel:
+    """The main predictor (first) and its baselines over the same rows."""
+
+    def __init__(self, members: list[Predictor]) -> None:
+        self.members = {member.name: member for member in members}
+        self.main = members[0].name
+        self.served = self.main
+        self.steps = 0
+        self._loss = dict.fromkeys(self.members, 0.0)
+        self._weight = dict.fromkeys(self.members, 0.0)
+        self._failed: dict[str, str] = {}
+
+    def observe(self, visits: Visits) -> Report:
+        """Score everybody on a step, let everybody learn from it, and decide who is served."""
+        scores = {}
+        for name, member in self.members.items():
+            found = self._score(name, member, visits)
+            if found is not None:
+                scores[name] = found
+        for name, member in self.members.items():
+            self._learn(name, member, visits)
+        self.steps += 1
+        self._decide()
+        return Report(scores, self.served, dict(self._failed))
+
+    def _score(self, name: str, member: Predictor, visits: Visits) -> Scores | None:
+        mean = member.predict().take(visits.rows).mean
+        if not bool(torch.isfinite(mean).all()):
+            self._failed[name] = "its predictions are not finite"
+            return None
+        found = score(mean.cpu(), visits.successes, visits.trials)
+        self._loss[name] = MEMORY * self._loss[name] + found.log_loss
+        self._weight[name] = MEMORY * self._weight[name] + 1.0
+        return found
+
+    def _learn(self, name: str, member: Predictor, visits: Visits) -> None:
+        """A fit that breaks off leaves its last good state, and is tried again at the next step."""
+        before = member.state_dict()
+        try:
+            member.observe(visits)
+            finite = all(bool(torch.isfinite(value).all()) for value in _numbers(member.state_dict()))
+            failure = None if finite else "its state is not finite"
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            failure = str(error)
+        if failure is None:
+            self._failed.pop(name, None)
+        else:
+            member.load_state_dict(before)
+            self._failed[name] = failure
+
+    def _decide(self) -> None:
+        able = [name for name in self.members if name not in self._failed and self._weight[name] > 0]
+        if not able:
+            return
+        best = min(able, key=self.loss)
+        if self.main in able and (self.steps < PATIENCE or self.loss(self.main) <= self.loss(best) + MARGIN):
+            best = self.main
+        self.served = best
+
+    def loss(self, name: str) -> float:
+        """Discounted log-loss of a predictor, nats per attempt."""
+        return self._loss[name] / self._weight[name] if self._weight[name] else float("inf")
+
+    def predict(self) -> Posterior:
+        """The served predictor's posterior for all rows."""
+        return self.members[self.served].predict()
+
+    def predict_new(self, features: Tensor) -> Posterior:
+        """The served predictor's posterior for prompts outside the pool."""
+        return self.members[self.served].predict_new(features)
+
+    def grow(self, features: Features) -> None:
+        """Take more rows."""
+        for member in self.members.values():
+            member.grow(features)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everybody's state, by name, and the standing."""
+        names = list(self.members)
+        standing = [[self._loss[name], self._weight[name]] for name in names]
+        state = {f"{name}.{key}": value for name in names for key, value in self.members[name].state_dict().items()}
+        return state | {
+            "panel.standing": torch.tensor(standing, dtype=torch.float64),
+            "panel.place": torch.tensor([self.steps, names.index(self.served)]),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``state_dict`` gave.
+
+        Raises:
+            ValueError: the state is of other predictors, pool size or feature dimension.
+        """
+        names = list(self.members)
+        if state.get("panel.standing", torch.zeros(0)).shape != (len(names), 2):
+            raise ValueError("the state is not one of these predictors")
+        for name in names:
+            own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+            self.members[name].load_state_dict(own)
+        for name, (loss, weight) in zip(names, state["panel.standing"].tolist(), strict=True):
+            self._loss[name], self._weight[name] = loss, weight
+        self.steps, served = (int(value) for value in state["panel.place"])
+        self.served = names[served]
+        self._failed = {}
+
+
+def _numbers(state: Mapping[str, Tensor]) -> list[Tensor]:
+    """What must be finite: everything but the infinite variance of what was never seen is."""
+    return [value for value in state.values() if value.is_floating_point()]

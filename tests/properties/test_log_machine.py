@@ -1,0 +1,243 @@
+"""Any sequence of selections, reports, repetitions, contradictions, growth and restarts, against plain dictionaries."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from promptgps_client.wire import Batch
+from promptgps_service.errors import Conflict, Invalid, NotFound
+from promptgps_service.flow.context import Context
+from promptgps_service.store.records import STATUS_CODES
+
+from tests.databases import copied_file, opened_context, postgres_database
+from tests.flow.driving import add, log_length, open_run, report, select, settle
+
+ROLLOUTS = 3
+GROUP = -1
+NEVER = "d1-999999"
+Line = tuple[float, int, float | None, int]  # successes, trials, reward, status
+Database = Callable[[], AbstractContextManager[str]]
+
+places = st.lists(st.integers(0, 10_000), min_size=1, max_size=6)  # of draws, taken modulo their number
+groups = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, ROLLOUTS)), min_size=1, max_size=6)
+rollouts = st.lists(
+    st.tuples(
+        st.integers(0, 10_000), st.integers(0, ROLLOUTS - 1), st.sampled_from([0.0, 1.0]),
+        st.sampled_from(["ok", "ok", "ok", *STATUS_CODES]),
+    ),
+    min_size=1, max_size=8,
+)  # fmt: skip
+
+
+class LogMachine(RuleBasedStateMachine):
+    """The service on one side; on the other what a careful clerk would have written down."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.url = self.stack.enter_context(database())
+        self.process = ExitStack()
+        self.context = self.open()
+        self.prompts = 0
+        self.batches: dict[int, tuple[int, Batch]] = {}  # sequence: size asked for, answer
+        self.draws: list[tuple[str, str]] = []  # draw id, prompt
+        self.known: dict[tuple[str, int], Line] = {}  # draw id, rollout
+        self.log = 0
+        self.counts: dict[str, tuple[float, int]] = {}
+
+    def open(self) -> Context:
+        return self.process.enter_context(opened_context(self.url))
+
+    def teardown(self) -> None:
+        try:
+            if self.prompts:
+                assert settle(self.context).trained_through == self.log
+        finally:
+            self.process.close()
+            self.stack.close()
+
+    # ---- what a trainer does -------------------------------------------------------------------------------
+
+    @initialize()
+    def start(self) -> None:
+        self.grow(9)
+        open_run(self.context, rollouts_per_prompt=ROLLOUTS, selection={"uniform_share": 0.3})
+
+    @rule(more=st.integers(1, 4))
+    def grow(self, more: int) -> None:
+        assert add(self.context, more, first=self.prompts).total == self.prompts + more
+        self.prompts += more
+
+    @rule(size=st.integers(1, 7), sequence=st.none() | st.integers(0, 30))
+    def select(self, size: int, sequence: int | None) -> None:
+        if sequence in self.batches:
+            self.ask_again(sequence, size)
+            return
+        batch = select(self.context, size, sequence=sequence)
+        assert not batch.replayed
+        assert batch.sequence == (max(self.batches, default=-1) + 1 if sequence is None else sequence)
+        assert len(set(batch.draws.prompt)) == len(batch.draws.draw_id) == size
+        assert not {draw for draw, _ in self.draws} & set(batch.draws.draw_id)
+        waiting = {prompt for draw, prompt in self.draws if not self.answered(draw)}
+        if not any("pending" in warning for warning in batch.warnings):
+            assert waiting.isdisjoint(batch.draws.prompt)
+        self.batches[batch.sequence] = size, batch
+        self.draws += zip(batch.draws.draw_id, batch.draws.prompt, strict=True)
+
+    def ask_again(self, sequence: int, size: int) -> None:
+        asked, first = self.batches[sequence]
+        if asked == size:
+            assert select(self.context, size, sequence=sequence) == first.model_copy(update={"replayed": True})
+        else:
+            with pytest.raises(Conflict):
+                select(self.context, size, sequence=sequence)
+
+    @precondition(lambda self: self.batches)
+    @rule(place=st.integers(0, 10_000))
+    def replay(self, place: int) -> None:
+        sequence = sorted(self.batches)[place % len(self.batches)]
+        self.ask_again(sequence, self.batches[sequence][0])
+
+    @rule()
+    def ask_for_more_than_there_is(self) -> None:
+        with pytest.raises(Invalid):
+            select(self.context, self.prompts + 1)
+
+    @precondition(lambda self: self.draws)
+    @rule(rows=groups)
+    def report_groups(self, rows: list[tuple[int, int]]) -> None:
+        named = [(self.draws[place % len(self.draws)], successes) for place, successes in rows]
+        answer = report(
+            self.context, draw_id=[draw for (draw, _), _ in named], successes=[s for _, s in named],
+            trials=[ROLLOUTS] * len(named),
+        )  # fmt: skip
+        lines = [(draw, prompt, GROUP, (float(s), ROLLOUTS, None, 0)) for (draw, prompt), s in named]
+        self.compare(answer, lines)
+
+    @precondition(lambda self: self.draws)
+    @rule(rows=rollouts)
+    def report_rollouts(self, rows: list[tuple[int, int, float, str]]) -> None:
+        named = [(self.draws[place % len(self.draws)], *rest) for place, *rest in rows]
+        answer = report(
+            self.context, draw_id=[draw for (draw, _), *_ in named], rollout_index=[index for _, index, *_ in named],
+            reward=[reward for _, _, reward, _ in named], status=[status for *_, status in named],
+        )  # fmt: skip
+        lines = []
+        for (draw, prompt), index, reward, status in named:
+            counts = status in ("ok", "truncated")
+            line = (reward if counts else 0.0, int(counts), reward, STATUS_CODES[status])
+            lines.append((draw, prompt, index, line))
+        self.compare(answer, lines)
+
+    @rule(rows=places)
+    def report_by_key(self, rows: list[int]) -> None:
+        keys = [f"pool-{place % 9}" for place in rows]
+        answer = report(self.context, prompt=keys, successes=[1] * len(keys), trials=[2] * len(keys))
+        assert (answer.stored, answer.duplicates, answer.conflicts) == (len(keys), 0, [])
+        for key in keys:
+            self.count(key, 1.0, 2)
+
+    @rule(rows=places)
+    def report_what_was_never_drawn(self, rows: list[int]) -> None:
+        ids = [self.draws[place % len(self.draws)][0] for place in rows] if self.draws else []
+        with pytest.raises(NotFound):
+            report(self.context, draw_id=[*ids, NEVER], successes=[0] * (len(ids) + 1), trials=[1] * (len(ids) + 1))
+
+    @rule()
+    def restart(self) -> None:
+        self.process.close()
+        self.context = self.open()
+
+    @rule()
+    def wait_for_the_model(self) -> None:
+        assert settle(self.context).trained_through == self.log
+
+    # ---- what the clerk writes down ------------------------------------------------------------------------
+
+    def answered(self, draw: str) -> set[int]:
+        return {rollout for known, rollout in self.known if known == draw}
+
+    def count(self, prompt: str, successes: float, trials: int) -> None:
+        had = self.counts.get(prompt, (0.0, 0))
+        self.counts[prompt] = had[0] + successes, had[1] + trials
+        self.log += 1
+
+    def compare(self, answer: Any, lines: list[tuple[str, str, int, Line]]) -> None:
+        stored, duplicates, conflicts = 0, 0, []
+        for row, (draw, prompt, rollout, line) in enumerate(lines):
+            before = self.answered(draw)
+            if rollout in before:
+                if self.known[draw, rollout] == line:
+                    duplicates += 1
+                else:
+                    conflicts.append(row)
+            elif (rollout == GROUP and before) or GROUP in before:
+                conflicts.append(row)
+            else:
+                stored += 1
+                self.known[draw, rollout] = line
+                self.count(prompt, line[0], line[1])
+        assert (answer.stored, answer.duplicates, answer.conflicts) == (stored, duplicates, conflicts)
+        assert answer.log_position == self.log
+
+    # ---- what must hold after every step -------------------------------------------------------------------
+
+    @precondition(lambda self: self.prompts)
+    @invariant()
+    def the_log_is_gapless_and_of_the_right_length(self) -> None:
+        assert log_length(self.context) == self.log
+
+    @precondition(lambda self: self.prompts)
+    @invariant()
+    def counts_and_pending_are_those_of_the_log(self) -> None:
+        state = self.context.desk("run").state
+        assert state.draws == len(self.draws)
+        waiting: dict[str, int] = {}
+        for draw, prompt in self.draws:
+            waiting[prompt] = waiting.get(prompt, 0) + (not self.answered(draw))
+        for row in range(state.rows):
+            key = f"pool-{row}"
+            assert (float(state.successes[row]), int(state.trials[row])) == self.counts.get(key, (0.0, 0))
+            assert int(state.traffic.open[row]) == waiting.get(key, 0)
+
+
+def machine_settings(examples: int) -> settings:
+    return settings(
+        max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    )  # fmt: skip
+
+
+def test_any_story_on_sqlite(sqlite_template: Path, tmp_path: Path) -> None:
+    numbers = itertools.count()
+
+    @contextmanager
+    def database() -> Iterator[str]:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        yield copied_file(sqlite_template, folder)
+        shutil.rmtree(folder)
+
+    run_state_machine_as_test(lambda: LogMachine(database), settings=machine_settings(30))
+
+
+def test_any_story_on_postgresql(postgres_server: str) -> None:
+    def database() -> AbstractContextManager[str]:
+        return postgres_database(postgres_server)
+
+    run_state_machine_as_test(lambda: LogMachine(database), settings=machine_settings(8))
