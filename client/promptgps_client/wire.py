@@ -440,9 +440,15 @@ class Difficulty(Wire):
 
 
 class RunMetrics(Wire):
-    """Series of a run, one entry for each step learned, as columns of equal length."""
+    """Series of a run, one entry for each step learned, as columns of equal length.
+
+    Every predictor is scored on each step before anyone learns from it: `NAME.log_loss` and so on; `log_loss` alone is
+    that of the one that was served.
+    """
 
     run: str
+    predictor: str = Field(description="The predictor that the run asks for.")
+    served: str = Field(description="The predictor that answers now: a baseline where the asked one does worse for long.")
     steps: int
     series: dict[str, list[float | None]]
 

@@ -119,14 +119,14 @@ def test_a_chunk_renews_the_lease(store: Store, monkeypatch: pytest.MonkeyPatch)
     pool = make_pool(store)
     with store.write() as unit:
         unit.pools.begin_import(pool, "slow")
-    now = pools_module.time.time()
-    monkeypatch.setattr(pools_module.time, "time", lambda: now + 59.0)
+    now, lease = pools_module.time.time(), pools_module.IMPORT_LEASE_SECONDS
+    monkeypatch.setattr(pools_module.time, "time", lambda: now + 0.9 * lease)
     with store.write() as unit:
         unit.pools.stage(pool.id, "slow", 0, chunk(0, 1))
-    monkeypatch.setattr(pools_module.time, "time", lambda: now + 118.0)
+    monkeypatch.setattr(pools_module.time, "time", lambda: now + 1.8 * lease)
     with pytest.raises(Busy), store.write() as unit:
         unit.pools.begin_import(pool, "impatient")
-    monkeypatch.setattr(pools_module.time, "time", lambda: now + 120.0)
+    monkeypatch.setattr(pools_module.time, "time", lambda: now + 2.0 * lease)
     with store.write() as unit:
         unit.pools.begin_import(pool, "heir")
 

@@ -14,6 +14,7 @@ from promptgps_service.acquisition.reuse import COOLING, FORBIDDEN, FREE, PENDIN
 from promptgps_service.acquisition.utility import TIE, Aim, utility
 from promptgps_service.model.predictor import Posterior
 
+
 @dataclass(frozen=True)
 class Rules:
     """How to choose, apart from who is eligible.

@@ -152,11 +152,15 @@ def _run(context: Context, unit: Unit, record: RunRecord) -> Run:
 def run_metrics(context: Context, name: str) -> RunMetrics:
     """Series of a run, one entry for each step that was learned."""
     with context.store.read() as unit:
-        steps = unit.versions.metrics(unit.runs.get(name).id)
+        record = unit.runs.get(name)
+        steps = unit.versions.metrics(record.id)
+        newest = unit.versions.latest(record.id)
+    predictor = RunSettings.load(record.settings).predictor()[0]
     names = dict.fromkeys(key for _, _, metrics in steps for key in metrics)
     series: dict[str, list[float | None]] = {
         "model_version": [float(version) for version, _, _ in steps],
         "trained_through": [float(through) for _, through, _ in steps],
     }
     series |= {key: [metrics.get(key) for _, _, metrics in steps] for key in names}
-    return RunMetrics(run=name, steps=len(steps), series=series)
+    served = predictor if newest is None else newest.predictor
+    return RunMetrics(run=name, predictor=predictor, served=served, steps=len(steps), series=series)

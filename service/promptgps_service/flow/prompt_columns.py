@@ -40,5 +40,5 @@ class PromptChunk:
     def parts(self, rows: int) -> Iterator[PromptChunk]:
         """The same columns in pieces of at most ``rows`` rows."""
         for start in range(0, self.rows, rows):
-            piece = {name: column[start : start + rows] for name, column in self.columns.items()}
+            piece: dict[str, Any] = {name: column[start : start + rows] for name, column in self.columns.items()}
             yield replace(self, first_row=self.first_row + start, **piece)

@@ -10,25 +10,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import structlog
-import torch
 from numpy.typing import NDArray
 
-from promptgps_service.acquisition.utility import mixed_probability
 from promptgps_service.errors import Unavailable
 from promptgps_service.flow.feature_space import FeatureSpace, Matrix
 from promptgps_service.flow.lane import Lane
 from promptgps_service.flow.run_state import RunState, ScoreTable
-from promptgps_service.flow.steps import Step, ready, split_steps
+from promptgps_service.flow.step_metrics import step_metrics
+from promptgps_service.flow.steps import ready, split_steps
 from promptgps_service.model.checkpoint import pack, unpack
 from promptgps_service.model.features import Features
-from promptgps_service.model.predictor import Posterior, Predictor
-from promptgps_service.model.quality import score
+from promptgps_service.model.panel import Panel
+from promptgps_service.model.predictor import Posterior
 from promptgps_service.model.registry import make_predictor
 from promptgps_service.store.records import LogSlice, VersionRecord
 from promptgps_service.store.unit import Store
 
 _log = structlog.get_logger(__name__)
 RETRY_SECONDS = 1.0  # after the database did not answer
+BASELINES = ("beta", "ridge", "constant")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Trainer:
         self._lane = lane
         self._state = state
         self._learning = learning
-        self._predictor: Predictor | None = None
+        self._predictor: Panel | None = None
         self._matrix: Matrix | None = None
         self._identity = ""
         self._version = 0
@@ -100,7 +100,7 @@ class Trainer:
         self._identity, self._matrix = identity, matrix
         self._serve()
 
-    def _restored(self, identity: str, features: Features) -> Predictor:
+    def _restored(self, identity: str, features: Features) -> Panel:
         """The newest stored state; without one that of the run to start from; without that the prior.
 
         A state of another predictor, or one that cannot be read, is left alone: the log is learned from its start.
@@ -120,7 +120,7 @@ class Trainer:
         self._through = stored.trained_through
         return restored
 
-    def _loaded(self, stored: VersionRecord | None, identity: str, features: Features) -> Predictor | None:
+    def _loaded(self, stored: VersionRecord | None, identity: str, features: Features) -> Panel | None:
         if stored is None:
             return None
         try:
@@ -136,9 +136,11 @@ class Trainer:
             predictor.grow(features)
         return predictor
 
-    def _fresh(self, features: Features) -> Predictor:
-        name, parameters = self._state.settings.predictor()
-        return make_predictor(name, features, self._state.device, **parameters)
+    def _fresh(self, features: Features) -> Panel:
+        main, parameters = self._state.settings.predictor()
+        members = [make_predictor(main, features, self._state.device, **parameters)]
+        members += [make_predictor(name, features, self._state.device) for name in BASELINES if name != main]
+        return Panel(members)
 
     def _learn(self, now: bool) -> None:
         try:
@@ -175,8 +177,12 @@ class Trainer:
         started = time.perf_counter()
         measured = []
         for step in split_steps(part, state, self._learning.groups):
-            measured.append(self._score(step))
-            self._predictor.observe(step.visits)
+            mean = self._predictor.predict().take(step.visits.rows).mean.cpu()
+            served = self._predictor.served
+            report = self._predictor.observe(step.visits)
+            measured.append(step_metrics(step, mean, served, report, state.settings.rollouts_per_prompt))
+            if report.served != served or report.failed:
+                _log.warning("predictors", run=state.name, served=report.served, failed=report.failed)
         version = self._version + max(len(measured), 1)
         fitted = time.perf_counter()
         table = self._table(version, part.head)
@@ -196,7 +202,7 @@ class Trainer:
         assert self._matrix is not None
         metadata = {"identity": self._identity, "rows": str(self._matrix.features.rows)}
         state = pack(self._predictor.state_dict(), metadata)
-        record = VersionRecord(version, through, self._predictor.name, state)
+        record = VersionRecord(version, through, self._predictor.served, state)
         while True:
             try:
                 with self._store.write() as unit:
@@ -208,32 +214,6 @@ class Trainer:
                 _log.warning("the database does not answer; publishing waits", run=self._state.name)
                 if not self._lane.rest(RETRY_SECONDS):
                     raise
-
-    def _score(self, step: Step) -> dict[str, float | None]:
-        """What the served model had said about the step's outcomes, before anyone learns from them."""
-        assert self._predictor is not None
-        visits = step.visits
-        mean = self._predictor.predict().take(visits.rows).mean
-        scores = score(mean, visits.successes, visits.trials)
-        groups = visits.trials >= 2
-        mixed = (visits.successes > 0) & (visits.successes < visits.trials)
-        uniform = torch.from_numpy(step.uniform).to(mixed.device)
-        expected = mixed_probability(mean, self._state.settings.rollouts_per_prompt)
-        return {
-            "clock": float(step.clock),
-            "prompts": float(len(visits)),
-            "rollouts": scores.attempts,
-            "success_rate": float(visits.successes.sum() / visits.trials.sum()),
-            "predicted_success": float(mean.mean()),
-            "effective_share": _share(mixed[groups]),
-            "predicted_effective_share": float(expected.mean()),
-            "log_loss": scores.log_loss,
-            "brier": scores.brier,
-            "spearman": scores.spearman,
-            "calibration_error": scores.calibration_error,
-            "uniform_prompts": float(uniform.sum()),
-            "uniform_effective_share": _share(mixed[groups & uniform]),
-        }
 
     def _table(self, version: int, through: int) -> ScoreTable:
         assert self._predictor is not None
@@ -259,6 +239,3 @@ class Trainer:
         x = self._features.new_features(self._matrix, embedding, texts)
         return self._predictor.predict_new(x), self._state.table
 
-
-def _share(flags: torch.Tensor) -> float | None:
-    return float(flags.double().mean()) if flags.numel() else None

@@ -38,7 +38,7 @@ class Report:
 
 
 class Panel:
-    """The main predictor (first) and its baselines over the same rows."""
+    """The main predictor (first) and its baselines over the same rows; the served one answers."""
 
     def __init__(self, members: list[Predictor]) -> None:
         self.members = {member.name: member for member in members}
@@ -48,22 +48,30 @@ class Panel:
         self._loss = dict.fromkeys(self.members, 0.0)
         self._weight = dict.fromkeys(self.members, 0.0)
         self._failed: dict[str, str] = {}
+        self._posteriors: dict[str, Posterior] = {}
+
+    def posterior(self, name: str) -> Posterior:
+        """A member's posterior for all rows, made once after each step."""
+        if name not in self._posteriors:
+            self._posteriors[name] = self.members[name].predict()
+        return self._posteriors[name]
 
     def observe(self, visits: Visits) -> Report:
         """Score everybody on a step, let everybody learn from it, and decide who is served."""
         scores = {}
-        for name, member in self.members.items():
-            found = self._score(name, member, visits)
+        for name in self.members:
+            found = self._score(name, visits)
             if found is not None:
                 scores[name] = found
         for name, member in self.members.items():
             self._learn(name, member, visits)
+        self._posteriors = {}
         self.steps += 1
         self._decide()
         return Report(scores, self.served, dict(self._failed))
 
-    def _score(self, name: str, member: Predictor, visits: Visits) -> Scores | None:
-        mean = member.predict().take(visits.rows).mean
+    def _score(self, name: str, visits: Visits) -> Scores | None:
+        mean = self.posterior(name).take(visits.rows).mean
         if not bool(torch.isfinite(mean).all()):
             self._failed[name] = "its predictions are not finite"
             return None
@@ -102,7 +110,7 @@ class Panel:
 
     def predict(self) -> Posterior:
         """The served predictor's posterior for all rows."""
-        return self.members[self.served].predict()
+        return self.posterior(self.served)
 
     def predict_new(self, features: Tensor) -> Posterior:
         """The served predictor's posterior for prompts outside the pool."""
@@ -112,6 +120,7 @@ class Panel:
         """Take more rows."""
         for member in self.members.values():
             member.grow(features)
+        self._posteriors = {}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everybody's state, by name, and the standing."""
@@ -139,7 +148,7 @@ class Panel:
             self._loss[name], self._weight[name] = loss, weight
         self.steps, served = (int(value) for value in state["panel.place"])
         self.served = names[served]
-        self._failed = {}
+        self._failed, self._posteriors = {}, {}
 
 
 def _numbers(state: Mapping[str, Tensor]) -> list[Tensor]:

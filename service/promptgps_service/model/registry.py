@@ -14,9 +14,10 @@ from promptgps_service.model.features import Features
 from promptgps_service.model.hierarchical import Hierarchical
 from promptgps_service.model.neural import Neural
 from promptgps_service.model.predictor import Predictor
+from promptgps_service.model.ridge import Ridge
 
 PREDICTORS: Mapping[str, Callable[..., Predictor]] = MappingProxyType(
-    {predictor.name: predictor for predictor in (Hierarchical, Neural, DiscountedBeta, Constant)}
+    {predictor.name: predictor for predictor in (Hierarchical, Neural, DiscountedBeta, Ridge, Constant)}
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from promptgps_service.model.features import Features
-from promptgps_service.model.posterior import BetaPosterior
+from promptgps_service.model.posterior import LogitNormal
 from promptgps_service.model.predictor import Visits, require_rows
 
 RECENCY = 0.9  # weight a step keeps at the next
@@ -17,6 +18,7 @@ PENALTY = 1.0
 EDGE = 0.01  # predictions stay so far inside [0, 1]
 VARIANCE_START = 0.08  # that of a uniform γ
 RESIDUAL_MEMORY = 0.95
+LOG_ODDS_VARIANCE = (0.01, 10.0)
 
 
 class Ridge:
@@ -67,15 +69,15 @@ class Ridge:
         mean: Tensor = base + (x @ self.w.float()).double()
         return mean.clamp(EDGE, 1 - EDGE)
 
-    def predict(self) -> BetaPosterior:
+    def predict(self) -> LogitNormal:
         """Posterior of γ for all N rows."""
         return self.predict_new(self.x)
 
-    def predict_new(self, features: Tensor) -> BetaPosterior:
-        """Beta with the regression's mean and the variance of its recent errors, float[L]."""
+    def predict_new(self, features: Tensor) -> LogitNormal:
+        """The regression's mean with the variance of its recent errors, carried to log-odds by their slope."""
         mean = self._mean(features.to(self.device, torch.float32))
-        strength = (mean * (1 - mean) / torch.minimum(self.variance, 0.9 * mean * (1 - mean)) - 1).clamp_min(0.1)
-        return BetaPosterior(mean * strength, (1 - mean) * strength)
+        variance = (self.variance / (mean * (1 - mean)).square()).clamp(*LOG_ODDS_VARIANCE)
+        return LogitNormal(torch.logit(mean) * torch.sqrt(1 + math.pi / 8 * variance), variance)
 
     def grow(self, features: Features) -> None:
         """Take more rows, or another frame of the same columns: what was learned fades within a few steps."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from promptgps_service.model.features import Features
 from promptgps_service.model.neural.fit import Fit, FitDiverged
 from promptgps_service.model.neural.history import Step, Window, pad
-from promptgps_service.model.neural.latent import antithetic
+from promptgps_service.model.neural.latent import Normal, antithetic
 from promptgps_service.model.neural.objective import Model, Prior
 from promptgps_service.model.posterior import LogitNormal
 from promptgps_service.model.predictor import Visits, require_rows
@@ -42,6 +43,7 @@ class Neural:
         own_record: use each prompt's own record; False is the paper's model.
         residual: let theta spread around what text and z say; False is the paper's likelihood.
         prior: of z: "learned" (GPS), "previous" (the posterior of the step before: MPTS), "none" (no z).
+        memory: the prior also knows what was known of z before the last batch; False is the paper's.
         latent: Z, dimensions of z.
         width: of the nets.
         layers: Transformer blocks of each encoder; the decoder has one hidden layer more.
@@ -64,12 +66,13 @@ class Neural:
         own_record: bool = True,
         residual: bool = True,
         prior: Prior = "learned",
+        memory: bool = True,
         latent: int = 8,
         width: int = 64,
         layers: int = 0,
         draws: int = 8,
-        iterations: int = 30,
-        rate: float = 0.02,
+        iterations: int = 20,
+        rate: float = 0.04,
         seed: int = 0,
     ) -> None:
         if min(latent, width, draws // 2, iterations) < 1 or layers < 0 or not rate > 0.0:
@@ -81,9 +84,11 @@ class Neural:
         self.device, self.own_record, self.draws, self.iterations, self.rate, self.seed = (
             device, own_record, draws, iterations, rate, seed
         )
-        self._sizes = {"prior": prior, "residual": residual, "latent": latent, "width": width, "layers": layers}
+        self._model = partial(
+            Model, prior=prior, memory=memory, residual=residual, latent=latent, width=width, layers=layers, device=device
+        )
         self.step = 0
-        self.window = Window(device)
+        self.window = Window(latent, device)
         self._take(features)
         self.record = Record(features.rows, device)
 
@@ -98,17 +103,17 @@ class Neural:
         rows = visits.rows.to(self.device)
         require_rows(rows, len(self.record))
         s, n = (part.to(self.device, torch.float64) for part in (visits.successes, visits.trials))
-        kept = self.window.steps
-        now = self._record_before(rows, s, n)
-        self.window.push(now)
+        kept = self.window.steps, self.window.before
+        now, before = self._record_before(rows, s, n), self._ahead()
+        self.window.push(now, before)
         try:
             self.fit.run(self.window, self.x, self.iterations, self._random(0))
         except FitDiverged:
-            self.window.steps = kept
+            self.window.steps, self.window.before = kept
             raise
         self.step += 1
         if self.own_record:
-            self._record_after(now)
+            self._record_after(now, before)
 
     def predict(self) -> LogitNormal:
         """Posterior of γ for all N rows."""
@@ -164,7 +169,7 @@ class Neural:
         """New nets over ``features``."""
         self.features, self.x = features, features.x.to(self.device)
         random = torch.Generator().manual_seed(self.seed)
-        self.model = Model(features.blocks, **self._sizes, random=random, device=self.device)
+        self.model = self._model(features.blocks, random=random)
         self.fit = Fit(self.model, self.rate)
 
     def _random(self, purpose: int) -> torch.Generator:
@@ -182,10 +187,10 @@ class Neural:
         return Step(rows, s, n, record.y[rows], record.v[rows], age, record.gain[rows], record.lifted[rows].double())
 
     @torch.no_grad()
-    def _record_after(self, now: Step) -> None:
+    def _record_after(self, now: Step, before: Normal) -> None:
         """Divide out what text and level said before the visits; what is left is the record."""
         x = self.x[now.rows]
-        q = self.model.posterior(self.model.tokens(pad([now]), x[None]))
+        q = self.model.posterior(self.model.tokens(pad([now]), x[None]), before.one())
         told = self.model.tell(x, q, self._noise(2))
         mean, variance = match_moments(*self.model.update(now, told), now.s, now.n)
         record, rows = self.record, now.rows
@@ -198,8 +203,7 @@ class Neural:
     @torch.no_grad()
     def _predict(self, x: Tensor, records: Step) -> LogitNormal:
         """Text at M latents of the prior given the last batch (Eq. 10), and own records."""
-        last = pad([self.window.last])
-        ahead, noise = self.model.ahead(self.model.tokens(last, self.x[last.rows])), self._noise(3)
+        ahead, noise = self._ahead().one(), self._noise(3)
         parts = []
         for start in range(0, len(x), CHUNK):
             rows = slice(start, start + CHUNK)
@@ -208,6 +212,13 @@ class Neural:
             parts.append(torch.stack([mu, V + told.shared]))
         mu, V = torch.cat(parts, dim=1) if parts else torch.zeros(2, 0, dtype=torch.float64, device=self.device)
         return LogitNormal(mu, V)
+
+    @torch.no_grad()
+    def _ahead(self) -> Normal:
+        """N(z) of the step to come, [Z]."""
+        last, before = pad([self.window.steps[-1]]), self.window.before[-1]
+        ahead = self.model.ahead(self.model.tokens(last, self.x[last.rows]), before.one())
+        return Normal(ahead.mean[0], ahead.variance[0])
 
     def _noise(self, purpose: int) -> Tensor:
         """Standard normal float32[M, 1, Z] whose mean is 0 and whose mean square is 1 exactly."""

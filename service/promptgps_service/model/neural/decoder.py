@@ -61,13 +61,17 @@ class Decoder(nn.Module):
         D = x.shape[-1]
         tau = self.tau.repeat_interleave(self.sizes.to(x.device))
         m, S = tau.sqrt() * self.mean, tau * self.log_variance.exp()
+        # The level is z_1's alone: h is what the net makes of the text beyond what it makes of none.
+        h = self._net(x, z) - self._net(torch.zeros_like(x[..., :1, :]), z)
+        mean = x @ m[:D] + h @ m[D:]
+        return Told(mean, x.square() @ S[:D] + h.square() @ S[D:])
+
+    def _net(self, x: Tensor, z: Tensor) -> Tensor:
+        """Of squared norm one, as blocks of features are; float32[S, ..., B, W]."""
         h = self.text(x) + self.context(z)[..., None, :]
         for layer in self.hidden:
             h = layer(nn.functional.gelu(normalised(h)))
-        # Of squared norm one, as the blocks of features are.
-        h = normalised(nn.functional.gelu(h)) * h.shape[-1] ** -0.5
-        mean = x @ m[:D] + h @ m[D:]
-        return Told(mean, x.square() @ S[:D] + h.square() @ S[D:])
+        return normalised(nn.functional.gelu(h)) * h.shape[-1] ** -0.5
 
     def complexity(self) -> Tensor:
         """KL(q(w) || p(w)), nats."""

@@ -17,6 +17,7 @@ from promptgps_service.model.neural.dense import Dense, normalised
 from promptgps_service.model.neural.latent import Normal, condition
 
 HEADS = 4
+DRIFT, DRIFT_SD = 0.02, 2.0
 SCALARS = 5
 FAINT = -2.0  # log precision, to that of the level, at which the other dimensions start to be observed
 WIDEST = 3.0  # |log| to which learned precisions may move
@@ -48,22 +49,20 @@ class Encoder(nn.Module):
         self.numbers = Dense(SCALARS, width, random)
         self.blocks = nn.ModuleList(Attention(width, random) for _ in range(layers))
         self.head = Dense(width, 2 * latent, random, zero=True)
-        self.spread = nn.Parameter(torch.zeros(latent))  # log variance of z before any visit
 
-    def forward(self, tokens: Tokens) -> Normal:
-        """N(z | set) for each of J sets; float32[J, Z]."""
+    def forward(self, tokens: Tokens, before: Normal) -> Normal:
+        """N(z | set) for each of J sets, from what was known of z ``before``; [J, Z]."""
         there = tokens.precision > 0
         h = self.text(tokens.x) + self.numbers(tokens.scalars)
         for block in self.blocks:
             h = block(h, there)
         seen, log_precision = self.head(nn.functional.gelu(normalised(h))).chunk(2, dim=-1)
         log_precision = WIDEST * torch.tanh(log_precision / WIDEST)
-        faint = torch.full_like(self.spread, FAINT)
-        faint[0] = 0.0
-        first = torch.zeros_like(self.spread)
-        first[0] = 1.0
-        seen = seen + tokens.residual[..., None] * first
-        return condition(self.spread.exp(), seen, tokens.precision[..., None] * (log_precision + faint).exp())
+        level = torch.zeros_like(before.mean[..., :1, :])
+        level[..., 0] = 1.0
+        seen = seen + tokens.residual[..., None] * level
+        relative = (log_precision + FAINT * (1.0 - level)).exp()
+        return condition(before, seen, tokens.precision[..., None] * relative)
 
 
 class Transition(nn.Module):
@@ -73,12 +72,12 @@ class Transition(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.carry = nn.Parameter(torch.ones(latent))
-        self.drift = nn.Parameter(torch.full((latent,), -3.0))  # log variance a step adds
+        self.drift = nn.Parameter(torch.zeros(latent))  # log(variance a step adds / DRIFT) / DRIFT_SD
 
-    def forward(self, tokens: Tokens) -> Normal:
-        """N(z_t) for each of J sets of visits of the step before; float32[J, Z]."""
-        past: Normal = self.encoder(tokens)
-        variance = self.carry.square() * past.variance + self.drift.exp()
+    def forward(self, tokens: Tokens, before: Normal) -> Normal:
+        """N(z_t) for each of J sets of visits of the step before, z_{t-1} known as ``before`` then; [J, Z]."""
+        past: Normal = self.encoder(tokens, before)
+        variance = self.carry.square() * past.variance + DRIFT * (DRIFT_SD * self.drift).exp()
         return Normal(self.carry * past.mean, variance)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from promptgps_service.model.neural.history import Step, Window, pad
-from promptgps_service.model.neural.objective import Model, draw_noise
+from promptgps_service.model.neural.history import Window, pad
+from promptgps_service.model.neural.latent import Normal
+from promptgps_service.model.neural.objective import Model, Past, draw_noise
 
 SAMPLES = 2  # of z and theta a gradient
 CLIP = 100.0  # norm of the gradient
@@ -63,12 +64,17 @@ class Fit:
 
     def _loss(self, window: Window, x: Tensor, random: torch.Generator) -> Tensor:
         places, weight = window.draw(random)
-        past = pad([window.steps[place - 1] for place in places])
-        now = pad([window.steps[place] for place in places])
-        pairs, visits = now.rows.shape
+        past, now = self._gather(window, x, [place - 1 for place in places]), self._gather(window, x, places)
+        pairs, visits = now.step.rows.shape
         noise = draw_noise(SAMPLES, pairs, visits, self.model.latent, random, x.device)
         weights = torch.tensor(weight, device=x.device)
-        return self.model.loss(past, now, (x[past.rows], x[now.rows]), weights, noise)
+        return self.model.loss(past, now, weights, noise)
+
+    @staticmethod
+    def _gather(window: Window, x: Tensor, places: list[int]) -> Past:
+        step, before = pad([window.steps[place] for place in places]), [window.before[place] for place in places]
+        z = Normal(torch.stack([one.mean for one in before]), torch.stack([one.variance for one in before]))
+        return Past(step, x[step.rows], z)
 
     def _descend(self, loss: Tensor) -> None:
         named = dict(self.model.named_parameters())

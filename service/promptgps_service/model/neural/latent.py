@@ -18,8 +18,12 @@ class Normal:
     variance: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """z = mean + sd · noise (reparameterised), broadcast over ``noise`` float[S, ..., Z]."""
+        """Z = mean + sd · noise (reparameterised), broadcast over ``noise`` float[S, ..., Z]."""
         return self.mean + self.variance.sqrt() * noise
+
+    def one(self) -> Normal:
+        """As a set of one, [1, ..., Z]."""
+        return Normal(self.mean[None], self.variance[None])
 
     def detach(self) -> Normal:
         """The same as a constant."""
@@ -33,19 +37,20 @@ def divergence(q: Normal, p: Normal) -> Tensor:
     return 0.5 * (ratio + shift - 1.0 - ratio.log()).sum(-1)
 
 
-def condition(prior: Tensor, seen: Tensor, precision: Tensor) -> Normal:
-    """Posterior of z ~ N(0, diag(prior)) after independent normal observations of it.
+def condition(before: Normal, seen: Tensor, precision: Tensor) -> Normal:
+    """Posterior of z after independent normal observations of it.
 
     The order of a set's members has no meaning here, its size has: the variance falls as evidence gathers
     (Bayesian context aggregation, Volpp et al. 2021, in place of a mean over the set).
 
     Args:
-        prior: float[Z], variances.
+        before: N(z), [..., Z].
         seen: float[..., B, Z], what each member says z is.
         precision: float[..., B, Z], one over its variance; 0 says nothing.
     """
-    variance = 1.0 / (1.0 / prior + precision.sum(-2))
-    return Normal(variance * (precision * seen).sum(-2), variance.clamp(LEAST, MOST))
+    total = 1.0 / before.variance + precision.sum(-2)
+    mean = (before.mean / before.variance + (precision * seen).sum(-2)) / total
+    return Normal(mean, (1.0 / total).clamp(LEAST, MOST))
 
 
 def antithetic(count: int, shape: tuple[int, ...], random: torch.Generator) -> Tensor:

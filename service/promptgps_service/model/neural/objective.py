@@ -12,7 +12,6 @@ the decoder memorises) and multiplied by the prompt's own record before the step
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +23,7 @@ from promptgps_service.model.neural.decoder import Decoder, Told
 from promptgps_service.model.neural.encoder import Encoder, Tokens, Transition
 from promptgps_service.model.neural.history import Step
 from promptgps_service.model.neural.latent import Normal, antithetic, divergence
-from promptgps_service.model.quadrature import adaptive_nodes, log_likelihood
+from promptgps_service.model.quadrature import adaptive_nodes
 from promptgps_service.model.record import combine, match_moments
 
 Prior = Literal["learned", "previous", "none"]
@@ -33,15 +32,26 @@ GAIN_SD = 0.1
 LEAST_SPREAD = 1e-3
 NODES = 9
 import os
+
 ANCHOR = float(os.environ.get("ANCHOR", "0.1"))
 WEIGHTS = ("psi.mean", "psi.log_variance")  # of q(w), which has a prior of its own
 FARTHEST = 8.0  # logits, of a residual
 
 
 @dataclass(frozen=True)
+class Past:
+    """J steps, padded to [J, B], with the features float32[J, B, D] of their prompts and N(z) [J, Z] before them."""
+
+    step: Step
+    x: Tensor
+    before: Normal
+
+
+@dataclass(frozen=True)
 class Forecast:
     """theta of L prompts by the text: level float64[], and of the rest float64[L]: mean, variance, and the variance
-    that comes from z, common to all."""
+    that comes from z, common to all.
+    """
 
     level: Tensor
     mean: Tensor
@@ -53,15 +63,16 @@ class Model(nn.Module):
     """q_phi, p_eta and p_psi, with the scalars of what a prompt's own record is worth."""
 
     def __init__(
-        self, blocks: tuple[Block, ...], *, prior: Prior, residual: bool, latent: int, width: int, layers: int,
+        self, blocks: tuple[Block, ...], *, prior: Prior, memory: bool, residual: bool, latent: int, width: int, layers: int,
         random: torch.Generator, device: torch.device,
     ) -> None:
         super().__init__()
         dimension = blocks[-1].stop if blocks else 0
-        self.prior, self.residual, self.latent = prior, residual, latent
+        self.prior, self.memory, self.residual, self.latent = prior, memory, residual, latent
         self.psi = Decoder(blocks, latent, width, layers, random)
         self.phi = Encoder(dimension, latent, width, layers, random)
         self.eta = Transition(Encoder(dimension, latent, width, layers, random), latent)
+        self.scale = nn.Parameter(torch.zeros(latent))  # log variance of z where nothing is known
         # su2, qu and g in units of their priors.
         self.scalars = nn.Parameter(torch.zeros(3))
         self.to(device)
@@ -105,31 +116,37 @@ class Model(nn.Module):
             scalars = torch.stack([rate, step.n.log1p(), mu, precision.sqrt(), residual * precision.sqrt()], dim=-1)
         return Tokens(x, scalars.float(), residual.float(), precision.float())
 
-    def posterior(self, tokens: Tokens) -> Normal:
+    def known(self, before: Normal) -> Normal:
+        """What an encoder starts from: the filtered past, or, with the paper, nothing but the last batch."""
+        if self.memory:
+            return before
+        return Normal(torch.zeros_like(before.mean), self.scale.exp().expand_as(before.mean))
+
+    def posterior(self, tokens: Tokens, before: Normal) -> Normal:
         """q_phi(z_t | H_t)."""
-        normal: Normal = self.phi(tokens)
+        normal: Normal = self.phi(tokens, self.known(before))
         if self.prior == "none":
             return Normal(torch.zeros_like(normal.mean), torch.zeros_like(normal.variance))
         return normal
 
-    def ahead(self, tokens: Tokens) -> Normal:
+    def ahead(self, tokens: Tokens, before: Normal) -> Normal:
         """p_eta(z_t | H_{t-1}); MPTS has the posterior of the last step in its place, held fixed."""
         if self.prior == "learned":
-            normal: Normal = self.eta(tokens)
+            normal: Normal = self.eta(tokens, self.known(before))
             return normal
-        return self.posterior(tokens).detach()
+        return self.posterior(tokens, before).detach()
 
-    def loss(self, past: Step, now: Step, x: tuple[Tensor, Tensor], weight: Tensor, noise: Noise) -> Tensor:
-        """Minus the bound, nats: pairs [J, B] with weights float32[J], plus what the weights themselves cost."""
-        tokens = self.tokens(now, x[1])
-        q = self.posterior(tokens)
+    def loss(self, past: Past, now: Past, weight: Tensor, noise: Noise) -> Tensor:
+        """Minus the bound, nats: pairs of steps with weights float32[J], plus what the weights themselves cost."""
+        q = self.posterior(self.tokens(now.step, now.x), now.before)
         z = q.sample(noise.z)
-        told = self.psi(x[1], z)
+        told = self.psi(now.x, z)
         # w is drawn anew for each visit, by way of theta: local reparameterisation (Kingma et al. 2015).
         told = Told(told.mean + told.variance.sqrt() * noise.theta, told.variance)
-        bound = log_evidence(*self.belief(now, told, z, 0.0), now.s, now.n).sum(-1).mean(0)
+        bound = log_evidence(*self.belief(now.step, told, z, 0.0), now.step.s, now.step.n).sum(-1).mean(0)
         if self.prior != "none":
-            bound = bound - divergence(q, self.ahead(self.tokens(past, x[0]))).double()
+            p = self.ahead(self.tokens(past.step, past.x), past.before)
+            bound = bound - divergence(q, p).double()
         return self.complexity() - (weight * bound).sum()
 
     def tell(self, x: Tensor, z: Normal, noise: Tensor) -> Forecast:
