@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)  # the service computes at the same time
+    torch.set_flush_denormal(True)  # a policy grown sure of itself is full of them, and they are slow
     folder = options.runs or default_cache() / f"bench-rl-{FULL.key()}"
     by_pool = {
         size: _bench_pool(

@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan = QUICK_PLAN if options.quick else FULL_PLAN
     plan = replace(plan, steps=options.steps or plan.steps, pool=options.pool or plan.pool)
     torch.set_num_threads(1)  # the service computes at the same time
+    torch.set_flush_denormal(True)  # a policy grown sure of itself is full of them, and they are slow
     run(plan, options.seeds, options.url, options.out, Console())
 
 

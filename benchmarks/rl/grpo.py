@@ -65,7 +65,6 @@ class Learner:
     """The policy's optimiser."""
 
     def __init__(self, policy: Policy, lr: float = 2e-4) -> None:
-        torch.set_flush_denormal(True)
         self.policy = policy
         self.optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, weight_decay=0.01)
 

@@ -80,7 +80,6 @@ def train(settings: WarmStart, progress: Progress | None = None) -> Policy:
 
     They don't fall: a policy annealed to the end of its data leaves RL next to nothing to gain.
     """
-    torch.set_flush_denormal(True)
     policy = Policy(seed=settings.seed)
     matrices = [p for name, p in policy.named_parameters() if name.startswith("blocks") and p.dim() == 2]
     of_matrices = {id(p) for p in matrices}

@@ -229,7 +229,10 @@ class Selection(Wire):
 
 
 class PoolShare(Wire):
-    """One pool of a run: an exact `quota` of the draws, or a `weight` beside the others (default: its size)."""
+    """One pool of a run: an exact `quota` of the draws, or a `weight` beside the others (default 1).
+
+    Where no pool has either, prompts are drawn from all of them as from one.
+    """
 
     pool: Name
     weight: Annotated[float, Field(gt=0)] | None = None
@@ -448,7 +451,7 @@ class RunMetrics(Wire):
 
     run: str
     predictor: str = Field(description="The predictor that the run asks for.")
-    served: str = Field(description="The predictor that answers now: a baseline where the asked one does worse for long.")
+    served: str = Field(description="The predictor that answers: a baseline where the asked one does worse for long.")
     steps: int
     series: dict[str, list[float | None]]
 

@@ -57,7 +57,7 @@ class Context:
                     record = unit.runs.get(name)
                 state = RunState(record, self.device)
                 self.catch_up(state)
-                trainer = Trainer(self.store, self.features, self.lane, state, self.learning)
+                trainer = Trainer(self.store, self.features, self.lane, state, self.learning, self.catch_up)
                 self.lane.call(trainer.load)
                 self._desks[name] = Desk(state, trainer)
                 trainer.wake()

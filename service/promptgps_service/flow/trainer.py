@@ -6,6 +6,7 @@ Everything here runs on the lane, so a trainer needs no lock of its own.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,8 +50,12 @@ class Learning:
 class Trainer:
     """Owner of one run's predictor."""
 
-    def __init__(self, store: Store, features: FeatureSpace, lane: Lane, state: RunState, learning: Learning) -> None:
+    def __init__(
+        self, store: Store, features: FeatureSpace, lane: Lane, state: RunState, learning: Learning,
+        catch_up: Callable[[RunState], None],
+    ) -> None:  # fmt: skip
         self._store = store
+        self._catch_up = catch_up
         self._features = features
         self._lane = lane
         self._state = state
@@ -156,8 +161,10 @@ class Trainer:
             raise
 
     def _unlearned(self) -> LogSlice:
+        """What the log has more than the model, as far as the state knows it: lines refer to the state's draws."""
+        self._catch_up(self._state)
         with self._store.read() as unit:
-            return unit.log.after(self._state.id, self._through)
+            return unit.log.after(self._state.id, self._through, until=self._state.log_position)
 
     def _learn_from(self, part: LogSlice, now: bool) -> None:
         if part.head == self._through:

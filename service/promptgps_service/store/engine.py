@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
+import stamina
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 
@@ -58,8 +59,8 @@ def make_engine(url: str) -> Engine:
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves: the driver would begin too late and never IMMEDIATE
     cursor = connection.cursor()
+    _write_ahead(cursor)
     for pragma in (
-        "journal_mode = WAL",  # readers never wait for the writer
         "synchronous = FULL",  # acknowledged means on disk, also when the power fails
         "foreign_keys = ON",
         f"busy_timeout = {BUSY_TIMEOUT_MS}",
@@ -68,6 +69,14 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+@stamina.retry(
+    on=sqlite3.OperationalError, attempts=None, timeout=BUSY_TIMEOUT_MS / 1000, wait_initial=0.02, wait_max=0.5
+)
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Readers never wait for the writer. The first switch of a new file does not heed the busy timeout."""
+    cursor.execute("PRAGMA journal_mode = WAL")
 
 
 def _begin_sqlite(connection: Connection) -> None:

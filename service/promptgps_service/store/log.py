@@ -48,14 +48,16 @@ class Log:
             self._connection.execute(_INSERT, rows)
         return head + len(rows)
 
-    def after(self, run_id: int, position: int) -> LogSlice:
-        """Everything after a position."""
+    def after(self, run_id: int, position: int, until: int | None = None) -> LogSlice:
+        """Everything after a position, up to and including ``until`` if it is given."""
         names = ("draw", "row", "rollout", "successes", "trials", "status", "policy_version")
         query = (
             select(outcomes.c.position, *(outcomes.c[name] for name in names))
             .where(outcomes.c.run_id == run_id, outcomes.c.position > position)
             .order_by(outcomes.c.position)
         )
+        if until is not None:
+            query = query.where(outcomes.c.position <= until)
         rows = self._connection.execute(query).all()
         if not rows:
             empty = np.zeros(0, np.int64)

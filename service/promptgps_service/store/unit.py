@@ -8,6 +8,7 @@ from functools import cached_property
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from promptgps_service.errors import Unavailable
 from promptgps_service.store.engine import make_engine
@@ -100,6 +101,8 @@ class Store:
 def _unavailable() -> Iterator[None]:
     try:
         yield
+    except PoolTimeout as error:
+        raise Unavailable("every connection to the database is in use; nothing was stored, try again") from error
     except OperationalError as error:
         raise Unavailable("the database does not answer; nothing was stored, try again") from error
     except DBAPIError as error:

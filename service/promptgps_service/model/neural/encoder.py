@@ -30,13 +30,13 @@ class Tokens:
     Attributes:
         x: float32[J, B, D], features.
         scalars: float32[J, B, SCALARS], numbers of the visit.
-        residual: float32[J, B], logits by which the visit says that theta was mispredicted.
-        precision: float32[J, B], of that residual; 0 where a set has no more members.
+        evidence: float32[J, B], what the visit says the level is by itself, times ``precision``.
+        precision: float32[J, B], one over the variance of that; 0 where a set has no more members.
     """
 
     x: Tensor
     scalars: Tensor
-    residual: Tensor
+    evidence: Tensor
     precision: Tensor
 
 
@@ -60,9 +60,9 @@ class Encoder(nn.Module):
         log_precision = WIDEST * torch.tanh(log_precision / WIDEST)
         level = torch.zeros_like(before.mean[..., :1, :])
         level[..., 0] = 1.0
-        seen = seen + tokens.residual[..., None] * level
         relative = (log_precision + FAINT * (1.0 - level)).exp()
-        return condition(before, seen, tokens.precision[..., None] * relative)
+        evidence = tokens.precision[..., None] * seen + tokens.evidence[..., None] * level
+        return condition(before, relative * evidence, relative * tokens.precision[..., None])
 
 
 class Transition(nn.Module):
@@ -78,7 +78,11 @@ class Transition(nn.Module):
         """N(z_t) for each of J sets of visits of the step before, z_{t-1} known as ``before`` then; [J, Z]."""
         past: Normal = self.encoder(tokens, before)
         variance = self.carry.square() * past.variance + DRIFT * (DRIFT_SD * self.drift).exp()
-        return Normal(self.carry * past.mean, variance)
+        # Before the first visits no step has been taken; else the KL to it would teach what a step does.
+        started = (tokens.precision > 0).any(-1, keepdim=True)
+        return Normal(
+            torch.where(started, self.carry * past.mean, past.mean), torch.where(started, variance, past.variance)
+        )
 
 
 class Attention(nn.Module):

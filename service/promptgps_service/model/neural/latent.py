@@ -37,7 +37,7 @@ def divergence(q: Normal, p: Normal) -> Tensor:
     return 0.5 * (ratio + shift - 1.0 - ratio.log()).sum(-1)
 
 
-def condition(before: Normal, seen: Tensor, precision: Tensor) -> Normal:
+def condition(before: Normal, evidence: Tensor, precision: Tensor) -> Normal:
     """Posterior of z after independent normal observations of it.
 
     The order of a set's members has no meaning here, its size has: the variance falls as evidence gathers
@@ -45,11 +45,11 @@ def condition(before: Normal, seen: Tensor, precision: Tensor) -> Normal:
 
     Args:
         before: N(z), [..., Z].
-        seen: float[..., B, Z], what each member says z is.
-        precision: float[..., B, Z], one over its variance; 0 says nothing.
+        evidence: float[..., B, Z], what each member says z is, times ``precision``.
+        precision: float[..., B, Z], one over the variance of that; 0 says nothing.
     """
     total = 1.0 / before.variance + precision.sum(-2)
-    mean = (before.mean / before.variance + (precision * seen).sum(-2)) / total
+    mean = (before.mean / before.variance + evidence.sum(-2)) / total
     return Normal(mean, (1.0 / total).clamp(LEAST, MOST))
 
 

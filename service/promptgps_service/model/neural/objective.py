@@ -24,7 +24,7 @@ from promptgps_service.model.neural.encoder import Encoder, Tokens, Transition
 from promptgps_service.model.neural.history import Step
 from promptgps_service.model.neural.latent import Normal, antithetic, divergence
 from promptgps_service.model.quadrature import adaptive_nodes
-from promptgps_service.model.record import combine, match_moments
+from promptgps_service.model.record import combine
 
 Prior = Literal["learned", "previous", "none"]
 SPREAD_START, AGEING_START, LOG_SD = 2.0, 0.02, 2.0  # of su2 and qu, and the standard deviation of their logs
@@ -35,7 +35,9 @@ import os
 
 ANCHOR = float(os.environ.get("ANCHOR", "0.1"))
 WEIGHTS = ("psi.mean", "psi.log_variance")  # of q(w), which has a prior of its own
-FARTHEST = 8.0  # logits, of a residual
+FARTHEST = 4.0  # logits, of one of Newton's steps
+LEVEL_STEPS = 3
+LEAST_PRECISION = 0.1
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,18 @@ class Model(nn.Module):
             z = x.new_zeros(len(step.rows), self.latent)
             told = self.psi(x, z)
             mu, V = self.belief(step, told, z, told.variance.double())
-            flat = match_moments(*(part.flatten() for part in (mu, V.expand_as(mu), step.s, step.n)))
-            mean, variance = (part.view_as(mu) for part in flat)
-            # Derivatives of the log evidence by mu: slope (mean − mu) / V, curvature −precision.
-            precision = ((1.0 - variance / V) / V).clamp_min(1e-6) * (step.n > 0)
-            residual = ((mean - mu) / V / precision.clamp_min(1e-6)).clamp(-FARTHEST, FARTHEST)
+            level = torch.zeros_like(mu[..., :1])
+            # Newton's steps to the level at which the set is likeliest: one alone, from afar, goes much too far.
+            for _ in range(LEVEL_STEPS):
+                slope, precision = _derivatives(mu + level, V, step.s, step.n)
+                move = slope.sum(-1, keepdim=True) / (precision.sum(-1, keepdim=True) + LEAST_PRECISION)
+                evidence = slope + precision * level
+                level = level + move.clamp(-FARTHEST, FARTHEST)
+            there = step.n > 0
+            precision, evidence = precision * there, evidence * there
             rate = torch.logit((step.s + 0.5) / (step.n + 1.0))
-            scalars = torch.stack([rate, step.n.log1p(), mu, precision.sqrt(), residual * precision.sqrt()], dim=-1)
-        return Tokens(x, scalars.float(), residual.float(), precision.float())
+            scalars = torch.stack([rate, step.n.log1p(), mu, precision.sqrt(), slope], dim=-1)
+        return Tokens(x, scalars.float(), evidence.float(), precision.float())
 
     def known(self, before: Normal) -> Normal:
         """What an encoder starts from: the filtered past, or, with the paper, nothing but the last batch."""
@@ -197,6 +203,15 @@ def log_evidence(mu: Tensor, V: Tensor, s: Tensor, n: Tensor) -> Tensor:
         theta, mass = adaptive_nodes(mu, V.expand_as(mu), s, n, NODES)
         mass = mass - _log_normal(theta, mu, V)
     return (mass + _log_normal(theta, mu, V)).logsumexp(-1)
+
+
+def _derivatives(mu: Tensor, V: Tensor, s: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope by mu, and minus the curvature, of the log evidence: (E theta − mu) / V and (1 − Var theta / V) / V."""
+    theta, mass = adaptive_nodes(mu, V, s, n, NODES)
+    weight = mass.softmax(-1)
+    mean = (weight * theta).sum(-1)
+    variance = (weight * (theta - mean[..., None]).square()).sum(-1)
+    return (mean - mu) / V, ((1.0 - variance / V) / V).clamp_min(1e-6)
 
 
 def _log_normal(theta: Tensor, mu: Tensor, V: Tensor) -> Tensor:
