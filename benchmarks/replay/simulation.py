@@ -83,8 +83,9 @@ class Learner:
 
 
 def make_learner(
-    features: Features, *, told: float = 0.15, drift: float = 0.006, noise: float = 0.03, feedback: float = 0.0, seed: int
-) -> Learner:
+    features: Features, *, seed: int, told: float = 0.15, drift: float = 0.006, noise: float = 0.03,
+    feedback: float = 0.0, log_odds: Tensor | None = None,
+) -> Learner:  # fmt: skip
     """A learner over the rows of the features.
 
     Args:
@@ -94,6 +95,7 @@ def make_learner(
         noise: standard deviation of each prompt's own walk, log-odds a step.
         feedback: log-odds that a prompt gains by a mixed group of its own.
         seed: of the placement and of everything that follows.
+        log_odds: float64[L], sorted, that the pool's are drawn from; default: those of the recorded run.
     """
     random_ = torch.Generator().manual_seed(seed)
     x = features.x.double()
@@ -104,7 +106,7 @@ def make_learner(
     own = torch.randn(features.rows, generator=random_, dtype=torch.float64)
     placed = (told / 2) ** 0.5 * (_unit(linear) + _unit(curved)) + (1 - told) ** 0.5 * own
     quantile = placed.argsort().argsort().double() / max(features.rows - 1, 1)
-    recorded = recorded_log_odds()
+    recorded = recorded_log_odds() if log_odds is None else log_odds
     at = quantile * (len(recorded) - 1)
     low = at.floor().long().clamp_max(len(recorded) - 2)
     theta = torch.lerp(recorded[low], recorded[low + 1], at - low)

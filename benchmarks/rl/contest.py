@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from promptgps_client import PromptGPS
 
+from benchmarks.arms import selection_of
 from benchmarks.rl.policy import Policy
 from benchmarks.rl.pool import HELD_OUT, Pool, draw_sets
 from benchmarks.rl.selectors import MoPPS, Oracle, Remote, Selector, Uniform
@@ -72,14 +71,8 @@ class World:
         if gps is None:
             raise ValueError(f"{arm!r} is a strategy of the service, and no service is given")
         run = f"{self.name}-{_run_name(arm)}-seed{settings.seed}"
-        return Remote(gps, self.name, self.pool, run, selection_of(arm), settings.seed, settings.group)
-
-
-def selection_of(arm: str) -> dict[str, Any]:
-    """Settings of a service arm: `promptgps` or `promptgps+bonus=1.0+cooldown=0`, values as JSON; `service:` may lead."""
-    strategy, *changes = arm.removeprefix("service:").split("+")
-    pairs = (change.split("=", 1) for change in changes)
-    return {"strategy": strategy, **{name: json.loads(value) for name, value in pairs}}
+        selection = selection_of(arm.removeprefix("service:"))
+        return Remote(gps, self.name, self.pool, run, selection, settings.seed, settings.group)
 
 
 def _run_name(arm: str) -> str:

@@ -25,7 +25,9 @@ LANE_DEPTH = Gauge("promptgps_lane_depth", "Jobs waiting for the device.")
 def configure_logs(form: str, level: str) -> None:
     """Structured logs to standard error, with the request's id on every line that belongs to one."""
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     structlog.configure(
         processors=[

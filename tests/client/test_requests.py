@@ -43,7 +43,7 @@ ADDED = {"added": 2, "duplicates": 1, "total": 9}
 DIFFICULTY: dict[str, Any] = {"model_version": 1, "trained_through": 2} | {
     name: [0.5] for name in ("success_mean", "success_std", "lower", "upper", "difficulty")
 }
-METRICS = {"run": "r", "predictor": "hierarchical", "served": "beta", "steps": 1, "series": {"mean_success": [0.5, None]}}
+METRICS = {"run": "r", "predictor": "beta", "served": "beta", "steps": 1, "series": {"mean_success": [0.5, None]}}
 READY = {"ready": True, "checks": {"database": "ok"}}
 
 

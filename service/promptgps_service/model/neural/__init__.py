@@ -43,7 +43,6 @@ class Neural:
         own_record: use each prompt's own record; False is the paper's model.
         residual: let theta spread around what text and z say; False is the paper's likelihood.
         prior: of z: "learned" (GPS), "previous" (the posterior of the step before: MPTS), "none" (no z).
-        memory: the prior also knows what was known of z before the last batch; False is the paper's.
         latent: Z, dimensions of z.
         width: of the nets.
         layers: Transformer blocks of each encoder; the decoder has one hidden layer more.
@@ -66,7 +65,6 @@ class Neural:
         own_record: bool = True,
         residual: bool = True,
         prior: Prior = "learned",
-        memory: bool = True,
         latent: int = 8,
         width: int = 64,
         layers: int = 0,
@@ -81,16 +79,15 @@ class Neural:
             raise ValueError("prior must be 'learned', 'previous' or 'none'")
         if own_record and not residual:
             raise ValueError("an own record needs a residual: it is what the record is about")
-        self.device, self.own_record, self.draws, self.iterations, self.rate, self.seed = (
-            device, own_record, draws, iterations, rate, seed
-        )
+        self.device, self.own_record, self.residual = device, own_record, residual
+        self.draws, self.iterations, self.rate, self.seed = draws, iterations, rate, seed
         self._model = partial(
-            Model, prior=prior, memory=memory, residual=residual, latent=latent, width=width, layers=layers, device=device
+            Model, prior=prior, residual=residual, latent=latent, width=width, layers=layers, device=device
         )
         self.step = 0
-        self.window = Window(latent, device)
-        self._take(features)
+        self.window = Window(device)
         self.record = Record(features.rows, device)
+        self._take(features)
 
     def observe(self, visits: Visits) -> None:
         """Learn from one step's visits; an empty step changes nothing.
@@ -103,17 +100,17 @@ class Neural:
         rows = visits.rows.to(self.device)
         require_rows(rows, len(self.record))
         s, n = (part.to(self.device, torch.float64) for part in (visits.successes, visits.trials))
-        kept = self.window.steps, self.window.before
-        now, before = self._record_before(rows, s, n), self._ahead()
-        self.window.push(now, before)
+        kept = self.window.steps
+        now = self._record_before(rows, s, n)
+        self.window.push(now)
         try:
-            self.fit.run(self.window, self.x, self.iterations, self._random(0))
+            self._train(self.iterations, self._random(0))
         except FitDiverged:
-            self.window.steps, self.window.before = kept
+            self.window.steps = kept
             raise
         self.step += 1
         if self.own_record:
-            self._record_after(now, before)
+            self._record_after(now)
 
     def predict(self) -> LogitNormal:
         """Posterior of γ for all N rows."""
@@ -135,7 +132,7 @@ class Neural:
             return
         self._take(features)
         if self.window.pairs:
-            self.fit.run(self.window, self.x, REFIT * self.iterations, self._random(1))
+            self._train(REFIT * self.iterations, self._random(1))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything learned: nets, moments of the optimiser, replay window, records of visited rows."""
@@ -167,10 +164,18 @@ class Neural:
 
     def _take(self, features: Features) -> None:
         """New nets over ``features``."""
-        self.features, self.x = features, features.x.to(self.device)
+        self.features: Features = features
+        self.x = features.x.to(self.device)
         random = torch.Generator().manual_seed(self.seed)
         self.model = self._model(features.blocks, random=random)
-        self.fit = Fit(self.model, self.rate)
+        self.fit: Fit = Fit(self.model, self.rate)
+
+    def _train(self, iterations: int, random: torch.Generator) -> None:
+        share = torch.ones(len(self.x), dtype=torch.float64, device=self.device)
+        if self.residual and not self.own_record:
+            # What text does not explain of a prompt is in each of its visits: all together they count as one.
+            share = share / self.window.visits_of(len(self.x)).clamp_min(1)
+        self.fit.run(self.window, self.x, share, iterations, random)
 
     def _random(self, purpose: int) -> torch.Generator:
         """Numbers that depend on seed, step and purpose only."""
@@ -187,10 +192,10 @@ class Neural:
         return Step(rows, s, n, record.y[rows], record.v[rows], age, record.gain[rows], record.lifted[rows].double())
 
     @torch.no_grad()
-    def _record_after(self, now: Step, before: Normal) -> None:
+    def _record_after(self, now: Step) -> None:
         """Divide out what text and level said before the visits; what is left is the record."""
         x = self.x[now.rows]
-        q = self.model.posterior(self.model.tokens(pad([now]), x[None]), before.one())
+        q = self.model.posterior(self.model.tokens(pad([now]), x[None]))
         told = self.model.tell(x, q, self._noise(2))
         mean, variance = match_moments(*self.model.update(now, told), now.s, now.n)
         record, rows = self.record, now.rows
@@ -203,7 +208,7 @@ class Neural:
     @torch.no_grad()
     def _predict(self, x: Tensor, records: Step) -> LogitNormal:
         """Text at M latents of the prior given the last batch (Eq. 10), and own records."""
-        ahead, noise = self._ahead().one(), self._noise(3)
+        ahead, noise = self._ahead(), self._noise(3)
         parts = []
         for start in range(0, len(x), CHUNK):
             rows = slice(start, start + CHUNK)
@@ -215,10 +220,9 @@ class Neural:
 
     @torch.no_grad()
     def _ahead(self) -> Normal:
-        """N(z) of the step to come, [Z]."""
-        last, before = pad([self.window.steps[-1]]), self.window.before[-1]
-        ahead = self.model.ahead(self.model.tokens(last, self.x[last.rows]), before.one())
-        return Normal(ahead.mean[0], ahead.variance[0])
+        """p_eta(z | last batch), [1, Z]."""
+        last = pad([self.window.last])
+        return self.model.ahead(self.model.tokens(last, self.x[last.rows]))
 
     def _noise(self, purpose: int) -> Tensor:
         """Standard normal float32[M, 1, Z] whose mean is 0 and whose mean square is 1 exactly."""

@@ -49,20 +49,21 @@ class Encoder(nn.Module):
         self.numbers = Dense(SCALARS, width, random)
         self.blocks = nn.ModuleList(Attention(width, random) for _ in range(layers))
         self.head = Dense(width, 2 * latent, random, zero=True)
+        self.spread = nn.Parameter(torch.zeros(latent))  # log variance of z before any visit
 
-    def forward(self, tokens: Tokens, before: Normal) -> Normal:
-        """N(z | set) for each of J sets, from what was known of z ``before``; [J, Z]."""
+    def forward(self, tokens: Tokens) -> Normal:
+        """N(z | set) for each of J sets; [J, Z]."""
         there = tokens.precision > 0
         h = self.text(tokens.x) + self.numbers(tokens.scalars)
         for block in self.blocks:
             h = block(h, there)
         seen, log_precision = self.head(nn.functional.gelu(normalised(h))).chunk(2, dim=-1)
         log_precision = WIDEST * torch.tanh(log_precision / WIDEST)
-        level = torch.zeros_like(before.mean[..., :1, :])
-        level[..., 0] = 1.0
+        level = torch.zeros_like(self.spread)
+        level[0] = 1.0
         relative = (log_precision + FAINT * (1.0 - level)).exp()
         evidence = tokens.precision[..., None] * seen + tokens.evidence[..., None] * level
-        return condition(before, relative * evidence, relative * tokens.precision[..., None])
+        return condition(self.spread.exp(), relative * evidence, relative * tokens.precision[..., None])
 
 
 class Transition(nn.Module):
@@ -74,9 +75,9 @@ class Transition(nn.Module):
         self.carry = nn.Parameter(torch.ones(latent))
         self.drift = nn.Parameter(torch.zeros(latent))  # log(variance a step adds / DRIFT) / DRIFT_SD
 
-    def forward(self, tokens: Tokens, before: Normal) -> Normal:
-        """N(z_t) for each of J sets of visits of the step before, z_{t-1} known as ``before`` then; [J, Z]."""
-        past: Normal = self.encoder(tokens, before)
+    def forward(self, tokens: Tokens) -> Normal:
+        """N(z_t) for each of J sets of visits of the step before; [J, Z]."""
+        past: Normal = self.encoder(tokens)
         variance = self.carry.square() * past.variance + DRIFT * (DRIFT_SD * self.drift).exp()
         # Before the first visits no step has been taken; else the KL to it would teach what a step does.
         started = (tokens.precision > 0).any(-1, keepdim=True)

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from promptgps_service.model.neural.history import Window, pad
-from promptgps_service.model.neural.latent import Normal
+from promptgps_service.model.neural.history import Step, Window, pad
 from promptgps_service.model.neural.objective import Model, Past, draw_noise
 
 SAMPLES = 2  # of z and theta a gradient
@@ -32,8 +31,15 @@ class Fit:
         self.count = 0
         self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.model.named_parameters()}
 
-    def run(self, window: Window, x: Tensor, iterations: int, random: torch.Generator) -> None:
-        """Take ``iterations`` steps over the window's pairs, x float32[N, D].
+    def run(self, window: Window, x: Tensor, share: Tensor, iterations: int, random: torch.Generator) -> None:
+        """Take ``iterations`` steps over the window's pairs.
+
+        Args:
+            window: what to learn from.
+            x: float32[N, D].
+            share: float64[N], how much a visit of each prompt counts.
+            iterations: gradient steps.
+            random: of pairs and noise.
 
         Raises:
             FitDiverged: see there.
@@ -41,7 +47,7 @@ class Fit:
         good = self.state_dict()
         try:
             for _ in range(iterations):
-                self._descend(self._loss(window, x, random))
+                self._descend(self._loss(window, x, share, random))
         except FitDiverged:
             self.load_state_dict(good)
             raise
@@ -62,19 +68,13 @@ class Fit:
                 for moment, kind in zip(self.moments[name], ("first", "second"), strict=True):
                     moment.copy_(state[f"{kind}.{name}"])
 
-    def _loss(self, window: Window, x: Tensor, random: torch.Generator) -> Tensor:
+    def _loss(self, window: Window, x: Tensor, share: Tensor, random: torch.Generator) -> Tensor:
         places, weight = window.draw(random)
-        past, now = self._gather(window, x, [place - 1 for place in places]), self._gather(window, x, places)
+        past = _gather([window.steps[place - 1] for place in places], x, share)
+        now = _gather([window.steps[place] for place in places], x, share)
         pairs, visits = now.step.rows.shape
         noise = draw_noise(SAMPLES, pairs, visits, self.model.latent, random, x.device)
-        weights = torch.tensor(weight, device=x.device)
-        return self.model.loss(past, now, weights, noise)
-
-    @staticmethod
-    def _gather(window: Window, x: Tensor, places: list[int]) -> Past:
-        step, before = pad([window.steps[place] for place in places]), [window.before[place] for place in places]
-        z = Normal(torch.stack([one.mean for one in before]), torch.stack([one.variance for one in before]))
-        return Past(step, x[step.rows], z)
+        return self.model.loss(past, now, torch.tensor(weight, device=x.device), noise)
 
     def _descend(self, loss: Tensor) -> None:
         named = dict(self.model.named_parameters())
@@ -86,6 +86,11 @@ class Fit:
         shrink = float((CLIP / norm).clamp_max(1.0))
         for (name, value), grad in zip(named.items(), grads, strict=True):
             _adam(value, grad * shrink, self.moments[name], self.count, self.rate)
+
+
+def _gather(steps: list[Step], x: Tensor, share: Tensor) -> Past:
+    step = pad(steps)
+    return Past(step, x[step.rows], share[step.rows])
 
 
 def _adam(value: Tensor, grad: Tensor, moments: tuple[Tensor, Tensor], count: int, rate: float) -> None:

@@ -8,12 +8,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from promptgps_service.model.neural.latent import Normal
-
 MOST_VISITS = 8192  # of the window; at least two steps stay
-import os
-
-PER_ITERATION = int(os.environ.get("PER", "1024"))  # visits of the pairs that one gradient is taken over
+PER_ITERATION = 512  # visits of the pairs that one gradient is taken over
 
 
 @dataclass(frozen=True)
@@ -67,16 +63,10 @@ def pad(steps: list[Step]) -> Step:
 
 
 class Window:
-    """The last steps, oldest first, the first of them only as the past of the second.
+    """The last steps, oldest first, the first of them only as the past of the second."""
 
-    Attributes:
-        steps: H.
-        before: what was known of z at each step before its visits; the first that of no step at all.
-    """
-
-    def __init__(self, latent: int, device: torch.device) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.steps: list[Step] = [nothing(device)]
-        self.before = [Normal(torch.zeros(latent, device=device), torch.ones(latent, device=device))]
 
     @property
     def pairs(self) -> int:
@@ -88,11 +78,15 @@ class Window:
         """H_{t-1}, to be predicted from."""
         return self.steps[-1]
 
-    def push(self, step: Step, before: Normal) -> None:
+    def push(self, step: Step) -> None:
         """Add the newest step; the oldest go where there are too many visits."""
-        self.steps, self.before = [*self.steps, step], [*self.before, before]
+        self.steps = [*self.steps, step]
         while len(self.steps) > 3 and sum(len(kept) for kept in self.steps) > MOST_VISITS:
-            self.steps, self.before = self.steps[1:], self.before[1:]
+            self.steps = self.steps[1:]
+
+    def visits_of(self, count: int) -> Tensor:
+        """How often each of ``count`` prompts was visited in the window, long[count]."""
+        return torch.bincount(torch.cat([step.rows for step in self.steps]), minlength=count)
 
     def draw(self, random: torch.Generator) -> tuple[list[int], list[float]]:
         """Pairs to learn from, as places of H_t, and their weights: the newest always, older ones at random.
@@ -108,9 +102,7 @@ class Window:
     def state_dict(self) -> dict[str, Tensor]:
         """The steps end to end, and their lengths."""
         joined = {name: torch.cat([getattr(step, name) for step in self.steps]) for name in NAMES}
-        z = {"mean": torch.stack([one.mean for one in self.before])}
-        z["variance"] = torch.stack([one.variance for one in self.before])
-        return z | {"lengths": torch.tensor([len(step) for step in self.steps]), **joined}
+        return {"lengths": torch.tensor([len(step) for step in self.steps]), **joined}
 
     def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """Restore what ``state_dict`` gave."""
@@ -118,4 +110,3 @@ class Window:
         stops = state["lengths"].cumsum(0).tolist()
         starts = [0, *stops[:-1]]
         self.steps = [joined.select(slice(start, stop)) for start, stop in zip(starts, stops, strict=True)]
-        self.before = [Normal(*z) for z in zip(state["mean"].to(device), state["variance"].to(device), strict=True)]

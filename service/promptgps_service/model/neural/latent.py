@@ -21,10 +21,6 @@ class Normal:
         """Z = mean + sd · noise (reparameterised), broadcast over ``noise`` float[S, ..., Z]."""
         return self.mean + self.variance.sqrt() * noise
 
-    def one(self) -> Normal:
-        """As a set of one, [1, ..., Z]."""
-        return Normal(self.mean[None], self.variance[None])
-
     def detach(self) -> Normal:
         """The same as a constant."""
         return Normal(self.mean.detach(), self.variance.detach())
@@ -37,20 +33,19 @@ def divergence(q: Normal, p: Normal) -> Tensor:
     return 0.5 * (ratio + shift - 1.0 - ratio.log()).sum(-1)
 
 
-def condition(before: Normal, evidence: Tensor, precision: Tensor) -> Normal:
-    """Posterior of z after independent normal observations of it.
+def condition(prior: Tensor, evidence: Tensor, precision: Tensor) -> Normal:
+    """Posterior of z ~ N(0, diag(prior)) after independent normal observations of it.
 
     The order of a set's members has no meaning here, its size has: the variance falls as evidence gathers
     (Bayesian context aggregation, Volpp et al. 2021, in place of a mean over the set).
 
     Args:
-        before: N(z), [..., Z].
+        prior: float[Z], variances.
         evidence: float[..., B, Z], what each member says z is, times ``precision``.
         precision: float[..., B, Z], one over the variance of that; 0 says nothing.
     """
-    total = 1.0 / before.variance + precision.sum(-2)
-    mean = (before.mean / before.variance + evidence.sum(-2)) / total
-    return Normal(mean, (1.0 / total).clamp(LEAST, MOST))
+    total = 1.0 / prior + precision.sum(-2)
+    return Normal(evidence.sum(-2) / total, (1.0 / total).clamp(LEAST, MOST))
 
 
 def antithetic(count: int, shape: tuple[int, ...], random: torch.Generator) -> Tensor:

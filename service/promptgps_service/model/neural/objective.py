@@ -31,9 +31,7 @@ SPREAD_START, AGEING_START, LOG_SD = 2.0, 0.02, 2.0  # of su2 and qu, and the st
 GAIN_SD = 0.1
 LEAST_SPREAD = 1e-3
 NODES = 9
-import os
-
-ANCHOR = float(os.environ.get("ANCHOR", "0.1"))
+ANCHOR_SD = 0.55  # of the weights of nets around their start
 WEIGHTS = ("psi.mean", "psi.log_variance")  # of q(w), which has a prior of its own
 FARTHEST = 4.0  # logits, of one of Newton's steps
 LEVEL_STEPS = 3
@@ -42,17 +40,22 @@ LEAST_PRECISION = 0.1
 
 @dataclass(frozen=True)
 class Past:
-    """J steps, padded to [J, B], with the features float32[J, B, D] of their prompts and N(z) [J, Z] before them."""
+    """J steps, padded to [J, B]; features float32[J, B, D] of their prompts, and what each visit counts, [J, B]."""
 
     step: Step
     x: Tensor
-    before: Normal
+    share: Tensor
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """theta of L prompts by the text: level float64[], and of the rest float64[L]: mean, variance, and the variance
-    that comes from z, common to all.
+    """theta of L prompts by the text, float64.
+
+    Attributes:
+        level: [], b + E z_1.
+        mean: [L], of theta − level.
+        variance: [L], of that; su2 and the doubt on w.
+        shared: [L], what the doubt on z adds; common to the prompts, so that no visit of one alone settles it.
     """
 
     level: Tensor
@@ -65,16 +68,23 @@ class Model(nn.Module):
     """q_phi, p_eta and p_psi, with the scalars of what a prompt's own record is worth."""
 
     def __init__(
-        self, blocks: tuple[Block, ...], *, prior: Prior, memory: bool, residual: bool, latent: int, width: int, layers: int,
-        random: torch.Generator, device: torch.device,
+        self,
+        blocks: tuple[Block, ...],
+        *,
+        prior: Prior,
+        residual: bool,
+        latent: int,
+        width: int,
+        layers: int,
+        random: torch.Generator,
+        device: torch.device,
     ) -> None:
         super().__init__()
         dimension = blocks[-1].stop if blocks else 0
-        self.prior, self.memory, self.residual, self.latent = prior, memory, residual, latent
+        self.prior, self.residual, self.latent = prior, residual, latent
         self.psi = Decoder(blocks, latent, width, layers, random)
         self.phi = Encoder(dimension, latent, width, layers, random)
         self.eta = Transition(Encoder(dimension, latent, width, layers, random), latent)
-        self.scale = nn.Parameter(torch.zeros(latent))  # log variance of z where nothing is known
         # su2, qu and g in units of their priors.
         self.scalars = nn.Parameter(torch.zeros(3))
         self.to(device)
@@ -122,36 +132,31 @@ class Model(nn.Module):
             scalars = torch.stack([rate, step.n.log1p(), mu, precision.sqrt(), slope], dim=-1)
         return Tokens(x, scalars.float(), evidence.float(), precision.float())
 
-    def known(self, before: Normal) -> Normal:
-        """What an encoder starts from: the filtered past, or, with the paper, nothing but the last batch."""
-        if self.memory:
-            return before
-        return Normal(torch.zeros_like(before.mean), self.scale.exp().expand_as(before.mean))
-
-    def posterior(self, tokens: Tokens, before: Normal) -> Normal:
+    def posterior(self, tokens: Tokens) -> Normal:
         """q_phi(z_t | H_t)."""
-        normal: Normal = self.phi(tokens, self.known(before))
+        normal: Normal = self.phi(tokens)
         if self.prior == "none":
             return Normal(torch.zeros_like(normal.mean), torch.zeros_like(normal.variance))
         return normal
 
-    def ahead(self, tokens: Tokens, before: Normal) -> Normal:
+    def ahead(self, tokens: Tokens) -> Normal:
         """p_eta(z_t | H_{t-1}); MPTS has the posterior of the last step in its place, held fixed."""
         if self.prior == "learned":
-            normal: Normal = self.eta(tokens, self.known(before))
+            normal: Normal = self.eta(tokens)
             return normal
-        return self.posterior(tokens, before).detach()
+        return self.posterior(tokens).detach()
 
     def loss(self, past: Past, now: Past, weight: Tensor, noise: Noise) -> Tensor:
         """Minus the bound, nats: pairs of steps with weights float32[J], plus what the weights themselves cost."""
-        q = self.posterior(self.tokens(now.step, now.x), now.before)
+        q = self.posterior(self.tokens(now.step, now.x))
         z = q.sample(noise.z)
         told = self.psi(now.x, z)
         # w is drawn anew for each visit, by way of theta: local reparameterisation (Kingma et al. 2015).
         told = Told(told.mean + told.variance.sqrt() * noise.theta, told.variance)
-        bound = log_evidence(*self.belief(now.step, told, z, 0.0), now.step.s, now.step.n).sum(-1).mean(0)
+        evidence = log_evidence(*self.belief(now.step, told, z, 0.0), now.step.s, now.step.n)
+        bound = (now.share * evidence).sum(-1).mean(0)
         if self.prior != "none":
-            p = self.ahead(self.tokens(past.step, past.x), past.before)
+            p = self.ahead(self.tokens(past.step, past.x))
             bound = bound - divergence(q, p).double()
         return self.complexity() - (weight * bound).sum()
 
@@ -170,14 +175,17 @@ class Model(nn.Module):
         return combine(center, told.mean, told.variance, step.y, step.v + self.ageing * step.age)
 
     def complexity(self) -> Tensor:
-        """Minus log prior of all parameters: q(w)'s divergence, and N(initial value, 1) for the others.
+        """Minus log prior of all parameters: q(w)'s divergence, and a normal around their start for the others.
 
         Anchored at their random start, not at zero (Pearce et al. 2020), nets that nothing is asked of stay
         random features.
         """
-        named = dict(self.named_parameters())
-        distance = sum((named[name] - anchor).square().sum() * (ANCHOR if anchor.dim() < 2 else 1.0) for name, anchor in self.anchors.items())
-        return self.psi.complexity() + 0.5 * distance / ANCHOR
+        cost = self.psi.complexity()
+        for name, value in self.named_parameters():
+            if name in self.anchors:
+                sd = ANCHOR_SD if value.dim() > 1 else 1.0
+                cost = cost + 0.5 * ((value - self.anchors[name]) / sd).square().sum()
+        return cost
 
 
 @dataclass(frozen=True)
