@@ -1,9 +1,13 @@
-"""``python -m benchmarks.replay open rl-run-dsr-a --predictor hierarchical beta --share 0.02 0.1``."""
+"""``python -m benchmarks.replay open rl-run-dsr-a --predictor hierarchical beta --share 0.02 0.1``.
+
+Parameters go to every predictor named: ``--predictor neural --set own_record=false prior=previous``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,12 +27,12 @@ def main() -> None:
     """Parse, replay, print one row per setting: the mean over seeds."""
     arguments = _parser().parse_args()
     torch.set_num_threads(arguments.threads)
-    history = read_history(arguments.data / arguments.set)
+    history = read_history(arguments.data / arguments.history)
     features = text_features(history.texts)
     if arguments.loop == "open":
         for name in arguments.predictor:
             for share in arguments.share:
-                runs = [_open(history, features, name, share, seed) for seed in arguments.seeds]
+                runs = [_open(history, features, name, share, arguments, seed) for seed in arguments.seeds]
                 _print(f"{name} {share:g}", runs)
     else:
         for name in arguments.predictor:
@@ -37,11 +41,13 @@ def main() -> None:
                 _print(f"{name}:{rule} {arguments.batch}/{arguments.candidates or 'all'}", runs)
 
 
-def _open(history: History, features: Features, name: str, share: float, seed: int) -> dict[str, float]:
+def _open(
+    history: History, features: Features, name: str, share: float, arguments: argparse.Namespace, seed: int
+) -> dict[str, float]:
     started = time.perf_counter()
     # A policy of its own at each step, as on a ladder of models, has no next visits to average over.
     window = 3 if history.steps > 20 else 1
-    predictor = make_predictor(name, features, torch.device("cpu"))
+    predictor = make_predictor(name, features, torch.device("cpu"), **dict(arguments.set))
     scores = open_loop(history, predictor, share=share, window=window, seed=seed)
     return dataclasses.asdict(scores) | {"seconds": time.perf_counter() - started}
 
@@ -54,7 +60,7 @@ def _closed(
     utility = {
         "mixed": mixed(trials), "information": information(), "thompson": thompson(), "nearest": nearest()
     }[rule]
-    predictor = make_predictor(name, features, torch.device("cpu"))
+    predictor = make_predictor(name, features, torch.device("cpu"), **dict(arguments.set))
     candidates, batch = arguments.candidates, arguments.batch
     scores = closed_loop(history, predictor, utility, batch=batch, candidates=candidates, seed=seed)
     return dataclasses.asdict(scores) | {"seconds": time.perf_counter() - started}
@@ -65,12 +71,22 @@ def _print(label: str, runs: list[dict[str, Any]]) -> None:
     print(f"{label:32}", " ".join(f"{name} {value:.4g}" for name, value in means.items()), flush=True)
 
 
+def _parameter(text: str) -> tuple[str, Any]:
+    """A value as JSON has it, else as text."""
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replay", description=__doc__)
     parser.add_argument("loop", choices=("open", "closed"))
-    parser.add_argument("set", help="folder under --data, e.g. rl-run-dsr-a")
+    parser.add_argument("history", help="folder under --data, e.g. rl-run-dsr-a")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--predictor", nargs="+", choices=tuple(PREDICTORS), default=["hierarchical"])
+    parser.add_argument("--set", nargs="+", type=_parameter, default=[], metavar="NAME=VALUE")
     parser.add_argument("--share", nargs="+", type=float, default=[0.02, 0.1])
     parser.add_argument("--utility", nargs="+", choices=UTILITIES, default=["mixed"])
     parser.add_argument("--batch", type=int, default=32)

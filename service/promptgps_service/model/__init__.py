@@ -20,5 +20,9 @@ G_it                  [N]        gain a prompt has accumulated from its own info
 w                     [D]        text weights; τ_g their prior variance in block g; P their covariance [D, D]
 u_i                   [N]        what text does not explain of prompt i; su2 its variance
 mu, V                 [N]        mean and variance of theta given the log so far
+z_t                   [Z]        latent state of the policy at step t, shared by all prompts (``neural``)
+eta                              parameters of the prior p_eta(z_t | H_{t-1})
+phi                              parameters of the posterior q_phi(z_t | H_t)
+psi                              parameters of the decoder p_psi(gamma | e_tau, z_t)
 ====================  =========  ================================================================================
 """

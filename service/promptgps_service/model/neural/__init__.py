@@ -2,10 +2,13 @@
 
     prior p_eta(z_t | H_{t-1}) (``encoder``), posterior q_phi(z_t | H_t), decoder p_psi(gamma | e_tau, z) (``decoder``),
     trained after every step on the newest pair of steps and a replay of older ones (``history``, ``objective``);
-    prediction: the mean over M latents of the prior given the last batch (Eq. 10)
+    prediction: over M latents of the prior given the last batch (Eq. 10). The paper takes the mean of gamma; here mean
+    and variance of theta over the M, beside the other doubts, make a distribution.
 
-With ``own_record`` a prompt's own record (``record``) multiplies what the text says of it, as Bayes has it: the paper's
-model knows a prompt only by its text.
+With ``own_record`` a prompt's own record (``record``) multiplies what the text says of it, as Bayes has it, and
+the nets learn from what a visit says beyond the record before it.
+
+No seed is drawn from anywhere but ``seed`` and the number of the step: the same visits give the same model.
 """
 
 from __future__ import annotations
@@ -40,13 +43,14 @@ class Neural:
     Args:
         features: of the pool.
         device: where everything is kept and computed.
-        own_record: use each prompt's own record; False is the paper's model.
-        residual: let theta spread around what text and z say; False is the paper's likelihood.
+        own_record: use each prompt's own record. False is the paper's model, which knows a prompt by its text alone.
+        residual: let theta spread around what text and z say. False is the plain binomial likelihood, with which
+            the nets remember prompts by their features: good for those seen, worse than a constant for others.
         prior: of z: "learned" (GPS), "previous" (the posterior of the step before: MPTS), "none" (no z).
         latent: Z, dimensions of z.
         width: of the nets.
         layers: Transformer blocks of each encoder; the decoder has one hidden layer more.
-        draws: M, latents a prediction averages over.
+        draws: latents a prediction averages over, the paper's M.
         iterations: gradient steps an update.
         rate: learning rate, in units of the parameters' priors.
         seed: of every random number.
@@ -87,7 +91,9 @@ class Neural:
         self.step = 0
         self.window = Window(device)
         self.record = Record(features.rows, device)
-        self._take(features)
+        self.features, self.x = features, features.x.to(device)
+        self.model = self._new_model(features)
+        self.fit = Fit(self.model, rate)
 
     def observe(self, visits: Visits) -> None:
         """Learn from one step's visits; an empty step changes nothing.
@@ -123,16 +129,18 @@ class Neural:
         return self._predict(x, _no_record(len(x), self.device))
 
     def grow(self, features: Features) -> None:
-        """Take more rows; in another frame the nets start anew and learn from the replay window."""
+        """Take more rows; in another frame the nets start anew and learn from the replay window.
+
+        Raises:
+            FitDiverged: the loss is not finite; everything is as it was.
+        """
         if features.rows < len(self.record):
             raise ValueError("a pool does not shrink")
-        self.record.grow(features.rows)
         if same_frame(self.features, features):
             self.features, self.x = features, features.x.to(self.device)
-            return
-        self._take(features)
-        if self.window.pairs:
-            self._train(REFIT * self.iterations, self._random(1))
+        else:
+            self._start_anew(features)
+        self.record.grow(features.rows)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything learned: nets, moments of the optimiser, replay window, records of visited rows."""
@@ -162,13 +170,21 @@ class Neural:
         self.fit.load_state_dict(_part(state, "fit."))
         self.step = int(state["step"])
 
-    def _take(self, features: Features) -> None:
-        """New nets over ``features``."""
-        self.features: Features = features
-        self.x = features.x.to(self.device)
-        random = torch.Generator().manual_seed(self.seed)
-        self.model = self._model(features.blocks, random=random)
-        self.fit: Fit = Fit(self.model, self.rate)
+    def _new_model(self, features: Features) -> Model:
+        return self._model(features.blocks, random=torch.Generator().manual_seed(self.seed))
+
+    def _start_anew(self, features: Features) -> None:
+        """New nets over ``features``, fitted to the window."""
+        kept = self.features, self.x, self.model, self.fit
+        self.features, self.x = features, features.x.to(self.device)
+        self.model = self._new_model(features)
+        self.fit = Fit(self.model, self.rate)
+        try:
+            if self.window.pairs:
+                self._train(REFIT * self.iterations, self._random(1))
+        except FitDiverged:
+            self.features, self.x, self.model, self.fit = kept
+            raise
 
     def _train(self, iterations: int, random: torch.Generator) -> None:
         share = torch.ones(len(self.x), dtype=torch.float64, device=self.device)

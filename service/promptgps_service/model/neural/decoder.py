@@ -71,7 +71,8 @@ class Decoder(nn.Module):
         h = self.text(x) + self.context(z)[..., None, :]
         for layer in self.hidden:
             h = layer(nn.functional.gelu(normalised(h)))
-        return normalised(nn.functional.gelu(h)) * h.shape[-1] ** -0.5
+        out: Tensor = normalised(nn.functional.gelu(h)) * h.shape[-1] ** -0.5
+        return out
 
     def complexity(self) -> Tensor:
         """KL(q(w) || p(w)), nats."""

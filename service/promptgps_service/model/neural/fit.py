@@ -24,12 +24,8 @@ class Fit:
 
     def __init__(self, model: Model, rate: float) -> None:
         self.model, self.rate = model, rate
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the moments."""
         self.count = 0
-        self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.model.named_parameters()}
+        self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
 
     def run(self, window: Window, x: Tensor, share: Tensor, iterations: int, random: torch.Generator) -> None:
         """Take ``iterations`` steps over the window's pairs.
@@ -48,6 +44,8 @@ class Fit:
         try:
             for _ in range(iterations):
                 self._descend(self._loss(window, x, share, random))
+            if not all(bool(value.isfinite().all()) for value in self.model.parameters()):
+                raise FitDiverged("a parameter is not finite")
         except FitDiverged:
             self.load_state_dict(good)
             raise

@@ -7,7 +7,7 @@ it and the divergences are nats of one scale: the bound is one on the evidence, 
 
 Beyond Eq. 8, p_psi(s | tau, z) = ∫ Binomial(s; n, sigmoid(theta)) p(theta) dtheta, with theta spread by su2 around what
 the decoder says (what text does not explain: without it, eight attempts on one prompt count as eight prompts, and
-the decoder memorises) and multiplied by the prompt's own record before the step.
+the decoder memorises), and multiplied by the prompt's own record before the step.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from promptgps_service.model.neural.decoder import Decoder, Told
 from promptgps_service.model.neural.encoder import Encoder, Tokens, Transition
 from promptgps_service.model.neural.history import Step
 from promptgps_service.model.neural.latent import Normal, antithetic, divergence
-from promptgps_service.model.quadrature import adaptive_nodes
+from promptgps_service.model.neural.likelihood import derivatives, log_evidence
 from promptgps_service.model.record import combine
 
 Prior = Literal["learned", "previous", "none"]
 SPREAD_START, AGEING_START, LOG_SD = 2.0, 0.02, 2.0  # of su2 and qu, and the standard deviation of their logs
 GAIN_SD = 0.1
-LEAST_SPREAD = 1e-3
-NODES = 9
+LEAST_SPREAD = 1e-3  # su2 where theta is to be what text and z say: the integral over it needs some width
 ANCHOR_SD = 0.55  # of the weights of nets around their start
 WEIGHTS = ("psi.mean", "psi.log_variance")  # of q(w), which has a prior of its own
+LEAST_VARIANCE = 1e-9  # the root has no gradient at 0, which is where prompts without features are
 FARTHEST = 4.0  # logits, of one of Newton's steps
 LEVEL_STEPS = 3
-LEAST_PRECISION = 0.1
+LEVEL_PRECISION = 0.1  # of the level a set is looked at from, before the set
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ class Model(nn.Module):
         self.psi = Decoder(blocks, latent, width, layers, random)
         self.phi = Encoder(dimension, latent, width, layers, random)
         self.eta = Transition(Encoder(dimension, latent, width, layers, random), latent)
-        # su2, qu and g in units of their priors.
-        self.scalars = nn.Parameter(torch.zeros(3))
+        self.scalars = nn.Parameter(torch.zeros(3))  # log su2, log qu and g in units of their priors
         self.to(device)
         self.anchors = {name: value.detach().clone() for name, value in self.named_parameters() if name not in WEIGHTS}
 
@@ -120,10 +119,11 @@ class Model(nn.Module):
             told = self.psi(x, z)
             mu, V = self.belief(step, told, z, told.variance.double())
             level = torch.zeros_like(mu[..., :1])
-            # Newton's steps to the level at which the set is likeliest: one alone, from afar, goes much too far.
+            # The set is looked at from the level at which it is likeliest (Newton): from afar, where attempts all
+            # solved or all failed are flat, each visit would say something else.
             for _ in range(LEVEL_STEPS):
-                slope, precision = _derivatives(mu + level, V, step.s, step.n)
-                move = slope.sum(-1, keepdim=True) / (precision.sum(-1, keepdim=True) + LEAST_PRECISION)
+                slope, precision = derivatives(mu + level, V, step.s, step.n)
+                move = slope.sum(-1, keepdim=True) / (precision.sum(-1, keepdim=True) + LEVEL_PRECISION)
                 evidence = slope + precision * level
                 level = level + move.clamp(-FARTHEST, FARTHEST)
             there = step.n > 0
@@ -152,7 +152,7 @@ class Model(nn.Module):
         z = q.sample(noise.z)
         told = self.psi(now.x, z)
         # w is drawn anew for each visit, by way of theta: local reparameterisation (Kingma et al. 2015).
-        told = Told(told.mean + told.variance.sqrt() * noise.theta, told.variance)
+        told = Told(told.mean + told.variance.clamp_min(LEAST_VARIANCE).sqrt() * noise.theta, told.variance)
         evidence = log_evidence(*self.belief(now.step, told, z, 0.0), now.step.s, now.step.n)
         bound = (now.share * evidence).sum(-1).mean(0)
         if self.prior != "none":
@@ -202,25 +202,3 @@ def draw_noise(
     """Antithetic draws, made on the CPU so that they are the same everywhere."""
     z, theta = (antithetic(samples, (pairs, size), random).to(device) for size in (latent, visits))
     return Noise(z, theta)
-
-
-def log_evidence(mu: Tensor, V: Tensor, s: Tensor, n: Tensor) -> Tensor:
-    """Log E[likelihood of (s, n)] under N(mu, V), differentiable: the nodes are placed without gradient."""
-    s, n = s.expand_as(mu), n.expand_as(mu)
-    with torch.no_grad():
-        theta, mass = adaptive_nodes(mu, V.expand_as(mu), s, n, NODES)
-        mass = mass - _log_normal(theta, mu, V)
-    return (mass + _log_normal(theta, mu, V)).logsumexp(-1)
-
-
-def _derivatives(mu: Tensor, V: Tensor, s: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope by mu, and minus the curvature, of the log evidence: (E theta − mu) / V and (1 − Var theta / V) / V."""
-    theta, mass = adaptive_nodes(mu, V, s, n, NODES)
-    weight = mass.softmax(-1)
-    mean = (weight * theta).sum(-1)
-    variance = (weight * (theta - mean[..., None]).square()).sum(-1)
-    return (mean - mu) / V, ((1.0 - variance / V) / V).clamp_min(1e-6)
-
-
-def _log_normal(theta: Tensor, mu: Tensor, V: Tensor) -> Tensor:
-    return -0.5 * (theta - mu[..., None]).square() / V[..., None] - 0.5 * V[..., None].log()

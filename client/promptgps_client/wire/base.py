@@ -1,0 +1,62 @@
+"""What all of the wire vocabulary is made of: limits, checked types, the strict base model, faults between columns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+MAX_BATCH = 16_384
+MAX_ROLLOUTS_IN_REPORT = 131_072
+MAX_PROMPTS_IN_REQUEST = 100_000
+MAX_PREDICTIONS = 8_192
+MAX_CANDIDATES = 2_000_000
+MAX_TEXT = 1_000_000
+MAX_KEY = 512
+MAX_DIMENSION = 16_384
+MAX_INTEGER = 2**53 - 1
+MAX_WAIT_SECONDS = 120.0
+
+NO_NUL = r"^[^\x00]*$"
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY, pattern=NO_NUL)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=NO_NUL)]
+Domain = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=NO_NUL)]
+Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMENSION)]
+DrawId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Evidence = Annotated[float, Field(ge=0, le=1e12)]
+GroupSuccesses = Annotated[float, Field(ge=0, le=4096)]
+GroupTrials = Annotated[int, Field(ge=0, le=4096)]
+RolloutIndex = Annotated[int, Field(ge=0, le=4095)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Status = Literal["ok", "error", "timeout", "truncated", "cancelled"]
+Strategy = Literal["promptgps", "mopps", "uniform"]
+PredictorName = Literal["hierarchical", "beta", "ridge", "constant"]
+UtilityName = Literal["mixed", "information", "target", "thompson", "band", "uniform"]
+
+
+class Wire(BaseModel):
+    """Base of everything on the wire."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def columns_fault(field: str, detail: str) -> PydanticCustomError:
+    """A fault between columns, told at one field; the service's problem answer reads ``field`` from its context."""
+    return PydanticCustomError("columns", "{field}: {detail}", {"field": field, "detail": detail})
+
+
+def same_length(**columns: list[Any] | None) -> int:
+    """Length of the columns that are given; they must agree.
+
+    Raises:
+        PydanticCustomError: naming the first column that differs.
+    """
+    given = {name: column for name, column in columns.items() if column is not None}
+    first = next(iter(given))
+    for name, column in given.items():
+        if len(column) != len(given[first]):
+            raise columns_fault(name, f"has {len(column)} rows, {first} has {len(given[first])}")
+    return len(given[first])

@@ -1,0 +1,135 @@
+"""Batches out, outcomes in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from promptgps_client.wire.base import (
+    MAX_BATCH,
+    MAX_CANDIDATES,
+    MAX_ROLLOUTS_IN_REPORT,
+    MAX_WAIT_SECONDS,
+    Count,
+    DrawId,
+    GroupSuccesses,
+    GroupTrials,
+    Key,
+    Name,
+    RolloutIndex,
+    Status,
+    Wire,
+    columns_fault,
+    same_length,
+)
+
+
+class SelectBatch(Wire):
+    """Ask for the next batch; idempotent by (run, sequence)."""
+
+    run: Name
+    sequence: Count | None = Field(None, description="Number of the request; left out, the service numbers it.")
+    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)]
+    policy_version: Count | None = Field(None, description="The trainer's step counter, the clock of the cool-down.")
+    candidates: Annotated[list[Key], Field(min_length=1, max_length=MAX_CANDIDATES)] | None = Field(
+        None, description="Draw only from these prompts."
+    )
+    exclude: Annotated[list[Key], Field(max_length=MAX_CANDIDATES)] | None = Field(
+        None, description="Do not draw these."
+    )
+    rollouts: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="n of this batch; default: the run's."
+    )
+    include_text: bool = False
+    wait_seconds: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)] = Field(
+        0.0, description="Wait until the model has learned from everything reported, at most so long."
+    )
+
+
+class Draws(Wire):
+    """The draws of a selection, in order, as columns of equal length."""
+
+    draw_id: list[str]
+    prompt: list[str]
+    predicted_success: list[float]
+    uncertainty: list[float] = Field(description="Standard deviation of the predicted success rate.")
+    rollouts: list[int]
+    text: list[str | None] | None = None
+
+
+class Batch(Wire):
+    """The answer to `select_batch`."""
+
+    run: str
+    sequence: int
+    replayed: bool
+    model_version: int
+    trained_through: int
+    strategy: str
+    draws: Draws
+    warnings: list[str]
+
+
+class ReportOutcomes(Wire):
+    """Outcomes in: whole groups (`successes` of `trials`) or single rollouts (`rollout_index`, `reward`, `status`).
+
+    Groups go by draw id, or by prompt key for data from elsewhere; rollouts go by draw id.
+    """
+
+    run: Name
+    draw_id: Annotated[list[DrawId], Field(min_length=1, max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    prompt: Annotated[list[Key], Field(min_length=1, max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    successes: Annotated[list[GroupSuccesses], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    trials: Annotated[list[GroupTrials], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    rollout_index: Annotated[list[RolloutIndex], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    reward: Annotated[list[float | None], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    status: Annotated[list[Status], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    policy_version: Count | Annotated[list[Count], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_the_forms(self) -> ReportOutcomes:
+        if (self.draw_id is None) == (self.prompt is None):
+            raise columns_fault("draw_id", "exactly one of draw_id and prompt is needed")
+        if self.rollout_index is None:
+            self._groups()
+        else:
+            self._rollouts()
+        if isinstance(self.policy_version, list):
+            same_length(draw_id=self.draw_id, prompt=self.prompt, policy_version=self.policy_version)
+        return self
+
+    def _groups(self) -> None:
+        for name, column in (("successes", self.successes), ("trials", self.trials)):
+            if column is None:
+                raise columns_fault(name, "is needed for groups (for single rollouts: rollout_index and reward)")
+        for name, given in (("reward", self.reward is not None), ("status", self.status is not None)):
+            if given:
+                raise columns_fault(name, "goes with rollout_index")
+        same_length(draw_id=self.draw_id, prompt=self.prompt, successes=self.successes, trials=self.trials)
+        for row, (successes, trials) in enumerate(zip(self.successes or [], self.trials or [], strict=True)):
+            if successes > trials:
+                raise columns_fault(f"successes.{row}", f"{successes:g} of {trials}: more successes than trials")
+
+    def _rollouts(self) -> None:
+        if self.draw_id is None:
+            raise columns_fault("draw_id", "single rollouts are reported by draw_id")
+        if self.reward is None:
+            raise columns_fault("reward", "is needed with rollout_index")
+        for name, column in (("successes", self.successes), ("trials", self.trials)):
+            if column is not None:
+                raise columns_fault(name, "does not go with rollout_index")
+        same_length(draw_id=self.draw_id, rollout_index=self.rollout_index, reward=self.reward, status=self.status)
+        for row, reward in enumerate(self.reward):
+            status = self.status[row] if self.status else "ok"
+            if reward is None and status in ("ok", "truncated"):
+                raise columns_fault(f"reward.{row}", f"a rollout with status `{status}` needs a reward")
+
+
+class OutcomesStored(Wire):
+    """What became of a report. `conflicts` are rows (of the report) that contradict what the log has already."""
+
+    stored: int
+    duplicates: int
+    conflicts: list[int]
+    log_position: int

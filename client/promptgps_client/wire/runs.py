@@ -1,0 +1,164 @@
+"""Runs and their settings."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from promptgps_client.wire.base import (
+    Count,
+    Domain,
+    Name,
+    PredictorName,
+    Share,
+    Strategy,
+    UtilityName,
+    Wire,
+    columns_fault,
+)
+
+
+class Reward(Wire):
+    """How a raw reward becomes a success in [0, 1].
+
+    `binary` takes only 0 and 1; `threshold` counts `reward >= threshold` as a success; `affine` maps
+    [`low`, `high`] to [0, 1] and clips. Raw values are kept in the log.
+    """
+
+    kind: Literal["binary", "threshold", "affine"] = "binary"
+    threshold: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @model_validator(mode="after")
+    def _each_kind_has_its_own(self) -> Reward:
+        if (self.kind == "threshold") != (self.threshold is not None):
+            raise columns_fault("threshold", "is needed with kind `threshold` and not allowed with the others")
+        for name, bound in (("low", self.low), ("high", self.high)):
+            if (self.kind == "affine") != (bound is not None):
+                raise columns_fault(name, "is needed with kind `affine` and not allowed with the others")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise columns_fault("high", "must be greater than low")
+        if self.low is not None and self.high is not None and not isfinite(self.high - self.low):
+            raise columns_fault("high", "is too far from low: the distance is not a finite number")
+        return self
+
+
+class Selection(Wire):
+    """How a batch is chosen. `strategy` only presets the others; whatever is left out takes the preset's value."""
+
+    strategy: Strategy = "promptgps"
+    predictor: PredictorName | None = None
+    discount: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Only with predictor `beta`: share of the record kept at each visit (MoPPS's λ)."
+    )
+    utility: UtilityName | None = None
+    target: Share | None = Field(None, description="Success rate aimed at by `target`, `thompson` and `band`.")
+    band: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="Lowest and highest success rate that `band` counts as good."
+    )
+    bonus: Annotated[float, Field(ge=0, le=10)] | None = Field(
+        None, description="Standard deviations of the utility added to its mean, so that the posterior's spread counts."
+    )
+    cooldown: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["auto"] | None = Field(
+        None, description="Steps before a prompt may be drawn again; `auto` is min(30, N / 4B)."
+    )
+    candidate_factor: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        None, description="Random candidates for each pick; null is the whole pool."
+    )
+    uniform_share: Share | None = Field(None, description="Share of uniform picks, the metrics' unbiased monitor.")
+    diversity: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        None, description="λ: weight of dispersion inside the batch and of distance from recent batches."
+    )
+    history_steps: Annotated[int, Field(ge=0, le=100)] | None = Field(
+        None, description="How many recent selections the batch is kept away from, with diversity > 0."
+    )
+    pending_steps: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        None, description="Steps for which a draw without an outcome keeps its prompt back."
+    )
+    retire_above: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Prompts already visited whose predicted success rate is above this are not drawn."
+    )
+    domain_quotas: dict[Domain, Annotated[float, Field(gt=0, le=1)]] | None = Field(
+        None, description="Exact shares of the draws by domain, over any window; they sum to one."
+    )
+
+    @field_validator("band")
+    @classmethod
+    def _band_is_an_interval(cls, band: list[float] | None) -> list[float] | None:
+        if band is not None and band[0] >= band[1]:
+            raise columns_fault("selection.band", "the second number must be greater than the first")
+        return band
+
+    @field_validator("domain_quotas")
+    @classmethod
+    def _quotas_sum_to_one(cls, quotas: dict[str, float] | None) -> dict[str, float] | None:
+        if quotas is not None and abs(sum(quotas.values()) - 1) > 1e-6:
+            raise columns_fault("selection.domain_quotas", f"sum to {sum(quotas.values()):g}, not to 1")
+        return quotas
+
+
+class PoolShare(Wire):
+    """One pool of a run: an exact `quota` of the draws, or a `weight` beside the others (default 1).
+
+    Where no pool has either, prompts are drawn from all of them as from one.
+    """
+
+    pool: Name
+    weight: Annotated[float, Field(gt=0)] | None = None
+    quota: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class CreateRun(Wire):
+    """Open a run. Asked again with the same content it answers the run that is there, so a trainer may restart."""
+
+    name: Name
+    pool: Name | None = None
+    pools: Annotated[list[PoolShare], Field(min_length=1, max_length=64)] | None = None
+    rollouts_per_prompt: Annotated[int, Field(ge=1, le=4096)] = Field(8, description="n: rollouts in a group.")
+    reward: Reward = Reward()
+    seed: Count = 0
+    warm_start_from: Name | None = Field(None, description="Another run whose fitted model this one starts from.")
+    selection: Selection = Selection()
+
+    @model_validator(mode="after")
+    def _pool_or_pools(self) -> CreateRun:
+        if (self.pool is None) == (self.pools is None):
+            raise columns_fault("pool", "exactly one of pool and pools is needed")
+        if self.pools is not None and len({share.pool for share in self.pools}) != len(self.pools):
+            raise columns_fault("pools", "names a pool twice")
+        return self
+
+
+class ChangeRun(Wire):
+    """Re-tune a run; settings that are left out stay as they are."""
+
+    rollouts_per_prompt: Annotated[int, Field(ge=1, le=4096)] | None = None
+    selection: Selection | None = None
+
+
+class Run(Wire):
+    """A run with every setting spelled out."""
+
+    name: str
+    pools: list[PoolShare]
+    rollouts_per_prompt: int
+    reward: Reward
+    seed: int
+    warm_start_from: str | None
+    selection: Selection
+    prompts: int = Field(description="How many prompts it can draw from.")
+    selections: int
+    draws: int
+    log_position: int = Field(description="Outcomes acknowledged so far.")
+    model_version: int
+    trained_through: int = Field(description="Log position up to which the served model has learned.")
+    created_at: str
+
+
+class Runs(Wire):
+    """Every run, by name."""
+
+    runs: list[Run]
