@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from promptgps_client.wire import CreateRun
@@ -52,7 +52,10 @@ class Chooser:
             last_draw=self.traffic.last_draw,
             posterior=self.predictor.predict(),
         )  # fmt: skip
-        rows = choose(field, self.settings.rules(self.rollouts), size, derive(self.seed, self.clock)).rows
+        rules = self.settings.rules(self.rollouts)
+        if self.clock == 0:  # as the service does while nothing has been learned
+            rules = replace(rules, uniform_share=1.0)
+        rows = choose(field, rules, size, derive(self.seed, self.clock)).rows
         self.traffic.last_clock[rows] = self.clock
         self.traffic.last_draw[rows] = torch.arange(size) + self.draws
         self.clock += 1

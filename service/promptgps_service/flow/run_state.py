@@ -30,6 +30,7 @@ class ScoreTable:
         trained_through: position of the log up to which the model has learned.
         posterior: of all rows.
         retired: bool[N] or None.
+        informed: false as long as the posterior is the prior's: it then knows no prompt from another.
     """
 
     model_version: int
@@ -37,6 +38,7 @@ class ScoreTable:
     posterior: Posterior
     rows: int
     retired: Tensor | None
+    informed: bool
 
 
 class Column:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from promptgps_client.wire import Batch, Draws, SelectBatch
@@ -124,6 +126,8 @@ def _choose(
         **_spread(context, state),
     )  # fmt: skip
     rules = settings.rules(rollouts)
+    if not table.informed:  # the prior would send everybody to the same extreme texts
+        rules = replace(rules, uniform_share=1.0)
     try:
         choice = choose(field, rules, request.batch_size, seed)
     except TooFew as error:

@@ -65,6 +65,7 @@ class Trainer:
         self._identity = ""
         self._version = 0
         self._through = 0
+        self._informed = False
         self._waiting_since: float | None = None
 
     # ---- called from any thread ----------------------------------------------------------------------------
@@ -117,8 +118,9 @@ class Trainer:
                 self._version = stored.version
             elif self._state.settings.warm_start_from is not None:
                 source = unit.runs.get(self._state.settings.warm_start_from)
-                warm = unit.versions.latest(source.id)
-                return self._loaded(warm, identity, features) or self._fresh(features)
+                warm = self._loaded(unit.versions.latest(source.id), identity, features)
+                self._informed = warm is not None
+                return warm or self._fresh(features)
         restored = self._loaded(stored, identity, features)
         if restored is None or stored is None:
             return self._fresh(features)
@@ -145,7 +147,7 @@ class Trainer:
         main, parameters = self._state.settings.predictor()
         members = [make_predictor(main, features, self._state.device, **parameters)]
         members += [make_predictor(name, features, self._state.device) for name in BASELINES if name != main]
-        return Panel(members)
+        return Panel(members, replaceable=main not in BASELINES)  # who asks for a baseline means it
 
     def _learn(self, now: bool) -> None:
         try:
@@ -232,7 +234,8 @@ class Trainer:
             rows = self._matrix.features.rows
             visited = (self._state.trials[:rows] > 0).to(self._state.device)
             retired = (posterior.mean > above) & visited
-        return ScoreTable(version, through, posterior, self._matrix.features.rows, retired)
+        informed = self._informed or through > 0
+        return ScoreTable(version, through, posterior, self._matrix.features.rows, retired, informed)
 
     def _serve(self) -> None:
         self._state.publish(self._table(self._version, self._through))

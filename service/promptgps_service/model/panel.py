@@ -40,7 +40,9 @@ class Report:
 class Panel:
     """The main predictor (first) and its baselines over the same rows; the served one answers."""
 
-    def __init__(self, members: list[Predictor]) -> None:
+    def __init__(self, members: list[Predictor], *, replaceable: bool = True) -> None:
+        """Start with the main predictor served; unless it is ``replaceable``, only a failure puts it back."""
+        self._replaceable = replaceable
         self.members = {member.name: member for member in members}
         self.main = members[0].name
         self.served = self.main
@@ -100,7 +102,8 @@ class Panel:
         if not able:
             return
         best = min(able, key=self.loss)
-        if self.main in able and (self.steps < PATIENCE or self.loss(self.main) <= self.loss(best) + MARGIN):
+        patient = not self._replaceable or self.steps < PATIENCE
+        if self.main in able and (patient or self.loss(self.main) <= self.loss(best) + MARGIN):
             best = self.main
         self.served = best
 
