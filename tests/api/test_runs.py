@@ -22,7 +22,7 @@ def test_a_run_spells_out_every_setting(world: World) -> None:
     run = world.http.get(f"/runs/{world.run}").json()
     settings = run["selection"]
     assert (settings["strategy"], settings["predictor"], settings["utility"]) == ("promptgps", "hierarchical", "mixed")
-    free = {"discount", "retire_above", "domain_quotas"}
+    free = {"retire_above", "domain_quotas"}
     assert {name for name, value in settings.items() if value is None} <= free
     assert (run["draws"], run["selections"], run["log_position"], run["prompts"]) == (4, 1, 0, 12)
 

@@ -32,8 +32,15 @@ GroupTrials = Annotated[int, Field(ge=0, le=4096)]
 RolloutIndex = Annotated[int, Field(ge=0, le=4095)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Status = Literal["ok", "error", "timeout", "truncated", "cancelled"]
-Strategy = Literal["promptgps", "mopps", "uniform"]
-PredictorName = Literal["hierarchical", "beta", "ridge", "constant"]
+ParameterName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,32}$")]
+Parameter = (
+    bool
+    | Annotated[int, Field(ge=0, le=4096)]
+    | Annotated[float, Field(ge=0, le=4096)]
+    | Annotated[str, StringConstraints(max_length=32, pattern=NO_NUL)]
+)
+Strategy = Literal["promptgps", "gps", "mopps", "uniform"]
+PredictorName = Literal["hierarchical", "neural", "beta", "ridge", "constant"]
 UtilityName = Literal["mixed", "information", "target", "thompson", "band", "uniform"]
 
 

@@ -11,6 +11,8 @@ from promptgps_client.wire.base import (
     Count,
     Domain,
     Name,
+    Parameter,
+    ParameterName,
     PredictorName,
     Share,
     Strategy,
@@ -51,8 +53,13 @@ class Selection(Wire):
 
     strategy: Strategy = "promptgps"
     predictor: PredictorName | None = None
-    discount: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="Only with predictor `beta`: share of the record kept at each visit (MoPPS's λ)."
+    predictor_parameters: dict[ParameterName, Parameter] | None = Field(
+        None,
+        description="Of the predictor, by name: `discount` of beta (MoPPS's λ); `own_record`, `residual`, `prior` and "
+        "sizes of neural.",
+    )
+    fallback: bool | None = Field(
+        None, description="Serve the best baseline where the predictor has for long been worse than it."
     )
     utility: UtilityName | None = None
     target: Share | None = Field(None, description="Success rate aimed at by `target`, `thompson` and `band`.")

@@ -6,7 +6,8 @@ from typing import Any
 
 _BASE: dict[str, Any] = {
     "predictor": "hierarchical",
-    "discount": None,
+    "predictor_parameters": {},
+    "fallback": True,
     "utility": "mixed",
     "target": 0.5,
     "band": [0.2, 0.8],
@@ -24,11 +25,26 @@ _BASE: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     # a greedy pick over the whole pool narrows; a random subset and a short cool-down cure that at almost no loss
     "promptgps": _BASE,
+    # GPS (arXiv 2602.01970) as it stands: the generative model that knows a prompt by its text alone, nearest one half
+    # over the whole pool, history-anchored diversity; the batch before is left out, or the choice locks on
+    "gps": _BASE
+    | {
+        "predictor": "neural",
+        "predictor_parameters": {"own_record": False, "residual": False},
+        "fallback": False,
+        "utility": "target",
+        "bonus": 0.0,
+        "cooldown": 1,
+        "candidate_factor": None,
+        "uniform_share": 0.0,
+        "diversity": 0.05,
+    },
     # MoPPS (arXiv 2507.04632): discounted Beta record, Thompson draw nearest the target, random candidates
     "mopps": _BASE
     | {
         "predictor": "beta",
-        "discount": 1.0,
+        "predictor_parameters": {"discount": 1.0},
+        "fallback": False,
         "utility": "thompson",
         "bonus": 0.0,
         "cooldown": 0,
@@ -37,6 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "uniform": _BASE
     | {
         "predictor": "constant",
+        "fallback": False,
         "utility": "uniform",
         "bonus": 0.0,
         "cooldown": 0,
@@ -49,6 +66,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 def resolve(strategy: str, given: dict[str, Any]) -> dict[str, Any]:
     """Every setting spelled out: what was given, else the preset's value."""
     settings = PRESETS[strategy] | given
-    if settings["predictor"] == "beta" and settings["discount"] is None:
-        settings["discount"] = 1.0
+    if settings["predictor"] != PRESETS[strategy]["predictor"] and "predictor_parameters" not in given:
+        settings["predictor_parameters"] = {}  # the preset's are those of its own predictor
     return {"strategy": strategy, **settings}

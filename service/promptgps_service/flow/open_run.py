@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from promptgps_client.wire import ChangeRun, CreateRun, Run, RunMetrics, Runs
 
 from promptgps_service.errors import Conflict, Fault, Invalid, NotFound
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.run_settings import RunSettings
+from promptgps_service.model.features import Features
+from promptgps_service.model.registry import make_predictor
 from promptgps_service.store.records import PoolRecord, RunRecord, Segment
 from promptgps_service.store.unit import Unit
 
@@ -58,6 +61,7 @@ def _check(unit: Unit, settings: RunSettings, pools: list[PoolRecord]) -> None:
         raise Invalid.at("pools", "pools of one run must have the same embedding: one model learns from all of them")
     if any(share.weight is not None or share.quota is not None for share in settings.pools):
         _check_shares(settings)
+    _check_predictor(settings)
     quotas = settings.selection.domain_quotas
     if quotas is not None:
         known = {domain for pool in pools for domain in unit.pools.domains(pool.id, 0, pool.prompts)}
@@ -66,6 +70,14 @@ def _check(unit: Unit, settings: RunSettings, pools: list[PoolRecord]) -> None:
                 raise Invalid.at("selection.domain_quotas", f"no prompt has the domain {domain!r}")
     if settings.warm_start_from is not None:
         _check_warm_start(unit, settings)
+
+
+def _check_predictor(settings: RunSettings) -> None:
+    name, parameters = settings.predictor()
+    try:
+        make_predictor(name, Features(torch.zeros(1, 0), (), 1), torch.device("cpu"), **parameters)
+    except ValueError as error:
+        raise Invalid.at("selection.predictor_parameters", str(error)) from error
 
 
 def _check_shares(settings: RunSettings) -> None:

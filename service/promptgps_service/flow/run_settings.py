@@ -54,6 +54,8 @@ class RunSettings:
         if request.selection is not None:
             given = request.selection.model_dump(exclude_unset=True)
             base = {} if "strategy" in given else selection.model_dump()
+            if "predictor" in given:
+                base.pop("predictor_parameters", None)
             selection = spell_out(Selection.model_validate(base | given))
         return RunSettings(
             self.pools, request.rollouts_per_prompt or self.rollouts_per_prompt, self.reward, self.seed,
@@ -83,12 +85,9 @@ class RunSettings:
             selection=Selection.model_validate(stored["selection"]),
         )
 
-    def predictor(self) -> tuple[str, dict[str, float]]:
+    def predictor(self) -> tuple[str, dict[str, Any]]:
         """Name and parameters of the predictor."""
-        name = self.selection.predictor or "hierarchical"
-        if name == "beta":
-            return name, {"discount": self.selection.discount or 1.0}
-        return name, {}
+        return self.selection.predictor or "hierarchical", dict(self.selection.predictor_parameters or {})
 
     def rules(self, rollouts: int) -> Rules:
         """How to choose a batch of groups of ``rollouts``."""

@@ -103,6 +103,7 @@ class Trainer:
             self._predictor.grow(matrix.features)
         else:
             self._predictor = self._restored(identity, matrix.features)
+        self._predictor.replaceable = bool(state.settings.selection.fallback)
         self._identity, self._matrix = identity, matrix
         self._serve()
 
@@ -147,7 +148,7 @@ class Trainer:
         main, parameters = self._state.settings.predictor()
         members = [make_predictor(main, features, self._state.device, **parameters)]
         members += [make_predictor(name, features, self._state.device) for name in BASELINES if name != main]
-        return Panel(members, replaceable=main not in BASELINES)  # who asks for a baseline means it
+        return Panel(members)
 
     def _learn(self, now: bool) -> None:
         try:

@@ -42,7 +42,7 @@ class Panel:
 
     def __init__(self, members: list[Predictor], *, replaceable: bool = True) -> None:
         """Start with the main predictor served; unless it is ``replaceable``, only a failure puts it back."""
-        self._replaceable = replaceable
+        self.replaceable = replaceable
         self.members = {member.name: member for member in members}
         self.main = members[0].name
         self.served = self.main
@@ -62,21 +62,15 @@ class Panel:
         """Score everybody on a step, let everybody learn from it, and decide who is served."""
         scores = {}
         for name in self.members:
-            found = self._score(name, visits)
-            if found is not None:
-                scores[name] = found
+            scores[name] = self._score(name, visits)
         for name, member in self.members.items():
             self._learn(name, member, visits)
-        self._posteriors = {}
         self.steps += 1
         self._decide()
         return Report(scores, self.served, dict(self._failed))
 
-    def _score(self, name: str, visits: Visits) -> Scores | None:
+    def _score(self, name: str, visits: Visits) -> Scores:
         mean = self.posterior(name).take(visits.rows).mean
-        if not bool(torch.isfinite(mean).all()):
-            self._failed[name] = "its predictions are not finite"
-            return None
         found = score(mean.cpu(), visits.successes, visits.trials)
         self._loss[name] = MEMORY * self._loss[name] + found.log_loss
         self._weight[name] = MEMORY * self._weight[name] + 1.0
@@ -87,22 +81,23 @@ class Panel:
         before = member.state_dict()
         try:
             member.observe(visits)
-            finite = all(bool(torch.isfinite(value).all()) for value in _numbers(member.state_dict()))
-            failure = None if finite else "its state is not finite"
+            after = member.predict()
+            if not bool(torch.isfinite(after.mean).all()):
+                raise ArithmeticError("its predictions are not finite")
         except (ValueError, ArithmeticError, RuntimeError) as error:
-            failure = str(error)
-        if failure is None:
-            self._failed.pop(name, None)
-        else:
             member.load_state_dict(before)
-            self._failed[name] = failure
+            self._failed[name] = str(error)
+            self._posteriors[name] = member.predict()
+        else:
+            self._failed.pop(name, None)
+            self._posteriors[name] = after
 
     def _decide(self) -> None:
         able = [name for name in self.members if name not in self._failed and self._weight[name] > 0]
         if not able:
             return
         best = min(able, key=self.loss)
-        patient = not self._replaceable or self.steps < PATIENCE
+        patient = not self.replaceable or self.steps < PATIENCE
         if self.main in able and (patient or self.loss(self.main) <= self.loss(best) + MARGIN):
             best = self.main
         self.served = best
@@ -153,7 +148,3 @@ class Panel:
         self.served = names[served]
         self._failed, self._posteriors = {}, {}
 
-
-def _numbers(state: Mapping[str, Tensor]) -> list[Tensor]:
-    """What must be finite: everything but the infinite variance of what was never seen is."""
-    return [value for value in state.values() if value.is_floating_point()]
