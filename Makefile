@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: serve demo demo-quick test lint bench-latency bench-rl clean help
+.PHONY: serve demo demo-quick test lint bench-latency bench-replay bench-rl clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ test: lint  ## style, types, layers and the whole test suite
 
 bench-latency: $(VENV)/test.stamp  ## latency over loopback beside an in-process MoPPS
 	$(BIN)/python -m benchmarks.latency
+
+bench-replay: $(VENV)/test.stamp  ## prediction and choice on recorded histories and a simulated learner (an hour)
+	$(BIN)/python -m benchmarks.replay.bench
 
 bench-rl: $(VENV)/test.stamp  ## rollouts to accuracy in the small RL run, all strategies and seeds (an hour or more)
 	$(BIN)/python -m benchmarks.rl.bench

@@ -1,6 +1,7 @@
-"""``python -m benchmarks.replay open rl-run-dsr-a --predictor hierarchical beta --share 0.02 0.1``.
+"""One question at a time: ``python -m benchmarks.replay open rl-run-dsr-a --predictor hierarchical --share 0.02 0.1``.
 
-Parameters go to every predictor named: ``--predictor neural --set own_record=false prior=previous``.
+``python -m benchmarks.replay closed rl-run-dsr-a --arm mopps promptgps+bonus=1.0``. Parameters go to every predictor
+named: ``--predictor neural --set own_record=false prior=previous``. All tables at once: ``benchmarks.replay.bench``.
 """
 
 from __future__ import annotations
@@ -8,19 +9,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from promptgps_service.model.features import Features
 from promptgps_service.model.registry import PREDICTORS, make_predictor
 
-from benchmarks.replay.closed_loop import closed_loop, information, mixed, nearest, thompson
-from benchmarks.replay.histories import DATA, History, read_history, text_features
+from benchmarks.arms import selection_of
+from benchmarks.replay.closed_loop import closed_loop
+from benchmarks.replay.histories import DATA, read_history, text_features
 from benchmarks.replay.open_loop import open_loop
-
-UTILITIES = ("mixed", "information", "thompson", "nearest")
 
 
 def main() -> None:
@@ -29,41 +27,24 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     history = read_history(arguments.data / arguments.history)
     features = text_features(history.texts)
-    if arguments.loop == "open":
-        for name in arguments.predictor:
-            for share in arguments.share:
-                runs = [_open(history, features, name, share, arguments, seed) for seed in arguments.seeds]
-                _print(f"{name} {share:g}", runs)
-    else:
-        for name in arguments.predictor:
-            for rule in arguments.utility:
-                runs = [_closed(history, features, name, rule, arguments, seed) for seed in arguments.seeds]
-                _print(f"{name}:{rule} {arguments.batch}/{arguments.candidates or 'all'}", runs)
-
-
-def _open(
-    history: History, features: Features, name: str, share: float, arguments: argparse.Namespace, seed: int
-) -> dict[str, float]:
-    started = time.perf_counter()
+    if arguments.loop == "closed":
+        for arm in arguments.arm:
+            runs = [
+                closed_loop(history, features, selection_of(arm), batch=arguments.batch, seed=seed)
+                for seed in arguments.seeds
+            ]
+            _print(arm, [dataclasses.asdict(run) for run in runs])
+        return
     # A policy of its own at each step, as on a ladder of models, has no next visits to average over.
     window = 3 if history.steps > 20 else 1
-    predictor = make_predictor(name, features, torch.device("cpu"), **dict(arguments.set))
-    scores = open_loop(history, predictor, share=share, window=window, seed=seed)
-    return dataclasses.asdict(scores) | {"seconds": time.perf_counter() - started}
-
-
-def _closed(
-    history: History, features: Features, name: str, rule: str, arguments: argparse.Namespace, seed: int
-) -> dict[str, float]:
-    started = time.perf_counter()
-    trials = int(history.trials.max())
-    utility = {
-        "mixed": mixed(trials), "information": information(), "thompson": thompson(), "nearest": nearest()
-    }[rule]
-    predictor = make_predictor(name, features, torch.device("cpu"), **dict(arguments.set))
-    candidates, batch = arguments.candidates, arguments.batch
-    scores = closed_loop(history, predictor, utility, batch=batch, candidates=candidates, seed=seed)
-    return dataclasses.asdict(scores) | {"seconds": time.perf_counter() - started}
+    for name in arguments.predictor:
+        for share in arguments.share:
+            made = (make_predictor(name, features, torch.device("cpu"), **dict(arguments.set)) for _ in arguments.seeds)
+            opened = [
+                open_loop(history, predictor, share=share, window=window, seed=seed)
+                for predictor, seed in zip(made, arguments.seeds, strict=True)
+            ]
+            _print(f"{name} {share:g}", [dataclasses.asdict(run) for run in opened])
 
 
 def _print(label: str, runs: list[dict[str, Any]]) -> None:
@@ -88,9 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--predictor", nargs="+", choices=tuple(PREDICTORS), default=["hierarchical"])
     parser.add_argument("--set", nargs="+", type=_parameter, default=[], metavar="NAME=VALUE")
     parser.add_argument("--share", nargs="+", type=float, default=[0.02, 0.1])
-    parser.add_argument("--utility", nargs="+", choices=UTILITIES, default=["mixed"])
+    parser.add_argument("--arm", nargs="+", default=["promptgps"], metavar="STRATEGY[+SETTING=JSON…]")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--candidates", type=int)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     return parser

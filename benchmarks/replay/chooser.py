@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from promptgps_client.wire import CreateRun
 from promptgps_service.acquisition.choose import Field, choose
 from promptgps_service.acquisition.randomness import derive
 from promptgps_service.acquisition.reuse import Traffic, tiers
+from promptgps_service.embedding.wordllama import embed
 from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.model.features import Features
 from promptgps_service.model.predictor import Visits
@@ -24,9 +27,10 @@ class Chooser:
     """One run's selector without the service around it; rows are 0 .. N."""
 
     features: Features
-    selection: dict[str, object]
+    selection: dict[str, Any]
     seed: int = 0
     rollouts: int = 8
+    texts: Sequence[str] = ()  # needed with diversity
 
     def __post_init__(self) -> None:
         asked = CreateRun.model_validate({"name": "r", "pool": "p", "selection": self.selection})
@@ -41,6 +45,8 @@ class Chooser:
         )
         self.clock = 0
         self.draws = 0
+        self.embedding = torch.as_tensor(embed(self.texts)) if self.settings.selection.diversity else None
+        self.recent: list[Tensor] = []
 
     def choose(self, size: int, allowed: Tensor | None = None) -> Tensor:
         """Rows of the next batch, long[size]."""
@@ -51,6 +57,8 @@ class Chooser:
             ),
             last_draw=self.traffic.last_draw,
             posterior=self.predictor.predict(),
+            embedding=self.embedding,
+            anchors=torch.cat(self.recent) if self.recent else None,
         )  # fmt: skip
         rules = self.settings.rules(self.rollouts)
         if self.clock == 0:  # as the service does while nothing has been learned
@@ -58,6 +66,7 @@ class Chooser:
         rows = choose(field, rules, size, derive(self.seed, self.clock)).rows
         self.traffic.last_clock[rows] = self.clock
         self.traffic.last_draw[rows] = torch.arange(size) + self.draws
+        self.recent = [*self.recent, rows][-(self.settings.selection.history_steps or 0) :]
         self.clock += 1
         self.draws += size
         return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,9 @@ class SimulatedLoop:
 
 
 def simulated_loop(
-    features: Features, selection: dict[str, Any], *, batch: int, steps: int, feedback: float, seed: int
-) -> SimulatedLoop:
+    features: Features, selection: dict[str, Any], *, batch: int, steps: int, feedback: float, seed: int,
+    texts: Sequence[str] = (),
+) -> SimulatedLoop:  # fmt: skip
     """One run.
 
     Args:
@@ -37,9 +39,10 @@ def simulated_loop(
         steps: how many.
         feedback: log-odds that a prompt gains by a mixed group of its own.
         seed: of the learner and the run.
+        texts: of the pool; needed with diversity.
     """
     learner = make_learner(features, feedback=feedback, seed=seed)
-    chooser = Chooser(features, selection, seed=seed, rollouts=ROLLOUTS)
+    chooser = Chooser(features, selection, seed=seed, rollouts=ROLLOUTS, texts=texts)
     drawn = torch.zeros(features.rows, dtype=torch.int64)
     shares = [_step(learner, chooser, drawn, batch) for _ in range(steps)][1:]  # nothing is known at the first
     tenth = max(1, len(shares) // 10)

@@ -20,7 +20,7 @@ from promptgps_service.acquisition.utility import mixed_probability
 from promptgps_service.model.features import Features
 from torch import Tensor
 
-from benchmarks.replay.histories import DATA, read_history, text_features
+from benchmarks.replay.histories import DATA, read_history
 
 POOLS = ("deepscaler_10240", "math_train", "gsm8k_train", "aime_train")
 
@@ -116,7 +116,3 @@ def make_learner(
 def _unit(x: Tensor) -> Tensor:
     return (x - x.mean()) / x.std().clamp_min(1e-9)
 
-
-def simulated_pool(count: int) -> Features:
-    """Features of real texts."""
-    return text_features(tuple(real_texts(count)))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from promptgps_service.model.registry import make_predictor
 
-from benchmarks.replay.closed_loop import closed_loop, information, mixed, thompson
+from benchmarks.arms import selection_of
+from benchmarks.replay.closed_loop import closed_loop
 from benchmarks.replay.histories import read_history, text_features
 from benchmarks.replay.open_loop import open_loop
 
@@ -34,12 +35,10 @@ def opened(replayed, share, window, name="hierarchical", seeds=SEEDS):
     return lambda score: sum(getattr(run, score) for run in runs) / len(runs)
 
 
-def closed(replayed, utility, name="hierarchical"):
+def closed(replayed, arm):
     history, features = replayed
-    runs = [
-        closed_loop(history, make_predictor(name, features, CPU), utility, batch=32, candidates=None, seed=seed)
-        for seed in SEEDS
-    ]
+    free = selection_of(f"{arm}+cooldown=0+candidate_factor=null+uniform_share=0.0")
+    runs = [closed_loop(history, features, free, batch=32, seed=seed) for seed in SEEDS]
     return lambda score: sum(getattr(run, score) for run in runs) / len(runs)
 
 
@@ -62,16 +61,16 @@ def test_a_ladder_of_models_is_predicted(ladder):
     assert mean("log_loss") <= 0.53
 
 
-@pytest.mark.parametrize(("utility", "distinct"), [(mixed(8), 100), (information(), 150)])
+@pytest.mark.parametrize(("utility", "distinct"), [("mixed", 100), ("information", 150)])
 def test_its_choice_is_mixed(rl_run, utility, distinct):
-    mean = closed(rl_run, utility)
+    mean = closed(rl_run, f'promptgps+utility="{utility}"')
     assert mean("effective") >= 0.85
     assert mean("first_quarter") >= 0.75
     assert mean("distinct") >= distinct
 
 
 def test_it_beats_mopps(rl_run):
-    assert closed(rl_run, information())("effective") > closed(rl_run, thompson(), "beta")("effective") + 0.05
+    assert closed(rl_run, "promptgps")("effective") > closed(rl_run, "mopps")("effective") + 0.05
     ours, theirs = (opened(rl_run, 0.02, 3, name) for name in ("hierarchical", "beta"))
     assert ours("rho") > theirs("rho") + 0.05
     assert ours("log_loss") < theirs("log_loss") - 0.02
