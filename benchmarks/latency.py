@@ -183,6 +183,7 @@ def outcome_lines(database: str, gps: PromptGPS, pool: str) -> list[Line]:
 
 def large_lines(service: Service, gps: PromptGPS) -> list[Line]:
     """Imports of millions of rows, and a restart on a long log."""
+    fill(gps, "pool-100000", 100_000)
     with tempfile.NamedTemporaryFile(suffix=".jsonl.gz") as file:
         with gzip.open(file.name, "wt", compresslevel=1) as lines:
             unique = [json.dumps({"text": text}) + "\n" for text in texts(20_000, seed=9)]
@@ -232,12 +233,14 @@ def measure(arguments: argparse.Namespace) -> list[Line]:
         if arguments.million:
             patient = gps.with_options(timeout=600)
             lines += selection_lines(patient, 1_000_000, 512, "p50 ≤ 100 ms", 50)
-        large = large_lines(service, gps) if arguments.large else []
     if arguments.postgres:
         with running_service(arguments.postgres) as other, PromptGPS(other.url) as gps:
             fill(gps, "pool-8192", 8192)
             lines += outcome_lines("PostgreSQL", gps, "pool-8192")
-    return lines + large
+    if arguments.large:
+        with running_service() as service, PromptGPS(service.url) as gps:
+            lines += large_lines(service, gps)
+    return lines
 
 
 def main() -> None:
