@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from sqlalchemy import Connection, bindparam, select
-from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.dialects import registry
 
 from promptgps_service.store.records import LogSlice, OutcomeRecord
 from promptgps_service.store.tables import outcomes
 
 LOOKUP = 8_192
 _COLUMNS = ", ".join(f'"{column.name}"' for column in outcomes.columns)
+_POSTGRESQL = registry.load("postgresql")()
 # One statement of arrays: 8,192 rollouts one by one would keep PostgreSQL busy three times as long.
-_ARRAYS = ", ".join(f"%s::{column.type.compile(PGDialect())}[]" for column in outcomes.columns)
+_ARRAYS = ", ".join(f"%s::{column.type.compile(_POSTGRESQL)}[]" for column in outcomes.columns)
 _INSERT_POSTGRESQL = f"INSERT INTO outcomes ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS})"
 _INSERT_SQLITE = f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({', '.join('?' * len(outcomes.columns))})"
 _OF_DRAWS = select(*(outcomes.c[name] for name in OutcomeRecord.__dataclass_fields__)).where(
