@@ -1,8 +1,9 @@
 """A predictor beside its baselines: all are scored before anyone learns, and the one that deserves it is served.
 
-The main predictor is served unless it fails, or has for long been worse than its best baseline. Worse is measured by
-prequential log-loss (Dawid 1984), which no predictor can improve by knowing the answer, discounted so that a run that
-changed its character is judged by what it is now.
+The main predictor is served unless it fails, or has for long been worse than a baseline. Worse is measured by
+prequential log-loss (Dawid 1984), which no predictor can improve by knowing the answer, step by step against the main
+one's on the same outcomes, discounted so that a run that changed its character is judged by what it is now. Small
+batches are noisy, so the difference must also stand out from its own spread.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from promptgps_service.model.features import Features
 from promptgps_service.model.predictor import Posterior, Predictor, Visits
 from promptgps_service.model.quality import Scores, score
 
-MEMORY = 0.9  # of the discounted losses, per step: about the last ten count
-PATIENCE = 10  # steps before anybody may be replaced
-MARGIN = 0.01  # nats per attempt that the main predictor may lie behind
+MEMORY = 0.9  # of the discounted losses, per step
+EFFECTIVE_STEPS = (1 + MEMORY) / (1 - MEMORY)  # so many independent steps have the same spread of their mean
+PATIENCE = 20  # steps before anybody may be replaced
+MARGIN = 0.02  # nats per attempt that the main predictor may lie behind
+SIGNIFICANCE = 3.0  # standard errors that the difference must measure
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class Panel:
         self.main = members[0].name
         self.served = self.main
         self.steps = 0
-        self._loss = dict.fromkeys(self.members, 0.0)
-        self._weight = dict.fromkeys(self.members, 0.0)
+        # discounted means over the steps: of the log-loss, of its excess of the main one's over it, of that squared
+        self._standing = {name: torch.zeros(3, dtype=torch.float64) for name in self.members}
         self._failed: dict[str, str] = {}
         self._posteriors: dict[str, Posterior] = {}
 
@@ -63,18 +66,23 @@ class Panel:
         scores = {}
         for name in self.members:
             scores[name] = self._score(name, visits)
+        self._compare(scores)
         for name, member in self.members.items():
             self._learn(name, member, visits)
-        self.steps += 1
         self._decide()
         return Report(scores, self.served, dict(self._failed))
 
     def _score(self, name: str, visits: Visits) -> Scores:
         mean = self.posterior(name).take(visits.rows).mean
-        found = score(mean.cpu(), visits.successes, visits.trials)
-        self._loss[name] = MEMORY * self._loss[name] + found.log_loss
-        self._weight[name] = MEMORY * self._weight[name] + 1.0
-        return found
+        return score(mean.cpu(), visits.successes, visits.trials)
+
+    def _compare(self, scores: dict[str, Scores]) -> None:
+        for name, found in scores.items():
+            gap = scores[self.main].log_loss - found.log_loss
+            now = torch.tensor([found.log_loss, gap, gap * gap], dtype=torch.float64)
+            memory = min(MEMORY, self.steps / (self.steps + 1))  # a plain mean until there is something to forget
+            self._standing[name] = memory * self._standing[name] + (1 - memory) * now
+        self.steps += 1
 
     def _learn(self, name: str, member: Predictor, visits: Visits) -> None:
         """A fit that breaks off leaves its last good state, and is tried again at the next step."""
@@ -93,18 +101,22 @@ class Panel:
             self._posteriors[name] = after
 
     def _decide(self) -> None:
-        able = [name for name in self.members if name not in self._failed and self._weight[name] > 0]
-        if not able:
-            return
-        best = min(able, key=self.loss)
-        patient = not self.replaceable or self.steps < PATIENCE
-        if self.main in able and (patient or self.loss(self.main) <= self.loss(best) + MARGIN):
-            best = self.main
-        self.served = best
+        able = [name for name in self.members if name not in self._failed]
+        if self.main in able:
+            patient = not self.replaceable or self.steps < PATIENCE
+            able = [self.main] if patient else [name for name in able if self._is_better(name)] or [self.main]
+        if able:
+            self.served = min(able, key=self.loss)
+
+    def _is_better(self, name: str) -> bool:
+        """Whether a predictor has for long, and beyond chance, been better than the main one."""
+        _, gap, square = self._standing[name].tolist()
+        error = (max(square - gap * gap, 0.0) / EFFECTIVE_STEPS) ** 0.5
+        return bool(gap > MARGIN and gap > SIGNIFICANCE * error)
 
     def loss(self, name: str) -> float:
         """Discounted log-loss of a predictor, nats per attempt."""
-        return self._loss[name] / self._weight[name] if self._weight[name] else float("inf")
+        return float(self._standing[name][0])
 
     def predict(self) -> Posterior:
         """The served predictor's posterior for all rows."""
@@ -123,10 +135,9 @@ class Panel:
     def state_dict(self) -> dict[str, Tensor]:
         """Everybody's state, by name, and the standing."""
         names = list(self.members)
-        standing = [[self._loss[name], self._weight[name]] for name in names]
         state = {f"{name}.{key}": value for name in names for key, value in self.members[name].state_dict().items()}
         return state | {
-            "panel.standing": torch.tensor(standing, dtype=torch.float64),
+            "panel.standing": torch.stack([self._standing[name] for name in names]),
             "panel.place": torch.tensor([self.steps, names.index(self.served)]),
         }
 
@@ -137,13 +148,12 @@ class Panel:
             ValueError: the state is of other predictors, pool size or feature dimension.
         """
         names = list(self.members)
-        if state.get("panel.standing", torch.zeros(0)).shape != (len(names), 2):
+        if state.get("panel.standing", torch.zeros(0)).shape != (len(names), 3):
             raise ValueError("the state is not one of these predictors")
         for name in names:
             own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
             self.members[name].load_state_dict(own)
-        for name, (loss, weight) in zip(names, state["panel.standing"].tolist(), strict=True):
-            self._loss[name], self._weight[name] = loss, weight
+        self._standing = dict(zip(names, state["panel.standing"].cpu().clone(), strict=True))
         self.steps, served = (int(value) for value in state["panel.place"])
         self.served = names[served]
         self._failed, self._posteriors = {}, {}
