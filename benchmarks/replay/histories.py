@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from promptgps_service import replay
 from promptgps_service.embedding.surface import surface_features
 from promptgps_service.embedding.wordllama import embed
 from promptgps_service.model.features import Features, fit_frame
@@ -57,19 +54,15 @@ class History:
 
 def read_history(folder: Path) -> History:
     """Read prompts and outcomes of a folder; time ends where half of the prompts have no outcome left."""
-    prompts = list(_lines(folder / "prompts.jsonl.gz"))
-    row = {prompt["key"]: number for number, prompt in enumerate(prompts)}
-    outcomes = list(_lines(folder / "outcomes.jsonl.gz"))
-    steps = 1 + max(outcome["visit"] for outcome in outcomes)
-    successes = torch.zeros(len(prompts), steps, dtype=torch.float64)
+    recorded = replay.read_history(folder)
+    steps = 1 + max(visit for visits in recorded.outcomes.values() for visit in visits)
+    successes = torch.zeros(len(recorded.texts), steps, dtype=torch.float64)
     trials = torch.zeros_like(successes)
-    for outcome in outcomes:
-        place = row[outcome["key"]], outcome["visit"]
-        successes[place] += outcome["successes"]
-        trials[place] += outcome["trials"]
+    for row, key in enumerate(recorded.texts):
+        for visit, (s, n) in recorded.outcomes[key].items():
+            successes[row, visit], trials[row, visit] = s, n
     kept = int(((trials > 0).double().mean(0) >= 0.5).sum())
-    texts = tuple(prompt["text"] for prompt in prompts)
-    return History(folder.name, texts, successes[:, :kept], trials[:, :kept])
+    return History(folder.name, tuple(recorded.texts.values()), successes[:, :kept], trials[:, :kept])
 
 
 def text_features(texts: tuple[str, ...]) -> Features:
@@ -80,8 +73,3 @@ def text_features(texts: tuple[str, ...]) -> Features:
     }
     return fit_frame(raw).features(list(raw.values()))
 
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)

@@ -21,20 +21,18 @@ that it survives pickling: trainers raise across process borders (Ray, data load
 
 from __future__ import annotations
 
-import re
 from http.client import responses
 from itertools import islice
 
 from pydantic import ValidationError
 
 from promptgps_client.wire import Problem, ProblemFault
+from promptgps_client.wire.faults import fault_of
 
 FAULTS_SHOWN = 5
 FAULTS_KEPT = 100
 BODY_SHOWN = 300
 
-# Pydantic puts the branch of a union into a fault's location; it is no part of the field's name.
-_UNION_BRANCH = re.compile(r"constrained-\w+|(list|literal)\[.*\]")
 
 
 class PromptGPSError(Exception):
@@ -188,7 +186,7 @@ def invalid_request(call: str, *faults: ProblemFault) -> InvalidRequest:
 def faults_of(refused: ValidationError, first_row: int = 0) -> list[ProblemFault]:
     """Pydantic's faults in the words of the contract: field, row, detail."""
     return [
-        _fault(fault["loc"], fault["msg"], fault.get("ctx", {}), first_row)
+        fault_of(fault["loc"], fault["msg"], fault.get("ctx", {}), first_row)
         for fault in islice(refused.errors(include_url=False, include_input=False), FAULTS_KEPT)
     ]
 
@@ -196,17 +194,6 @@ def faults_of(refused: ValidationError, first_row: int = 0) -> list[ProblemFault
 def shown(body: bytes) -> str:
     """The beginning of a body, for a message."""
     return body[:BODY_SHOWN].decode(errors="replace")
-
-
-def _fault(loc: tuple[int | str, ...], message: str, context: dict[str, object], first_row: int) -> ProblemFault:
-    rows = [part for part in loc if isinstance(part, int)]
-    names = [part for part in loc if isinstance(part, str) and not _UNION_BRANCH.fullmatch(part)]
-    if "field" in context:  # a fault between columns says its own place, from the root or from where it arose
-        message = str(context["detail"])
-        *own, last = str(context["field"]).split(".")
-        own, rows = (own, [int(last)]) if last.isdecimal() else ([*own, last], rows)
-        names = own if own[: len(names)] == names else names + own
-    return ProblemFault(field=".".join(names), row=rows[0] + first_row if rows else None, detail=message)
 
 
 def _told(fault: ProblemFault) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,15 +76,6 @@ def make_features(prompts: int, dimension: int, random: torch.Generator) -> Feat
     raw = torch.randn(prompts, dimension, generator=random)
     frame = fit_frame({"embedding": raw[:, half:], "surface": raw[:, :half]})
     return frame.features([raw[:, half:], raw[:, :half]])
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Sums in one order whatever the machine, and no fight over cores with other test processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

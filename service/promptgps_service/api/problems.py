@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from promptgps_client.wire import Problem, ProblemFault
+from promptgps_client.wire.faults import UNION_BRANCH, fault_of
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -27,9 +27,6 @@ from promptgps_service.errors import (
 _log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 FAULTS_SHOWN = 20  # a body of 100,000 wrong rows must not get an answer of the same size
-
-# Pydantic puts the branch of a union into a fault's location; it is no part of the field's name.
-_UNION_BRANCH = re.compile(r"constrained-\w+|(list|literal)\[.*\]")
 
 STATUS: dict[type[PromptGPSError], tuple[int, str, str]] = {
     Invalid: (422, "invalid-request", "The request is not valid"),
@@ -105,25 +102,16 @@ def _meant(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         tuple(item["loc"][:place])
         for item in errors
         for place, part in enumerate(item["loc"][:-1])
-        if isinstance(part, str) and _UNION_BRANCH.fullmatch(part)
+        if isinstance(part, str) and UNION_BRANCH.fullmatch(part)
     }
     return [item for item in errors if tuple(item["loc"][:-1]) not in lists]
 
 
 def _fault(item: Mapping[str, Any]) -> ProblemFault:
-    """A pydantic error as field and row: names are joined by dots, the last number is the row."""
-    parts = [part for part in item["loc"] if part not in ("body", "query", "path", "header")]
-    parts = [part for part in parts if not (isinstance(part, str) and _UNION_BRANCH.fullmatch(part))]
-    detail = str(item["msg"])
-    if item["type"] == "columns":  # told by the vocabulary itself, which knows the column
-        context = item["ctx"]
-        told = [int(part) if part.isdigit() else part for part in str(context["field"]).split(".")]
-        # it names its place from the root, or from where it arose
-        parts = told if told[: len(parts)] == parts else parts + told
-        detail = str(context["detail"])
-    rows = [part for part in parts if isinstance(part, int)]
-    names = [part for part in parts if isinstance(part, str)]
-    return ProblemFault(field=".".join(names) or "body", row=rows[0] if rows else None, detail=detail)
+    """A pydantic error as field and row; a fault of the body as a whole is one of ``body``."""
+    loc = [part for part in item["loc"] if part not in ("body", "query", "path", "header")]
+    fault = fault_of(loc, str(item["msg"]), item["ctx"] if item["type"] == "columns" else {})
+    return fault if fault.field else fault.model_copy(update={"field": "body"})
 
 
 def answer_http(request: Request, error: Exception) -> Response:

@@ -166,7 +166,7 @@ def run_metrics(context: Context, name: str) -> RunMetrics:
     with context.store.read() as unit:
         record = unit.runs.get(name)
         steps = unit.versions.metrics(record.id)
-        newest = unit.versions.latest(record.id)
+        served = unit.versions.served(record.id)
     predictor = RunSettings.load(record.settings).predictor()[0]
     names = dict.fromkeys(key for _, _, metrics in steps for key in metrics)
     series: dict[str, list[float | None]] = {
@@ -174,5 +174,4 @@ def run_metrics(context: Context, name: str) -> RunMetrics:
         "trained_through": [float(through) for _, through, _ in steps],
     }
     series |= {key: [metrics.get(key) for _, _, metrics in steps] for key in names}
-    served = predictor if newest is None else newest.predictor
-    return RunMetrics(run=name, predictor=predictor, served=served, steps=len(steps), series=series)
+    return RunMetrics(run=name, predictor=predictor, served=served or predictor, steps=len(steps), series=series)

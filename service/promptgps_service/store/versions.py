@@ -42,6 +42,15 @@ class Versions:
         ).one_or_none()
         return (0, 0) if row is None else (row.version, row.trained_through)
 
+    def served(self, run_id: int) -> str | None:
+        """Predictor that the newest version serves; None where there is none."""
+        return self._connection.execute(
+            select(model_versions.c.predictor)
+            .where(model_versions.c.run_id == run_id)
+            .order_by(model_versions.c.version.desc())
+            .limit(1)
+        ).scalar_one_or_none()
+
     def add(self, run_id: int, record: VersionRecord) -> None:
         """Store a version, and drop those that are no longer needed."""
         self._connection.execute(

@@ -1,0 +1,25 @@
+"""Pydantic's faults in the words of the contract: field, row, detail. The client and the service tell them alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from promptgps_client.wire.answers import ProblemFault
+
+# Pydantic puts the branch of a union into a fault's location; it is no part of the field's name.
+UNION_BRANCH = re.compile(r"constrained-\w+|(list|literal)\[.*\]")
+
+
+def fault_of(
+    loc: Sequence[int | str], message: str, context: Mapping[str, object], first_row: int = 0
+) -> ProblemFault:
+    """One fault: names joined by dots are the field, the first number is the row, counted from ``first_row``."""
+    rows = [part for part in loc if isinstance(part, int)]
+    names = [part for part in loc if isinstance(part, str) and not UNION_BRANCH.fullmatch(part)]
+    if "field" in context:  # a fault between columns says its own place, from the root or from where it arose
+        message = str(context["detail"])
+        *own, last = str(context["field"]).split(".")
+        own, rows = (own, [int(last)]) if last.isdecimal() else ([*own, last], rows)
+        names = own if own[: len(names)] == names else names + own
+    return ProblemFault(field=".".join(names), row=rows[0] + first_row if rows else None, detail=message)
