@@ -25,11 +25,20 @@ class Block:
 
 @dataclass(frozen=True)
 class Features:
-    """x: float32[N, D] with its blocks; ``frame_rows`` is how many first rows the standardisation was taken from."""
+    """What a predictor knows of N prompts before any outcome.
+
+    Attributes:
+        x: float32[N, D].
+        blocks: of its columns.
+        frame_rows: how many first rows the standardisation was taken from.
+        offline: float64[N, 2], successes and trials of another policy, 0 trials where there are none; None where no
+            prompt of the run has any.
+    """
 
     x: Tensor
     blocks: tuple[Block, ...]
     frame_rows: int
+    offline: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -41,10 +50,10 @@ class Features:
         """D."""
         return int(self.x.shape[1])
 
-
     def head(self, rows: int) -> Features:
         """The first ``rows`` rows, in the same frame."""
-        return Features(self.x[:rows], self.blocks, self.frame_rows)
+        offline = None if self.offline is None else self.offline[:rows]
+        return Features(self.x[:rows], self.blocks, self.frame_rows, offline)
 
 
 @dataclass(frozen=True)
