@@ -181,11 +181,10 @@ def _spread(context: Context, state: RunState) -> dict[str, Tensor]:
     selection = state.settings.selection
     if not selection.diversity:
         return {}
-    matrix = context.features.matrix(state.segments)
     firsts = state.issued.first_draw.view[-(selection.history_steps or 0) :]
     start = int(firsts[0]) if selection.history_steps and firsts.size else state.draws
     anchors = torch.from_numpy(state.issued.row.view[start:].astype(np.int64)).to(state.device)
-    return {"embedding": matrix.embedding, "anchors": anchors}
+    return {"embedding": context.features.embedding(state.segments), "anchors": anchors}
 
 
 def _low_signal(choice: Choice, mean: Tensor, rollouts: int, strategy: str) -> list[str]:

@@ -19,6 +19,7 @@ from promptgps_service.flow.lane import Lane
 from promptgps_service.flow.run_state import RunState, ScoreTable
 from promptgps_service.flow.step_metrics import step_metrics
 from promptgps_service.flow.steps import ready, split_steps
+from promptgps_service.flow.warm_start import PINNED, framing, places, source_segments, state_and_rows
 from promptgps_service.model.checkpoint import pack, unpack
 from promptgps_service.model.features import Features
 from promptgps_service.model.panel import Panel
@@ -97,40 +98,48 @@ class Trainer:
         state = self._state
         with state.lock:
             segments = list(state.segments)
-        matrix = self._features.matrix(segments)
+        with self._store.read() as unit:
+            framed_by = framing(unit, state.settings, segments)
+        matrix = self._features.matrix(segments, framed_by)
         identity = str(state.settings.predictor())
         if self._predictor is not None and identity == self._identity:
             self._predictor.grow(matrix.features)
         else:
-            self._predictor = self._restored(identity, matrix.features)
+            self._predictor = self._restored(identity, matrix)
         self._predictor.replaceable = bool(state.settings.selection.fallback)
         self._identity, self._matrix = identity, matrix
         self._serve()
 
-    def _restored(self, identity: str, features: Features) -> Panel:
-        """The newest stored state; without one that of the run to start from; without that the prior.
+    def _restored(self, identity: str, matrix: Matrix) -> Panel:
+        """The newest stored state; at the start of a run, the prior, or what the run it is to start from has learned.
 
         A state of another predictor, or one that cannot be read, is left alone: the log is learned from its start.
         """
-        self._through = 0
+        features = matrix.features
+        self._through, self._informed = 0, features.offline is not None
         with self._store.read() as unit:
             stored = unit.versions.latest(self._state.id)
-            if stored is not None:
-                self._version = stored.version
-            elif self._state.settings.warm_start_from is not None:
-                source = unit.runs.get(self._state.settings.warm_start_from)
-                warm = self._loaded(unit.versions.latest(source.id), identity, features)
-                self._informed = warm is not None
-                return warm or self._fresh(features)
+        if stored is None:
+            return self._fresh(features)
+        self._version = stored.version
+        if stored.version == PINNED:
+            self._informed = True
+            return self._warm(stored, matrix)
         restored = self._loaded(stored, identity, features)
-        if restored is None or stored is None:
+        if restored is None:
             return self._fresh(features)
         self._through = stored.trained_through
         return restored
 
-    def _loaded(self, stored: VersionRecord | None, identity: str, features: Features) -> Panel | None:
-        if stored is None:
-            return None
+    def _warm(self, pinned: VersionRecord, matrix: Matrix) -> Panel:
+        with self._store.read() as unit:
+            segments = source_segments(unit, self._state.settings)
+        panel = self._fresh(matrix.features)
+        state, rows = state_and_rows(pinned)
+        panel.begin(state, places(self._features.matrix(segments).identity[:rows], matrix.identity))
+        return panel
+
+    def _loaded(self, stored: VersionRecord, identity: str, features: Features) -> Panel | None:
         try:
             tensors, metadata = unpack(stored.state)
             if metadata["identity"] != identity:

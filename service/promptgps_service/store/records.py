@@ -45,11 +45,19 @@ class PoolChunk:
 
 @dataclass(frozen=True)
 class PoolArrays:
-    """The vectors of positions start.. of a pool: identity int64[M], embedding float16[M, d], surface float32[M, S]."""
+    """What a pool knows of its positions start.., M of them.
+
+    Attributes:
+        identity: int64[M].
+        embedding: float16[M, d].
+        surface: float32[M, S].
+        offline: float64[M, 2], successes and trials of the offline pass rate; 0 trials where there is none.
+    """
 
     identity: NDArray[np.int64]
     embedding: NDArray[np.float16]
     surface: NDArray[np.float32]
+    offline: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,14 @@ prompts = Table(
     UniqueConstraint("pool_id", "key"),
     UniqueConstraint("pool_id", "digest"),
 )
+# A pool is read at every start: without this, all its texts would be, to find that none has a pass rate.
+Index(
+    "ix_prompts_with_prior",
+    prompts.c.pool_id,
+    prompts.c.position,
+    sqlite_where=prompts.c.prior_trials > 0,
+    postgresql_where=prompts.c.prior_trials > 0,
+)
 
 pool_chunks = Table(
     "pool_chunks",
