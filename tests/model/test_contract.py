@@ -12,7 +12,8 @@ from promptgps_service.model.predictor import Visits
 from promptgps_service.model.registry import PREDICTORS, make_predictor
 
 CPU = torch.device("cpu")
-SMALL = {name: {"width": 8, "iterations": 3} for name in ("neural", "stack")}  # what a predictor promises, it promises at any size
+# What a predictor promises, it promises at any size.
+SMALL = {name: {"width": 8, "iterations": 3} for name in ("neural", "stack")}
 ROWS_ALIKE = ("hierarchical", "beta", "bots", "constant")  # predictors that treat rows alike, not at random
 
 

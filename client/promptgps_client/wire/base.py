@@ -41,7 +41,7 @@ Parameter = (
 )
 Strategy = Literal["promptgps", "gps", "mopps", "uniform"]
 PredictorName = Literal["hierarchical", "neural", "stack", "beta", "bots", "ridge", "constant"]
-UtilityName = Literal["mixed", "information", "target", "thompson", "band", "uniform"]
+UtilityName = Literal["mixed", "information", "variance", "target", "thompson", "band", "uniform"]
 
 
 class Wire(BaseModel):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import structlog
+import torch
 from numpy.typing import NDArray
 
 from promptgps_service.errors import Unavailable
@@ -19,6 +20,7 @@ from promptgps_service.flow.lane import Lane
 from promptgps_service.flow.run_state import RunState, ScoreTable
 from promptgps_service.flow.step_metrics import step_metrics
 from promptgps_service.flow.steps import ready, split_steps
+from promptgps_service.flow.timeline import Timeline
 from promptgps_service.model.checkpoint import pack, unpack
 from promptgps_service.model.features import Features
 from promptgps_service.model.panel import Panel
@@ -65,6 +67,7 @@ class Trainer:
         self._identity = ""
         self._version = 0
         self._through = 0
+        self._timeline = Timeline()
         self._informed = False
         self._waiting_since: float | None = None
 
@@ -112,7 +115,7 @@ class Trainer:
 
         A state of another predictor, or one that cannot be read, is left alone: the log is learned from its start.
         """
-        self._through = 0
+        self._through, self._timeline = 0, Timeline()
         with self._store.read() as unit:
             stored = unit.versions.latest(self._state.id)
             if stored is not None:
@@ -121,14 +124,16 @@ class Trainer:
                 source = unit.runs.get(self._state.settings.warm_start_from)
                 warm = self._loaded(unit.versions.latest(source.id), identity, features)
                 self._informed = warm is not None
-                return warm or self._fresh(features)
+                return warm[0] if warm else self._fresh(features)
         restored = self._loaded(stored, identity, features)
         if restored is None or stored is None:
             return self._fresh(features)
-        self._through = stored.trained_through
-        return restored
+        self._through, self._timeline = stored.trained_through, restored[1]
+        return restored[0]
 
-    def _loaded(self, stored: VersionRecord | None, identity: str, features: Features) -> Panel | None:
+    def _loaded(
+        self, stored: VersionRecord | None, identity: str, features: Features
+    ) -> tuple[Panel, Timeline] | None:
         if stored is None:
             return None
         try:
@@ -137,12 +142,13 @@ class Trainer:
                 return None
             predictor = self._fresh(features.head(int(metadata["rows"])))
             predictor.load_state_dict(tensors)
+            timeline = Timeline.load(metadata["timeline"])
         except (ValueError, KeyError) as error:
             _log.error("a stored model cannot be read; the log is learned anew", run=self._state.name, cause=str(error))
             return None
         if int(metadata["rows"]) < features.rows:  # the pools have grown since
             predictor.grow(features)
-        return predictor
+        return predictor, timeline
 
     def _fresh(self, features: Features) -> Panel:
         main, parameters = self._state.settings.predictor()
@@ -186,10 +192,10 @@ class Trainer:
         state = self._state
         started = time.perf_counter()
         measured = []
-        for step in split_steps(part, state, self._learning.groups):
+        for step in split_steps(part, state, self._learning.groups, self._timeline):
             mean = self._predictor.predict().take(step.visits.rows).mean.cpu()
             served = self._predictor.served
-            report = self._predictor.observe(step.visits)
+            report = self._predictor.observe(step.visits, torch.from_numpy(step.uniform))
             measured.append(step_metrics(step, mean, served, report, state.settings.rollouts_per_prompt))
             if report.served != served or report.failed:
                 _log.warning("predictors", run=state.name, served=report.served, failed=report.failed)
@@ -210,7 +216,8 @@ class Trainer:
         """Until this is stored the predictor is ahead of the log's reader, so it must not be given up."""
         assert self._predictor is not None
         assert self._matrix is not None
-        metadata = {"identity": self._identity, "rows": str(self._matrix.features.rows)}
+        rows = str(self._matrix.features.rows)
+        metadata = {"identity": self._identity, "rows": rows, "timeline": self._timeline.dump()}
         state = pack(self._predictor.state_dict(), metadata)
         record = VersionRecord(version, through, self._predictor.served, state)
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -114,4 +114,13 @@ class Predictor(Protocol):
         Raises:
             ValueError: the state is of another predictor, pool size or feature dimension.
         """
+        ...
+
+
+@runtime_checkable
+class Vital(Protocol):
+    """A predictor that has something to tell of itself beside its predictions."""
+
+    def vitals(self) -> dict[str, float]:
+        """Finite numbers by name, for the run's metrics."""
         ...
