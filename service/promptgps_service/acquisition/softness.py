@@ -31,8 +31,8 @@ def softness(groups: Groups, rows: int) -> NDArray[np.float64]:
     """ρ of each of ``rows`` prompts, float64[rows].
 
     In a group of n, the mean of r(1 − r) estimates E r(1 − r), and the sample variance Var r, both without bias and
-    whatever γ the policy had; their sum estimates γ (1 − γ). Sums over groups, weighted by n − 1 degrees of freedom, have
-    a stable ratio. A prompt's own is shrunk to that of all groups, as if it had ``SHRINKAGE`` degrees of freedom
+    whatever γ the policy had; their sum estimates γ (1 − γ). Sums over groups, weighted by n − 1 degrees of freedom,
+    have a stable ratio. A prompt's own is shrunk to that of all groups, as if it had ``SHRINKAGE`` degrees of freedom
     more of their kind; a prompt never tried has theirs.
     """
     several = groups.count >= 2

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from promptgps_service.model.level import Level
 from promptgps_service.model.quadrature import log_expected_likelihood
-from promptgps_service.model.staleness import temper
 from promptgps_service.model.variances import drift_grid, spread_grid
 
 FORGETTING = 0.95
@@ -28,7 +27,8 @@ class Shift:
     def learn(self, offset: Tensor, s: Tensor, n: Tensor, age: Tensor) -> None:
         """Learn from visits, float64[M] each, of prompts with these offsets; M ≥ 1."""
         mu = offset + self.level.a
-        s, n = temper(s, n, age, torch.sigmoid(mu), self.drift.value)
+        share = self._share(mu, n, age.to(n))
+        s, n = share * s, share * n
         spread = torch.full_like(s, self.spread.value)
         drift = self.drift.value if self.step else 0.0
         lifted = torch.zeros_like(s, dtype=torch.bool)
@@ -39,6 +39,17 @@ class Shift:
         evidence = log_expected_likelihood(mu, self.spread.values[:, None], s, n).sum(1)
         self.spread.learn(evidence, FORGETTING)
         self.step += 1
+
+    def _share(self, mu: Tensor, n: Tensor, age: Tensor) -> Tensor:
+        """What visits ``age`` steps late count, float64[M] in (0, 1].
+
+        The level's walk since is common to them (``staleness.temper`` is for walks of their own): together they observe
+        the level with the information J of all, and by the walk with J / (1 + J age qa).
+        """
+        p = torch.sigmoid(mu)
+        alone = n * p * (1.0 - p)
+        together = (alone / (1.0 + alone * self.spread.value) * (age > 0)).sum()
+        return 1.0 / (1.0 + together * age * self.drift.value)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Level and variances."""

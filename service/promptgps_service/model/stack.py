@@ -23,7 +23,7 @@ from promptgps_service.model.predictor import Posterior, Predictor, Visits, requ
 
 MEMORY = 4096  # visits
 FADING = 0.98  # what a visit keeps of its weight at the next step
-RIDGE = 64.0  # precision of the weights' prior, a standard deviation of 1/8: with few visits equal weights are hard to beat
+RIDGE = 64.0  # precision of the weights' prior, a standard deviation of 1/8: equal weights are hard to beat
 FARTHEST = 12.0  # logits of a mean
 NEWTON_STEPS = 4
 HALVINGS = 8
