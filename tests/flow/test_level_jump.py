@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 
 import pytest
 from promptgps_client.wire import Batch, PredictDifficulty
@@ -11,12 +12,19 @@ from promptgps_service.flow.context import Context
 from promptgps_service.flow.open_run import run_metrics
 from promptgps_service.flow.predict import predict_difficulty
 
+from tests.databases import copied_file
 from tests.flow.driving import WAIT, add, open_run, report, select, settle
 
 PROMPTS, BATCH, TRIALS = 400, 32, 8
 KEYS = [f"pool-{number}" for number in range(PROMPTS)]
 JUMP = 4.0
 QUICK = {"width": 16, "iterations": 10}
+
+
+@pytest.fixture
+def database_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """SQLite alone: what is tested does not depend on the database, and takes its time."""
+    return copied_file(sqlite_template, tmp_path)
 
 
 class Policy:
