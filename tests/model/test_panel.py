@@ -139,6 +139,19 @@ def test_nets_that_diverge_are_put_back_and_come_again(features: Features) -> No
     assert (report.served, report.failed) == ("neural", {})
 
 
+def test_a_stack_of_which_one_member_breaks_off_is_put_back_whole(features: Features) -> None:
+    stack = make_predictor("stack", features, CPU, **SMALL)
+    panel = Panel([stack, Constant(features, device=CPU)])
+    panel.observe(visits(0.4, 0))
+    good = stack.state_dict()
+    stack.members["neural"].fit.rate = 1e30  # type: ignore[attr-defined]
+    report = panel.observe(visits(0.4, 1))
+    assert report.served == "constant"
+    assert "not finite" in report.failed["stack"]
+    now = stack.state_dict()
+    assert all(torch.equal(now[name], good[name]) for name in good)
+
+
 def test_a_state_that_is_not_a_number_is_put_back(features: Features) -> None:
     """A net that went bad in some way that its own fit did not see."""
     neural = Neural(features, device=CPU, **SMALL)
