@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 FREE = "+cooldown=0+candidate_factor=null+uniform_share=0.0"
 EIGHT = "+cooldown=0+candidate_factor=8+uniform_share=0.0"
 COOL = "+cooldown=20+candidate_factor=null"
-PREDICTORS = ("constant", "beta", "ridge", "neural", "hierarchical")
+PREDICTORS = ("constant", "beta", "ridge", "neural", "hierarchical", "stack")
 STRATEGIES = ("uniform", "mopps", "gps", "promptgps")
 HISTORIES = {"rl-run-dsr-a": 3, "reasoning-gym-ladder": 1}  # visits that the rank correlation is with
 SIMULATED = 40_315

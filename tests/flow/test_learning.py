@@ -77,7 +77,7 @@ def test_a_process_that_does_not_learn_says_so_when_asked_to_wait(database_url: 
         assert "had not learned" in batch.warnings[0]
 
 
-@pytest.mark.parametrize("predictor", ["hierarchical", "beta", "constant"])
+@pytest.mark.parametrize("predictor", ["hierarchical", "beta", "bots", "constant"])
 def test_predictions_move_towards_what_was_seen(context: Context, predictor: str) -> None:
     add(context, 20)
     open_run(context, selection={"predictor": predictor})
@@ -106,6 +106,61 @@ def test_every_step_leaves_its_metrics(context: Context) -> None:
     assert metrics.series["trained_through"] == [40.0, 80.0, 120.0, 160.0]
     assert {len(column) for column in metrics.series.values()} == {4}
     assert all(value is None or math.isfinite(value) for column in metrics.series.values() for value in column)
+
+
+def test_everybody_is_scored_on_the_uniform_picks_where_there_are_some(context: Context) -> None:
+    add(context, 60)
+    open_run(context, selection={"uniform_share": 0.5})
+    step(context, 20)
+    change(context, uniform_share=0.0)
+    step(context, 20)
+    settle(context)
+    series = run_metrics(context, "run").series
+    assert series["uniform_prompts"][0] > 0 == series["uniform_prompts"][1]
+    for name in ("hierarchical", "beta", "ridge", "constant"):
+        for score in ("log_loss", "brier"):
+            with_some, without = series[f"{name}.uniform_{score}"]
+            assert 0 < with_some < 1
+            assert without is None
+            assert series[f"{name}.{score}"][1] is not None
+    assert series["uniform_log_loss"] == series["hierarchical.uniform_log_loss"]
+
+
+def test_a_fit_that_diverges_is_not_served_and_the_metrics_say_so(context: Context) -> None:
+    add(context, 60)
+    parameters = {"width": 8, "iterations": 3, "rate": 4096.0}  # no net survives steps as large as this
+    open_run(context, selection={"predictor": "neural", "predictor_parameters": parameters})
+    for number in range(3):
+        step(context, 30, policy_version=number)
+    assert settle(context).trained_through == 90
+    metrics = run_metrics(context, "run")
+    assert metrics.predictor == "neural"
+    assert metrics.served in {"beta", "ridge", "constant"}
+    assert metrics.series["neural.failed"] == [1.0, 1.0, 1.0]
+    assert metrics.series["constant.failed"] == [0.0, 0.0, 0.0]
+    assert metrics.series["neural.served"] == [1.0, 0.0, 0.0]  # at first nothing was known against it
+    assert all(0 < rate < 1 for rate in predicted(context, [f"pool-{n}" for n in range(60)]))
+
+
+@pytest.mark.parametrize(
+    ("predictor", "parameters", "vitals"),
+    [
+        ("neural", {"width": 8, "iterations": 3}, ["neural.latent_information", "neural.latent_kl"]),
+        ("stack", {"members": "beta,ridge"}, ["stack.weight.beta", "stack.weight.ridge"]),
+    ],
+)
+def test_what_a_predictor_tells_of_itself_is_in_the_metrics(
+    context: Context, predictor: str, parameters: dict[str, object], vitals: list[str]
+) -> None:
+    add(context, 60)
+    open_run(context, selection={"predictor": predictor, "predictor_parameters": parameters})
+    for number in range(2):
+        step(context, 30, policy_version=number)
+    settle(context)
+    series = run_metrics(context, "run").series
+    for name in vitals:
+        assert len(series[name]) == 2
+        assert all(value is not None and value >= 0 for value in series[name])
 
 
 @pytest.mark.parametrize("predictor", ["hierarchical", "beta", "constant"])

@@ -40,8 +40,8 @@ Parameter = (
     | Annotated[str, StringConstraints(max_length=32, pattern=NO_NUL)]
 )
 Strategy = Literal["promptgps", "gps", "mopps", "uniform"]
-PredictorName = Literal["hierarchical", "neural", "beta", "ridge", "constant"]
-UtilityName = Literal["mixed", "information", "target", "thompson", "band", "uniform"]
+PredictorName = Literal["hierarchical", "neural", "stack", "beta", "bots", "ridge", "constant"]
+UtilityName = Literal["mixed", "information", "variance", "target", "thompson", "band", "uniform"]
 
 
 class Wire(BaseModel):

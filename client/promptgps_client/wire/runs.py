@@ -55,8 +55,8 @@ class Selection(Wire):
     predictor: PredictorName | None = None
     predictor_parameters: dict[ParameterName, Parameter] | None = Field(
         None,
-        description="Of the predictor, by name: `discount` of beta (MoPPS's λ); `own_record`, `residual`, `prior` and "
-        "sizes of neural.",
+        description="Of the predictor, by name: `discount` of beta (MoPPS's λ) and bots, `weight` of bots; "
+        "`own_record`, `residual`, `prior` and sizes of neural; `members` of stack, with commas between, and neural's.",
     )
     fallback: bool | None = Field(
         None, description="Serve the best baseline where the predictor has for long been worse than it."

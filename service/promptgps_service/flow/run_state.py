@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from promptgps_service.acquisition.reuse import Traffic
+from promptgps_service.flow.reward_sums import RewardSums
 from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.model.predictor import Posterior
 from promptgps_service.store.records import GROUP, LogSlice, RunRecord, Segment, SelectionRecord
@@ -122,6 +123,7 @@ class RunState:
         self.traffic = _empty_traffic(0, device)
         self.successes = torch.zeros(0, dtype=torch.float64)
         self.trials = torch.zeros(0, dtype=torch.float64)
+        self.reward_sums = RewardSums() if self.settings.reward.kind == "affine" else None
         self.group_rows: dict[str, Tensor] = {}
         self.table: ScoreTable | None = None
 
@@ -173,7 +175,15 @@ class RunState:
         every = torch.from_numpy(part.row)
         self.successes.index_add_(0, every, torch.from_numpy(part.successes))
         self.trials.index_add_(0, every, torch.from_numpy(part.trials))
+        if self.reward_sums is not None:
+            self.reward_sums.add(part)
         self.log_position = part.head
+
+    def softness(self) -> Tensor | None:
+        """ρ of every row, float64[N], see ``acquisition.softness``; None where the run's rewards are binary."""
+        if self.reward_sums is None:
+            return None
+        return self.reward_sums.softness(self.issued.row.view, self.rows, self.log_position).to(self.device)
 
     # ---- waiting for the model -----------------------------------------------------------------------------
 

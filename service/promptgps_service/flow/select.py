@@ -123,6 +123,7 @@ def _choose(
         last_draw=state.traffic.last_draw,
         posterior=table.posterior,
         groups=_groups(unit, state),
+        softness=state.softness() if settings.selection.utility == "variance" else None,
         **_spread(context, state),
     )  # fmt: skip
     rules = settings.rules(rollouts)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import structlog
+import torch
 from numpy.typing import NDArray
 
 from promptgps_service.errors import Unavailable
@@ -19,6 +20,7 @@ from promptgps_service.flow.lane import Lane
 from promptgps_service.flow.run_state import RunState, ScoreTable
 from promptgps_service.flow.step_metrics import step_metrics
 from promptgps_service.flow.steps import ready, split_steps
+from promptgps_service.flow.timeline import Timeline
 from promptgps_service.flow.warm_start import PINNED, framing, places, source_segments, state_and_rows
 from promptgps_service.model.checkpoint import pack, unpack
 from promptgps_service.model.features import Features
@@ -66,6 +68,7 @@ class Trainer:
         self._identity = ""
         self._version = 0
         self._through = 0
+        self._timeline = Timeline()
         self._informed = False
         self._waiting_since: float | None = None
 
@@ -116,7 +119,8 @@ class Trainer:
         A state of another predictor, or one that cannot be read, is left alone: the log is learned from its start.
         """
         features = matrix.features
-        self._through, self._informed = 0, features.offline is not None
+        self._through, self._timeline = 0, Timeline()
+        self._informed = features.offline is not None
         with self._store.read() as unit:
             stored = unit.versions.latest(self._state.id)
         if stored is None:
@@ -128,8 +132,8 @@ class Trainer:
         restored = self._loaded(stored, identity, features)
         if restored is None:
             return self._fresh(features)
-        self._through = stored.trained_through
-        return restored
+        self._through, self._timeline = stored.trained_through, restored[1]
+        return restored[0]
 
     def _warm(self, pinned: VersionRecord, matrix: Matrix) -> Panel:
         with self._store.read() as unit:
@@ -139,19 +143,22 @@ class Trainer:
         panel.begin(state, places(self._features.matrix(segments).identity[:rows], matrix.identity))
         return panel
 
-    def _loaded(self, stored: VersionRecord, identity: str, features: Features) -> Panel | None:
+    def _loaded(
+        self, stored: VersionRecord, identity: str, features: Features
+    ) -> tuple[Panel, Timeline] | None:
         try:
             tensors, metadata = unpack(stored.state)
             if metadata["identity"] != identity:
                 return None
             predictor = self._fresh(features.head(int(metadata["rows"])))
             predictor.load_state_dict(tensors)
+            timeline = Timeline.load(metadata["timeline"])
         except (ValueError, KeyError) as error:
             _log.error("a stored model cannot be read; the log is learned anew", run=self._state.name, cause=str(error))
             return None
         if int(metadata["rows"]) < features.rows:  # the pools have grown since
             predictor.grow(features)
-        return predictor
+        return predictor, timeline
 
     def _fresh(self, features: Features) -> Panel:
         main, parameters = self._state.settings.predictor()
@@ -195,10 +202,10 @@ class Trainer:
         state = self._state
         started = time.perf_counter()
         measured = []
-        for step in split_steps(part, state, self._learning.groups):
+        for step in split_steps(part, state, self._learning.groups, self._timeline):
             mean = self._predictor.predict().take(step.visits.rows).mean.cpu()
             served = self._predictor.served
-            report = self._predictor.observe(step.visits)
+            report = self._predictor.observe(step.visits, torch.from_numpy(step.uniform))
             measured.append(step_metrics(step, mean, served, report, state.settings.rollouts_per_prompt))
             if report.served != served or report.failed:
                 _log.warning("predictors", run=state.name, served=report.served, failed=report.failed)
@@ -219,7 +226,8 @@ class Trainer:
         """Until this is stored the predictor is ahead of the log's reader, so it must not be given up."""
         assert self._predictor is not None
         assert self._matrix is not None
-        metadata = {"identity": self._identity, "rows": str(self._matrix.features.rows)}
+        rows = str(self._matrix.features.rows)
+        metadata = {"identity": self._identity, "rows": rows, "timeline": self._timeline.dump()}
         state = pack(self._predictor.state_dict(), metadata)
         record = VersionRecord(version, through, self._predictor.served, state)
         while True:

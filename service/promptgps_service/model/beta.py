@@ -16,7 +16,10 @@ PRIOR = 1.0  # Beta(1, 1)
 
 
 class DiscountedBeta:
-    """α ← λα + (1 − λ) + s and β ← λβ + (1 − λ) + n − s for the visited prompts, λ the discount."""
+    """α ← λα + (1 − λ) + s and β ← λβ + (1 − λ) + n − s for the visited prompts, λ the discount.
+
+    Outcomes made by a policy that is some steps old count λ^age times.
+    """
 
     name: ClassVar[str] = "beta"
 
@@ -36,7 +39,8 @@ class DiscountedBeta:
         rows = visits.rows.to(self.device)
         require_rows(rows, len(self.counts))
         s = visits.successes.to(self.counts)
-        new = torch.stack([s, visits.trials.to(self.counts) - s], dim=1)
+        weight = self.discount ** visits.age.to(self.counts)
+        new = torch.stack([weight * s, weight * (visits.trials.to(self.counts) - s)], dim=1)
         self.counts[rows] = self.discount * self.counts[rows] + (1.0 - self.discount) * PRIOR + new
         self.visited[rows] = True
 

@@ -22,6 +22,7 @@ from promptgps_service.model.posterior import LogitNormal
 from promptgps_service.model.predictor import Visits, part, require_rows
 from promptgps_service.model.quadrature import log_expected_likelihood
 from promptgps_service.model.record import Record, combine, match_moments, site
+from promptgps_service.model.staleness import temper
 from promptgps_service.model.text import TextWeights, moves_at, rows_to_fit, same_frame
 from promptgps_service.model.variances import ageing_grid, drift_grid, spread_grid
 
@@ -60,6 +61,9 @@ class Hierarchical:
         require_rows(rows, len(self.record))
         s = visits.successes.to(self.device, torch.float64)
         n = visits.trials.to(self.device, torch.float64)
+        if bool(visits.age.any()):
+            mu, _ = self._belief(rows, *self.text.explain(self.x[rows]))
+            s, n = temper(s, n, visits.age, torch.sigmoid(mu), self.ageing.value + self.drift.value)
         parts = max(1, min(SPLIT_PARTS, len(rows) // SPLIT_LEAST)) if self.step < SPLIT_STEPS else 1
         for first in range(parts):
             drifted = self.step > 0 and first == 0

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from promptgps_service.model.features import Features
+from promptgps_service.model.posterior import LogitNormal
+
+FRESH = torch.zeros((), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,14 @@ class Visits:
         rows: long[M], distinct rows of the pool.
         successes: float64[M], 0 <= s <= n; fractional where rewards are continuous or evidence is tempered.
         trials: float64[M], n > 0.
+        age: float64[M] or one number for all, steps learned by newer policies than the one that made the outcomes.
+            The older, the less an outcome weighs; at 0 it weighs in full.
     """
 
     rows: Tensor
     successes: Tensor
     trials: Tensor
+    age: Tensor = FRESH
 
     def __len__(self) -> int:
         return int(self.rows.numel())
@@ -66,6 +73,10 @@ class Posterior(Protocol):
 
         With uniform levels this is one Thompson draw per prompt; with constant ones an interval's end.
         """
+        ...
+
+    def logit_normal(self) -> LogitNormal:
+        """The same, or where it has another form, that of the same mean and variance of γ."""
         ...
 
     def take(self, rows: Tensor) -> Posterior:
@@ -125,4 +136,13 @@ class Continuing(Protocol):
         Raises:
             ValueError: the state is of another predictor or feature dimension.
         """
+        ...
+
+
+@runtime_checkable
+class Vital(Protocol):
+    """A predictor that has something to tell of itself beside its predictions."""
+
+    def vitals(self) -> dict[str, float]:
+        """Finite numbers by name, for the run's metrics."""
         ...

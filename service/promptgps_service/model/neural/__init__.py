@@ -22,13 +22,15 @@ import torch
 from torch import Tensor
 
 from promptgps_service.model.features import Features
+from promptgps_service.model.neural.encoder import Tokens
 from promptgps_service.model.neural.fit import Fit, FitDiverged
-from promptgps_service.model.neural.history import Step, Window, pad
-from promptgps_service.model.neural.latent import Normal, antithetic
+from promptgps_service.model.neural.history import Step, Window, nothing, pad
+from promptgps_service.model.neural.latent import Normal, antithetic, divergence
 from promptgps_service.model.neural.objective import Model, Prior
 from promptgps_service.model.posterior import LogitNormal
 from promptgps_service.model.predictor import Visits, require_rows
 from promptgps_service.model.record import Record, match_moments, site
+from promptgps_service.model.staleness import temper
 from promptgps_service.model.text import same_frame
 
 __all__ = ["FitDiverged", "Neural"]
@@ -106,6 +108,8 @@ class Neural:
         rows = visits.rows.to(self.device)
         require_rows(rows, len(self.record))
         s, n = (part.to(self.device, torch.float64) for part in (visits.successes, visits.trials))
+        if bool(visits.age.any()):
+            s, n = temper(s, n, visits.age, self._predict(self.x[rows], self._record_before(rows)).mean)
         kept = self.window.steps
         now = self._record_before(rows, s, n)
         self.window.push(now)
@@ -141,6 +145,23 @@ class Neural:
         else:
             self._start_anew(features)
         self.record.grow(features.rows)
+
+    @torch.no_grad()
+    def vitals(self) -> dict[str, float]:
+        """How alive the latent is, in nats, by the last step.
+
+        ``latent_kl`` is KL(q_phi(z_t | H_t) || p_eta(z_t | H_{t-1})), the bound's own: what the step told beyond what
+        was expected. ``latent_information`` is KL(q_phi(z_t | H_t) || q_phi(z_t | nothing)): near zero, the encoder
+        ignores its data, and the latent has collapsed.
+        """
+        if self.model.prior == "none" or not self.window.pairs:
+            return {}
+        past, now, blank = (self._tokens(step) for step in (*self.window.steps[-2:], nothing(self.device)))
+        q = self.model.posterior(now)
+        return {
+            "latent_kl": float(divergence(q, self.model.ahead(past))),
+            "latent_information": float(divergence(q, self.model.posterior(blank))),
+        }
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything learned: nets, moments of the optimiser, replay window, records of visited rows."""
@@ -211,7 +232,7 @@ class Neural:
     def _record_after(self, now: Step) -> None:
         """Divide out what text and level said before the visits; what is left is the record."""
         x = self.x[now.rows]
-        q = self.model.posterior(self.model.tokens(pad([now]), x[None]))
+        q = self.model.posterior(self._tokens(now))
         told = self.model.tell(x, q, self._noise(2))
         mean, variance = match_moments(*self.model.update(now, told), now.s, now.n)
         record, rows = self.record, now.rows
@@ -237,8 +258,12 @@ class Neural:
     @torch.no_grad()
     def _ahead(self) -> Normal:
         """p_eta(z | last batch), [1, Z]."""
-        last = pad([self.window.last])
-        return self.model.ahead(self.model.tokens(last, self.x[last.rows]))
+        return self.model.ahead(self._tokens(self.window.last))
+
+    def _tokens(self, step: Step) -> Tokens:
+        """One step's visits as the encoders see them, [1, B]."""
+        padded = pad([step])
+        return self.model.tokens(padded, self.x[padded.rows])
 
     def _noise(self, purpose: int) -> Tensor:
         """Standard normal float32[M, 1, Z] whose mean is 0 and whose mean square is 1 exactly."""
