@@ -303,7 +303,7 @@ def allocate_budget(
         keys: Prompts of its pools; or
         texts: new prompts; or
         vectors: new prompts as embeddings. At most 100,000 rows.
-        total: Samples to spend, exactly, at most 2,000,000; or
+        total: Samples to spend, exactly, at most 1,000,000; or
         mean: samples a prompt.
         minimum: Samples that every prompt gets.
         maximum: Most samples that one prompt gets, at most and by default 4,096.

@@ -21,9 +21,7 @@ def solved(asked: Tried, p: Floats, rounds: int, seed: int) -> float:
     random = np.random.default_rng(seed)
     for _ in range(rounds):
         samples = plan("best_of_n", asked, total=MEAN * p.size // rounds, **FREE).samples
-        asked = replace(
-            asked, successes=asked.successes + random.binomial(samples, p), trials=asked.trials + samples
-        )
+        asked = replace(asked, successes=asked.successes + random.binomial(samples, p), trials=asked.trials + samples)
     assert asked.trials.sum() == MEAN * p.size
     return float((asked.successes > 0).mean())
 

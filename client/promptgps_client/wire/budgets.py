@@ -85,9 +85,7 @@ class AllocateBudget(Wire):
     keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_BUDGETED)] | None = None
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_BUDGETED)] | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=MAX_BUDGETED)] | None = None
-    total: Annotated[int, Field(ge=0, le=MAX_SAMPLES)] | None = Field(
-        None, description="Samples to spend, exactly; or"
-    )
+    total: Annotated[int, Field(ge=0, le=MAX_SAMPLES)] | None = Field(None, description="Samples to spend, exactly; or")
     mean: Annotated[float, Field(ge=0, le=MAX_SAMPLES_OF_ONE)] | None = Field(
         None, description="samples a prompt; times the prompts, rounded, it is the total."
     )

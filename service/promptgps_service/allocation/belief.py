@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 STEP = 0.25  # logits
-GRID: Floats = np.arange(-12.0, 12.0 + STEP / 2, STEP)  # what lies beyond counts as the ends: 6e-6 and 1 − 6e-6
+GRID: Floats = np.arange(-10.0, 10.0 + STEP / 2, STEP)  # what lies beyond counts as the ends: 5e-5 and 1 − 5e-5
 LOG_P: Floats = -np.logaddexp(0.0, -GRID)
 LOG_Q: Floats = -np.logaddexp(0.0, GRID)
 _NEAREST = 1e-7  # of a node to 0 or 1: single precision knows nothing nearer to 1

@@ -43,7 +43,7 @@ class Correction:
     spread: float
 
     def apply(self, mu: Floats, sd: Floats) -> tuple[Floats, Floats]:
-        """(mu, sd) corrected; outside the corners f goes on as it ended, but no steeper than 1."""
+        """(mu, sd) corrected; outside the corners f goes on with its mean slope, but no steeper than 1."""
         inside = np.interp(mu, self.predicted, self.corrected)
         width = self.predicted[-1] - self.predicted[0]
         slope = min((self.corrected[-1] - self.corrected[0]) / width, 1.0) if width > 0 else 1.0
@@ -62,10 +62,7 @@ def correction(mu: Floats, sd: Floats, successes: Integers, trials: Integers) ->
     order = np.argsort(mu, kind="stable")
     order = order[np.linspace(0, order.size - 1, min(order.size, MOST_USED)).astype(np.int64)]
     mu, sd, successes, trials = mu[order], sd[order], successes[order], trials[order]
-    bins = min(max(order.size // LEAST_IN_BIN, 1), BINS)
-    edges = np.unique(np.quantile(mu, np.linspace(0.0, 1.0, bins + 1)[1:-1]))
-    where = np.searchsorted(edges, mu, side="right")
-    where = np.unique(where, return_inverse=True)[1]  # a bin may be empty where predictions are equal
+    where = _bins(mu)
     log = _log_evidence(mu, sd, successes, trials)
     in_bin = np.stack([log[where == g].sum(axis=0) for g in range(where.max() + 1)])  # [B, spreads, shifts]
     in_bin -= 0.5 * np.square(SHIFTS / SHIFT_SPREAD)
@@ -77,6 +74,13 @@ def correction(mu: Floats, sd: Floats, successes: Integers, trials: Integers) ->
     centre = np.bincount(where, mu) / count
     increasing = isotonic_regression(centre + given_spread @ of_spread, weights=count)
     return Correction(centre, increasing.x, float(np.exp(of_spread @ np.log(SPREADS))))
+
+
+def _bins(mu: Floats) -> Integers:
+    """Number of the quantile bin of each prediction, int64[J]; equal ones share a bin, and none is empty."""
+    count = min(max(mu.size // LEAST_IN_BIN, 1), BINS)
+    edges = np.quantile(mu, np.linspace(0.0, 1.0, count + 1)[1:-1])
+    return np.unique(np.searchsorted(edges, mu, side="right"), return_inverse=True)[1]
 
 
 def _log_evidence(mu: Floats, sd: Floats, successes: Integers, trials: Integers) -> Floats:

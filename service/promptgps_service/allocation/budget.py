@@ -3,10 +3,10 @@
 Taking the steepest steps of all curves first is optimal where every curve is concave (Fox, Operations Research 14,
 1966). A curve that is not goes by its least concave majorant: then the answer is optimal at every total at which no
 prompt stands inside an edge of its majorant, and at the others one prompt at most does, so that no more than its
-distance from the majorant is lost.
+distance from the majorant is lost. (The majorant is that of the columns looked at: 32 and four times the mean at least.)
 
 No step is taken one at a time: the steps taken are those above one level, found by partition, O(N W) for curves of W
-columns; a row whose curve is used to its end is widened.
+columns. A prompt whose curve is used to its end gets a wider one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 
 from promptgps_service.allocation.belief import Floats, Integers
 from promptgps_service.allocation.curves import Curves
-from promptgps_service.allocation.envelope import LEVEL, envelope
+from promptgps_service.allocation.envelope import UNIT, envelope
 
-FIRST_WIDTH = {True: 8, False: 32}  # by concavity: a curve that is not may rise again after it has been flat
+FIRST_WIDTH = 8
+FIRST_WIDTH_NOT_CONCAVE = 32  # such a curve may rise again where it has been flat
 WIDER = 4
 
 
@@ -42,7 +43,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Sheet:
-    """Curves of the prompts ``rows`` to one width: V, its steps in units of LEVEL, where their edges start."""
+    """Curves of the prompts ``rows`` to one width: V, its steps in units of UNIT, where their edges start."""
 
     rows: Integers
     values: Floats
@@ -57,7 +58,7 @@ class _Sheet:
             slopes, starts = np.diff(values, axis=1), np.broadcast_to(np.arange(width), (rows.size, width))
         else:
             slopes, starts = envelope(values)
-        steps = np.minimum.accumulate(np.rint(slopes / LEVEL).astype(np.int64), axis=1)
+        steps = np.minimum.accumulate(np.rint(slopes / UNIT).astype(np.int64), axis=1)
         return cls(rows, values, steps, starts)
 
 
@@ -74,7 +75,8 @@ def allocate(curves: Curves, *, total: int, minimum: int, maximum: int) -> Plan:
     if not count * minimum <= total <= count * maximum:
         raise ValueError(f"{count} prompts cannot have {total} samples, {minimum} to {maximum} each")
     spare, room = total - count * minimum, maximum - minimum
-    width = min(room, max(FIRST_WIDTH[curves.concave], 4 * -(-spare // count)))
+    least = FIRST_WIDTH if curves.concave else FIRST_WIDTH_NOT_CONCAVE
+    width = min(room, max(least, WIDER * -(-spare // count)))
     sheets = [_Sheet.of(curves, np.arange(count), minimum, width)]
     uniform = _uniform(sheets[0].values, spare)
     while True:
@@ -84,14 +86,8 @@ def allocate(curves: Curves, *, total: int, minimum: int, maximum: int) -> Plan:
             break
     taken = _take(sheets, count, level, spare)
     _spread_evenly(taken, spare - int(taken.sum()), room)
-    value, following = 0.0, 0
-    for sheet in sheets:
-        at, last = taken[sheet.rows], sheet.steps.shape[1]
-        own = np.arange(at.size)
-        value += float(sheet.values[own, np.minimum(at, last)].sum())
-        inside = at < last
-        following = max(following, int(sheet.steps[own[inside], at[inside]].max(initial=0)))
-    return Plan(taken + minimum, value / count, uniform, following * LEVEL)
+    value, following = _reached(sheets, taken)
+    return Plan(taken + minimum, value / count, uniform, following * UNIT)
 
 
 def _uniform(values: Floats, spare: int) -> float:
@@ -113,9 +109,7 @@ def _level(sheets: list[_Sheet], spare: int) -> int:
     return int(np.partition(steps, steps.size - spare)[steps.size - spare])
 
 
-def _widen(
-    sheets: list[_Sheet], curves: Curves, level: int, minimum: int, room: int
-) -> tuple[list[_Sheet], bool]:
+def _widen(sheets: list[_Sheet], curves: Curves, level: int, minimum: int, room: int) -> tuple[list[_Sheet], bool]:
     """Longer curves for the prompts whose last column is still worth the level."""
     answer, widened = [], False
     for sheet in sheets:
@@ -145,6 +139,18 @@ def _take(sheets: list[_Sheet], count: int, level: int, spare: int) -> Integers:
         first = np.lexsort(columns)[: spare - int(taken.sum())]
         np.add.at(taken, columns[1, first], 1)
     return taken
+
+
+def _reached(sheets: list[_Sheet], taken: Integers) -> tuple[float, int]:
+    """The sum of V, and the largest step that was not taken."""
+    value, following = 0.0, 0
+    for sheet in sheets:
+        at, last = taken[sheet.rows], sheet.steps.shape[1]
+        own = np.arange(at.size)
+        value += float(sheet.values[own, np.minimum(at, last)].sum())
+        inside = at < last
+        following = max(following, int(sheet.steps[own[inside], at[inside]].max(initial=0)))
+    return value, following
 
 
 def _spread_evenly(taken: Integers, surplus: int, room: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from promptgps_service.allocation.belief import Floats, Integers
 
-LEVEL = 1e-12  # slopes closer than this are one
+UNIT = 1e-12  # of slopes: what lies below is rounding
 
 
 def envelope(values: Floats) -> tuple[Floats, Integers]:
@@ -30,7 +30,7 @@ def envelope(values: Floats) -> tuple[Floats, Integers]:
         while rows.size:
             last, before = corner[rows, top[rows]], corner[rows, top[rows] - 1]
             here, there, first = values[rows, column], values[rows, last], values[rows, before]
-            steeper = (here - there) / (column - last) > (there - first) / (last - before) + LEVEL
+            steeper = (here - there) / (column - last) > (there - first) / (last - before) + UNIT
             rows = rows[steeper]
             top[rows] -= 1
             rows = rows[top[rows] > 0]

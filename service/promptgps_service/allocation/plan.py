@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from promptgps_service.allocation.belief import Floats, Integers, masses, update
 from promptgps_service.allocation.bins import correction
@@ -33,8 +34,8 @@ class Tried:
         pairs = ((getattr(self, name), getattr(other, name)) for name in vars(self))
         return Tried(*(np.concatenate(pair) for pair in pairs))
 
-    def only(self, rows: np.ndarray) -> Tried:
-        """The prompts of bool[N]."""
+    def only(self, rows: NDArray[np.bool_] | Integers) -> Tried:
+        """The prompts of these rows, bool[N] or int64[M]."""
         return Tried(*(column[rows] for column in vars(self).values()))
 
 
@@ -64,6 +65,8 @@ def plan(
     mu, sd = asked.mu, asked.sd
     if evidence.mu.size:
         mu, sd = correction(evidence.mu, evidence.sd, evidence.successes, evidence.trials).apply(mu, sd)
-    belief = update(masses(mu, sd), asked.successes, asked.trials)
+    belief = masses(mu, sd)
+    if asked.trials.any():
+        belief = update(belief, asked.successes, asked.trials)
     curves = curves_of(objective, belief, asked.successes, asked.trials, rival)
     return allocate(curves, total=total, minimum=minimum, maximum=maximum)
