@@ -45,20 +45,20 @@ def masses(mu: Floats, sd: Floats) -> Floats:
     z = np.abs(GRID - mu) / sd
     smooth = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi) - z * ndtr(-z)
     smooth *= sd / STEP
-    weights = np.diff(np.diff(smooth, axis=1), axis=1, prepend=0.0, append=0.0)
+    weights: Floats = np.diff(np.diff(smooth, axis=1), axis=1, prepend=0.0, append=0.0)
     place = np.clip((mu - GRID[0]) / STEP, 0.0, GRID.size - 1.0)
     low = np.minimum(place.astype(np.int64), GRID.size - 2)
     every = np.arange(len(mu))[:, None]
     weights[every, low] += low + 1 - place
     weights[every, low + 1] += place - low
-    return np.maximum(weights, 0.0, out=weights)
+    return weights.clip(min=0.0)
 
 
 def update(weights: Floats, successes: Integers, trials: Integers) -> Floats:
     """Bayes: weights × p^s (1 − p)^(n − s), normalised, float64[N, G].
 
-    The likelihood is binomial: given p, samples are independent, also of how it was decided to draw them, so its
-    coefficient and any rule of stopping cancel.
+    The likelihood is binomial, samples being independent given p. Its coefficient cancels, and so does any rule by
+    which it was decided to go on or to stop.
 
     Args:
         weights: float64[N, G].

@@ -3,7 +3,7 @@
 Taking the steepest steps of all curves first is optimal where every curve is concave (Fox, Operations Research 14,
 1966). A curve that is not goes by its least concave majorant: then the answer is optimal at every total at which no
 prompt stands inside an edge of its majorant, and at the others one prompt at most does, so that no more than its
-distance from the majorant is lost. (The majorant is that of the columns looked at: 32 and four times the mean at least.)
+distance from the majorant is lost. The majorant is that of the columns looked at: four times the mean, 32 at least.
 
 No step is taken one at a time: the steps taken are those above one level, found by partition, O(N W) for curves of W
 columns. A prompt whose curve is used to its end gets a wider one.
