@@ -21,9 +21,12 @@ from promptgps_client.errors import (
 from promptgps_client.transport import Options
 from promptgps_client.wire import (
     Batch,
+    Budget,
+    Calibration,
     Difficulty,
     Draws,
     Embedding,
+    OutcomesSoFar,
     OutcomesStored,
     Pool,
     Pools,
@@ -40,9 +43,10 @@ from promptgps_client.wire import (
 )
 
 __all__ = [
-    "AsyncPromptGPS", "BadAnswer", "Batch", "Conflict", "ConnectFailed", "Difficulty", "Draws",
-    "Embedding", "Forbidden", "InvalidRequest", "NoAnswer", "NotFound", "Options", "OutcomesStored",
-    "Pool", "PoolShare", "Pools", "Problem", "ProblemFault", "PromptGPS", "PromptGPSError",
-    "PromptsAdded", "Ready", "Reward", "Run", "RunMetrics", "Runs", "Selection", "ServerFault",
-    "TimedOut", "TooBusy", "TooLarge", "Unauthenticated", "UnreadableAnswer",
+    "AsyncPromptGPS", "BadAnswer", "Batch", "Budget", "Calibration", "Conflict", "ConnectFailed",
+    "Difficulty", "Draws", "Embedding", "Forbidden", "InvalidRequest", "NoAnswer", "NotFound",
+    "Options", "OutcomesSoFar", "OutcomesStored", "Pool", "PoolShare", "Pools", "Problem",
+    "ProblemFault", "PromptGPS", "PromptGPSError", "PromptsAdded", "Ready", "Reward", "Run",
+    "RunMetrics", "Runs", "Selection", "ServerFault", "TimedOut", "TooBusy", "TooLarge",
+    "Unauthenticated", "UnreadableAnswer",
 ]  # fmt: skip

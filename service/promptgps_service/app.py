@@ -15,7 +15,16 @@ from fastapi.openapi.utils import get_openapi
 from promptgps_client import wire
 
 from promptgps_service import __version__
-from promptgps_service.api import health, outcomes, pools, predict_difficulty, problems, runs, select_batch
+from promptgps_service.api import (
+    allocate_budget,
+    health,
+    outcomes,
+    pools,
+    predict_difficulty,
+    problems,
+    runs,
+    select_batch,
+)
 from promptgps_service.api.dependencies import check_key
 from promptgps_service.api.edge import Edge
 from promptgps_service.errors import Invalid, PromptGPSError
@@ -68,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="promptgps", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.settings = settings
     guarded = [Depends(check_key)]
-    for room in (pools, runs, select_batch, outcomes, predict_difficulty):
+    for room in (pools, runs, select_batch, outcomes, predict_difficulty, allocate_budget):
         app.include_router(room.router, dependencies=guarded)
     app.include_router(health.metrics_router, dependencies=guarded)
     app.include_router(health.router)

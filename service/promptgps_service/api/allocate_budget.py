@@ -1,0 +1,18 @@
+"""POST /allocate_budget."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from promptgps_client.wire import AllocateBudget, Budget
+
+from promptgps_service.api.dependencies import Ctx
+from promptgps_service.api.problems import responses
+from promptgps_service.flow import allocate
+
+router = APIRouter(tags=["prediction"])
+
+
+@router.post("/allocate_budget", responses=responses(404, 429))
+def allocate_budget(request: AllocateBudget, context: Ctx) -> Budget:
+    """Samples for each prompt at test time, round by round if asked so."""
+    return allocate.allocate_budget(context, request)
