@@ -10,6 +10,7 @@ from typing import Literal
 Fallback = Literal["uniform", "scores"]
 
 CANDIDATES = 8  # a pick, as in the service's default strategy: a greedy choice over the whole pool narrows
+PREDICTION_WEIGHT = 4  # rollouts that a prediction counts for, beside those reported
 LONGEST_REST = 30  # batches, and never more than a quarter of the pool
 
 
@@ -17,7 +18,7 @@ class LocalDraws:
     """Draws batches of `size` of `prompts` prompts, which it knows by their index.
 
     With `scores` it prefers, as the service does, the prompts whose group would most likely be mixed, by the success
-    rate last predicted for them; a prompt that was never predicted counts as the middling one.
+    rate last predicted for them and what was reported since; a prompt that was never drawn counts as the middling one.
     """
 
     def __init__(self, kind: Fallback, prompts: int, size: int, seed: int) -> None:
@@ -32,8 +33,15 @@ class LocalDraws:
                 if self.known.get(index, (None, 0))[1] <= sequence:  # else an old batch is read again
                     self.known[index] = rate, sequence
 
+    def report(self, index: int, successes: float, trials: int) -> None:
+        """Move the success rate of a prompt that was drawn towards what came of it."""
+        if index in self.known and trials:
+            rate, sequence = self.known[index]
+            before = PREDICTION_WEIGHT * (0.5 if rate is None else rate)
+            self.known[index] = (before + successes) / (PREDICTION_WEIGHT + trials), sequence
+
     def predicted(self, index: int) -> float | None:
-        """The success rate last predicted for a prompt."""
+        """What is known of the success rate of a prompt."""
         return self.known.get(index, (None, 0))[0]
 
     def draw(self, sequence: int, rollouts: int) -> Sequence[int]:

@@ -33,7 +33,6 @@ class Record(BaseModel):
     run: str
     draw_id: list[str] | None = None
     local_id: list[str] | None = None
-    prompt: list[str] | None = None
     successes: list[float] | None = None
     trials: list[int] | None = None
     rollout_index: list[int] | None = None
@@ -45,6 +44,16 @@ class Record(BaseModel):
     def columns(self) -> dict[str, list[Any]]:
         """Those that are there."""
         return self.model_dump(exclude={"id", "run"}, exclude_none=True)
+
+    @property
+    def evidence(self) -> Iterator[tuple[str, float, int]]:
+        """Draw, successes and trials of each row that says something; a raw reward in [0, 1] is taken for a success."""
+        ids = self.draw_id or self.local_id or []
+        if self.reward is None:
+            yield from zip(ids, self.successes or [], self.trials or [], strict=True)
+        for draw_id, reward in zip(ids, self.reward or [], strict=False):
+            if reward is not None and 0 <= reward <= 1:
+                yield draw_id, reward, 1
 
     def line(self) -> bytes:
         """As a line of JSON."""
@@ -75,13 +84,14 @@ def records(run: str, report: Mapping[str, Any]) -> Iterator[Record]:
     theirs = [row for row, draw in enumerate(told) if draw is None]
     ours = [row for row, draw in enumerate(told) if draw is not None]
     if theirs:
-        yield from _cut(run, _rows(columns, theirs), {})
+        yield from _cut(run, _rows(columns, theirs))
     if ours:
         mine = _rows(columns, ours)
-        prompts, versions = zip(*(draw for draw in told if draw is not None), strict=True)
+        mine["local_id"] = mine.pop("draw_id")
+        versions = [draw[1] for draw in told if draw is not None]
         if "policy_version" not in mine and None not in versions:
-            mine["policy_version"] = list(versions)
-        yield from _cut(run, mine, {"prompt": list(prompts)})
+            mine["policy_version"] = versions
+        yield from _cut(run, mine)
 
 
 def _completed(columns: Columns) -> dict[str, Any]:
@@ -126,16 +136,11 @@ def _rows(columns: Columns, rows: Sequence[int]) -> dict[str, list[Any]]:
     return {name: [column[row] for row in rows] for name, column in columns.items()}
 
 
-def _cut(run: str, columns: dict[str, list[Any]], local: Columns) -> Iterator[Record]:
-    """Columns as records of one request each. `local` is what takes the place of the ids of local draws."""
-    for part in parts({**columns, **local}):
+def _cut(run: str, columns: dict[str, list[Any]]) -> Iterator[Record]:
+    """Columns as records of one request each."""
+    for part in parts(columns):
         rows = {name: column[part] for name, column in columns.items()}
         digest = blake2b(repr((run, sorted(rows.items()))).encode(), digest_size=16).hexdigest()
-        if local and "reward" in rows:
-            rows["local_id"] = rows.pop("draw_id")
-        elif local:
-            del rows["draw_id"]
-            rows |= {name: column[part] for name, column in local.items()}
         yield Record(id=digest, run=run, **rows)
 
 
@@ -173,30 +178,33 @@ def send(client: PromptGPS, record: Record, reward_of: Callable[[str], Reward]) 
     """
     columns = record.columns
     if record.local_id is not None:
-        columns = _groups(columns, reward_of(record.run))
+        columns = _by_prompt(columns) if record.reward is None else _grouped(columns, reward_of(record.run))
     if "reward" in columns:
         return client.report_rollouts(run=record.run, **columns)
     return client.report_groups(run=record.run, idempotency_key=record.id, **columns)
 
 
-def _groups(columns: Columns, reward: Reward) -> dict[str, list[Any]]:
+def _by_prompt(columns: Columns) -> dict[str, list[Any]]:
+    """Groups of local draws, by the prompt that each draw's id tells."""
+    others = {name: column for name, column in columns.items() if name != "local_id"}
+    return {"prompt": [draw[0] for draw in map(local_draw, columns["local_id"]) if draw is not None], **others}
+
+
+def _grouped(columns: Columns, reward: Reward) -> dict[str, list[Any]]:
     """Single rollouts of local draws as groups by prompt, one for each draw."""
     groups: dict[str, dict[str, Any]] = {}
-    versions = columns.get("policy_version")
-    for row, (draw_id, raw, status) in enumerate(
-        zip(columns["local_id"], columns["reward"], columns["status"], strict=True)
-    ):
-        draw = local_draw(draw_id)
-        assert draw is not None
-        group = groups.setdefault(draw_id, {"prompt": draw[0], "successes": 0.0, "trials": 0})
-        if versions is not None:
-            group["policy_version"] = versions[row]
-        if status in EVIDENCE:
-            try:
-                group["successes"] += reward.success(raw)
-            except ValueError as fault:
-                raise invalid_request(
-                    "POST /outcomes", ProblemFault(field="reward", row=row, detail=str(fault))
-                ) from fault
+    for row, draw_id in enumerate(columns["local_id"]):
+        group = groups.setdefault(draw_id, {"local_id": draw_id, "successes": 0.0, "trials": 0})
+        if "policy_version" in columns:
+            group["policy_version"] = columns["policy_version"][row]
+        if columns["status"][row] in EVIDENCE:
+            group["successes"] += _success(reward, columns["reward"][row], row)
             group["trials"] += 1
-    return {name: [group[name] for group in groups.values()] for name in next(iter(groups.values()))}
+    return _by_prompt({name: [group[name] for group in groups.values()] for name in next(iter(groups.values()))})
+
+
+def _success(reward: Reward, raw: float, row: int) -> float:
+    try:
+        return reward.success(raw)
+    except ValueError as fault:
+        raise invalid_request("POST /outcomes", ProblemFault(field="reward", row=row, detail=str(fault))) from fault

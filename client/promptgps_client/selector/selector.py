@@ -19,14 +19,15 @@ from promptgps_client.selector.asking import Asker, Question, Silence
 from promptgps_client.selector.batch import Draw, DrawnBatch, Source, local_id
 from promptgps_client.selector.courier import Courier
 from promptgps_client.selector.fallback import Fallback, LocalDraws
-from promptgps_client.selector.outcomes import records
+from promptgps_client.selector.outcomes import Record, records
 from promptgps_client.selector.spool import Spool, WhenFull
 from promptgps_client.wire import Status
 
 _log = logging.getLogger(__name__)
 
 ROLLOUTS: int = wire.CreateRun.model_fields["rollouts_per_prompt"].default
-REMEMBERED = 16  # batches, for who asks position by position
+BATCHES_REMEMBERED = 16  # for who asks position by position
+DRAWS_REMEMBERED = 100_000  # for local draws by score: their outcomes may still come
 STATE_FORMAT = 1
 
 
@@ -77,6 +78,7 @@ class Selector:
         self._answered = self._reported = False
         self._fallbacks: set[int] = set()
         self._recent: OrderedDict[int, DrawnBatch] = OrderedDict()
+        self._drawn: OrderedDict[str, int] = OrderedDict()
         self._sources: Counter[Source] = Counter()
         self._lock = threading.RLock()
         self._process, self._closed = os.getpid(), False
@@ -119,7 +121,7 @@ class Selector:
         with self._lock:
             if sequence not in self._recent:
                 self._recent[sequence] = self._draw(Question(sequence, policy_version))
-                if len(self._recent) > REMEMBERED:
+                if len(self._recent) > BATCHES_REMEMBERED:
                     self._recent.popitem(last=False)
             return self._recent[sequence]
 
@@ -176,6 +178,9 @@ class Selector:
     ) -> DrawnBatch:  # fmt: skip
         self._sources[source] += 1
         self._local.learn(sequence, index, predicted)
+        self._drawn.update(zip(draw_id, index, strict=True))
+        while len(self._drawn) > DRAWS_REMEMBERED:
+            self._drawn.popitem(last=False)
         return DrawnBatch(
             sequence=sequence, source=source, draw_id=draw_id, prompt=[self._keys[at] for at in index],
             index=list(index), rollouts=rollouts, predicted_success=predicted, row=[self._rows[at] for at in index],
@@ -215,7 +220,7 @@ class Selector:
             "rollout_index": rollout_index, "status": status, "policy_version": policy_version,
         }  # fmt: skip
         try:
-            lines = [record.line() for record in records(self._run, report)]
+            made = list(records(self._run, report))
         except Exception as refusal:
             if not self._reported:
                 raise
@@ -223,10 +228,18 @@ class Selector:
             self._spool.set_aside(repr(report).encode(), str(refusal))
             return
         self._reported = True
-        durable = [self._spool.append(line) for line in lines]
+        durable = [self._spool.append(record.line()) for record in made]
         self._courier.wake()
+        for record in made:
+            self._learn(record)
         if not all(durable) and not self._asker.silent:
             self._courier.flush(self._deadline)
+
+    def _learn(self, record: Record) -> None:
+        """Without the lock, which a step holds while it waits for the service: this only replaces what is there."""
+        for draw_id, successes, trials in record.evidence:
+            if (index := self._drawn.get(draw_id)) is not None:
+                self._local.report(index, successes, trials)
 
     def flush(self, seconds: float = 30.0) -> bool:
         """Deliver what is reported; false when time ran out, then it is delivered later."""
