@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 import promptgps_client as gps
 import pytest
 from promptgps_client import DrawnBatch, Selector
+from promptgps_client.selector import courier
 
 from tests.server import wait_for
 
@@ -94,6 +96,7 @@ def test_the_services_draws(service: Service, make: Make) -> None:
     ]  # fmt: skip
     assert selector.counters["batches_service"] == selector.counters["batches_replay"] == 1
     assert first[1] == list(first)[1]
+    assert pickle.loads(pickle.dumps(first)) == first
     assert (first[1].draw_id, first[1].index, first[1].row) == ("d1-007", 7, {"text": "K7"})
 
 
@@ -469,6 +472,31 @@ def test_what_may_pass_keeps_a_report_waiting_and_loses_nothing(service: Service
     assert first.body == second.body
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
     assert selector.counters["reports_refused"] == 0
+
+
+def test_a_report_that_the_service_breaks_at_is_given_up_in_the_end(
+    service: Service, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier, "TRIES_AT_500", 3)
+    monkeypatch.setattr(courier, "FIRST_WAIT", 0.001)
+    selector = make()
+    service.at["/outcomes"].extend([*[Reply(500)] * 4, stored()])
+    selector.report(["d1-0"], successes=[1.0], trials=[8])
+    selector.report(["d1-1"], successes=[1.0], trials=[8])
+    assert selector.flush()
+    assert [request["draw_id"][0] for request in sent(service)][-2:] == ["d1-0", "d1-1"]
+    assert (selector.counters["reports_refused"], selector.counters["outcomes_stored"]) == (1, 1)
+
+
+def test_what_is_no_report_on_disk_keeps_nothing_up(service: Service, make: Make, tmp_path: Path) -> None:
+    (tmp_path / "spool-0").mkdir()
+    (tmp_path / "spool-0" / "7.jsonl").write_text('garbage\n{"id": "a", "run": 3}\n\x00\x00\n')
+    service.at["/outcomes"].append(stored())
+    selector = make()
+    selector.report(["d1-1"], successes=[1.0], trials=[8])
+    assert selector.flush()
+    assert selector.counters["reports_refused"] == 3
+    assert len(sent(service)) == 1
 
 
 def test_conflicts_are_counted_and_told(service: Service, make: Make, caplog: pytest.LogCaptureFixture) -> None:

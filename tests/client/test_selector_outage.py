@@ -101,8 +101,8 @@ def selector_of(service: Service, spool: Path, **options: Any) -> Iterator[Selec
 
 
 def solved(draw_id: str) -> int:
-    """Successes of a draw, which depend only on its id."""
-    return sum(map(ord, draw_id)) % (ROLLOUTS + 1)
+    """Successes of a draw, which depend only on the end of its id: the number of the draw, or the prompt."""
+    return sum(map(ord, draw_id.split("-")[-1])) % (ROLLOUTS + 1)
 
 
 def named(draw_id: str, rollout: int, version: int) -> Line:
@@ -332,7 +332,6 @@ def test_waiting_for_the_model_works_with_and_without_prefetch(
             assert (batch.source, batch.sequence) == ("service", version)
             drawn += batch.draw_id
             report(selector, batch.draw_id, version)
-            assert selector.flush()
         assert len(set(drawn)) == len(drawn)
     clocks = service.query("policy_version, trained_through FROM selections WHERE run_id = {run} ORDER BY ordinal")
     if prefetch:  # asked when the batch before was handed out, for the policy of then

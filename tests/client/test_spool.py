@@ -16,7 +16,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from promptgps_client.selector.spool import Line, Spool, SpoolInUse
+from promptgps_client.selector import SpoolInUse
+from promptgps_client.selector.segment import Line
+from promptgps_client.selector.spool import Spool
 
 LARGE = 1 << 30
 Open = Callable[..., Spool]
@@ -110,8 +112,8 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule()
     def begin_another_segment(self) -> None:
-        if self.spool._file >= 0:
-            self.spool._end_file()
+        for segment in self.spool._segments:
+            segment.close()
 
     @rule(torn=st.binary(max_size=30).map(lambda part: part.replace(b"\n", b"")))
     def crash_in_a_write(self, torn: bytes) -> None:
@@ -128,7 +130,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.spool.close()
         if paths := segments(self.spool):
             content = paths[-1].read_bytes()
-            kept = content[: len(content) - lost] if lost < len(content) else b""
+            kept = content[: max(len(content) - lost, 0)]
             paths[-1].write_bytes(kept)
             gone = [line for line in content.split(b"\n")[:-1] if line not in kept.split(b"\n")[:-1]]
             self.expected = [line for line in self.expected if line in self.received or line not in gone]
@@ -183,7 +185,7 @@ def test_a_segment_that_cannot_be_read_keeps_nothing_else_up(opened: Open) -> No
     spool = opened()
     spool.append(b"a")
     path = segments(spool)[0]
-    spool._end_file()
+    spool._segments[0].close()
     spool.append(b"b")
     path.unlink()
     assert told(spool) == []

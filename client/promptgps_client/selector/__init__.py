@@ -6,7 +6,7 @@
 """
 
 from promptgps_client.selector.batch import Draw, DrawnBatch
+from promptgps_client.selector.lock import SpoolInUse
 from promptgps_client.selector.selector import Selector
-from promptgps_client.selector.spool import SpoolInUse
 
 __all__ = ["Draw", "DrawnBatch", "Selector", "SpoolInUse"]

@@ -13,7 +13,8 @@ from promptgps_client.client import PromptGPS
 from promptgps_client.errors import BadAnswer, Conflict, InvalidRequest, NotFound, PromptGPSError, TooLarge
 from promptgps_client.selector.asking import Asker, Silence
 from promptgps_client.selector.outcomes import Record, merged, send
-from promptgps_client.selector.spool import Line, Spool
+from promptgps_client.selector.segment import Line
+from promptgps_client.selector.spool import Spool
 from promptgps_client.wire import Reward
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,11 @@ class Courier:
         self._turn = threading.Condition()
         self.stored = self.duplicates = self.conflicts = 0
         threading.Thread(target=self._run, name="promptgps-courier", daemon=True).start()
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last delivery did not succeed."""
+        return self._failures > 0
 
     def wake(self, *, now: bool = False) -> None:
         """There is something to do; with `now` it does not wait for the time of the next attempt."""

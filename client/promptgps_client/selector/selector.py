@@ -72,6 +72,7 @@ class Selector:
         _check(self._keys, self._index, batch_size, deadline)
         self._run, self._seed, self._prefetch, self._deadline = run, seed, prefetch, deadline
         self._rollouts, self._batch_size = rollouts, batch_size
+        self._waits = wait_seconds > 0 and not prefetch
         self._local = LocalDraws(fallback, len(self._keys), batch_size, seed)
         self._sequence = 0
         self._policy_version: int | None = None
@@ -100,8 +101,9 @@ class Selector:
 
         Raises:
             BadAnswer: The service refuses, and has never answered this selector.
-            ForeignDraws: The service draws prompts that this selector was not given, and has never answered otherwise.
+            ValueError: The service draws prompts that this selector was not given, and has never answered otherwise.
         """
+        policy_version = None if policy_version is None else int(policy_version)
         with self._lock:
             asked_ahead = self._prefetch and self._sequence > 0
             batch = self.batch_at(self._sequence, self._policy_version if asked_ahead else policy_version)
@@ -135,6 +137,8 @@ class Selector:
     def _draw(self, question: Question) -> DrawnBatch:
         if question.sequence in self._fallbacks:
             return self._drawn_locally(question, "it was before")
+        if self._waits and not (self._asker.silent or self._courier.failing):
+            self._courier.flush(self._deadline)  # or the model could not learn from what waits in the spool
         try:
             return self._taken(self._asker.ask(question))
         except Silence as silence:
