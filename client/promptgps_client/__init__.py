@@ -18,6 +18,7 @@ from promptgps_client.errors import (
     Unauthenticated,
     UnreadableAnswer,
 )
+from promptgps_client.selector import Draw, DrawnBatch, Selector, SpoolInUse
 from promptgps_client.transport import Options
 from promptgps_client.wire import (
     Batch,
@@ -44,9 +45,9 @@ from promptgps_client.wire import (
 
 __all__ = [
     "AsyncPromptGPS", "BadAnswer", "Batch", "Budget", "Calibration", "Conflict", "ConnectFailed",
-    "Difficulty", "Draws", "Embedding", "Forbidden", "InvalidRequest", "NoAnswer", "NotFound",
-    "Options", "OutcomesSoFar", "OutcomesStored", "Pool", "PoolShare", "Pools", "Problem",
-    "ProblemFault", "PromptGPS", "PromptGPSError", "PromptsAdded", "Ready", "Reward", "Run",
-    "RunMetrics", "Runs", "Selection", "ServerFault", "TimedOut", "TooBusy", "TooLarge",
-    "Unauthenticated", "UnreadableAnswer",
+    "Difficulty", "Draw", "DrawnBatch", "Draws", "Embedding", "Forbidden", "InvalidRequest",
+    "NoAnswer", "NotFound", "Options", "OutcomesSoFar", "OutcomesStored", "Pool", "PoolShare",
+    "Pools", "Problem", "ProblemFault", "PromptGPS", "PromptGPSError", "PromptsAdded", "Ready",
+    "Reward", "Run", "RunMetrics", "Runs", "Selection", "Selector", "ServerFault", "SpoolInUse",
+    "TimedOut", "TooBusy", "TooLarge", "Unauthenticated", "UnreadableAnswer",
 ]  # fmt: skip
