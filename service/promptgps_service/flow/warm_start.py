@@ -10,6 +10,9 @@ from torch import Tensor
 from promptgps_service.errors import Fault, Invalid, NotFound
 from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.model.checkpoint import unpack
+from promptgps_service.model.features import Features
+from promptgps_service.model.predictor import Continuing
+from promptgps_service.model.registry import make_predictor
 from promptgps_service.store.records import PoolRecord, RunRecord, Segment, VersionRecord
 from promptgps_service.store.unit import Unit
 
@@ -33,8 +36,12 @@ def source_of(unit: Unit, settings: RunSettings, pools: Sequence[PoolRecord]) ->
     theirs = unit.pools.get(other.pools[0].pool)
     if (theirs.embedding, theirs.dimension) != (pools[0].embedding, pools[0].dimension):
         raise Invalid.at(FIELD, "the pools of that run have another embedding")
-    if other.predictor() != settings.predictor():
+    name, parameters = settings.predictor()
+    if other.predictor() != (name, parameters):
         raise Invalid.at(FIELD, "that run has another predictor")
+    nothing = Features(torch.zeros(1, 0), (), 1)
+    if not isinstance(make_predictor(name, nothing, torch.device("cpu"), **parameters), Continuing):
+        raise Invalid.at(FIELD, f"the predictor {name!r} cannot start from what another run has learned")
     newest = unit.versions.latest(source.id)
     if newest is None:
         raise Invalid.at(FIELD, "that run has learned nothing yet")
