@@ -18,7 +18,7 @@ from typing import Any
 import promptgps_client as gps
 import pytest
 from promptgps_client import DrawnBatch, Selector
-from promptgps_client.selector import courier
+from promptgps_client.selector import asking, courier
 
 from tests.server import wait_for
 
@@ -156,8 +156,11 @@ def test_nobody_there_at_all(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("0*.jsonl"))) == 1
 
 
-def test_a_sign_of_life_ends_the_pause_and_is_looked_for_only_until_then(service: Service, make: Make) -> None:
-    selector = make(deadline=8.0)
+def test_a_sign_of_life_ends_the_pause_and_is_looked_for_only_until_then(
+    service: Service, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "SHORTER_WHEN_ALIVE", 80)  # 80 s without a sign of life, 1 s with one
+    selector = make(deadline=40.0)
     service.at["/readyz"].extend([Reply(503, {"ready": False, "checks": {}}), Reply(drop=True), READY])
     assert selector.next_batch().source == "fallback"  # at once: 501 is no answer that could pass
 
@@ -168,13 +171,16 @@ def test_a_sign_of_life_ends_the_pause_and_is_looked_for_only_until_then(service
     wait_for(back, 60.0, "draws of the service", pause=0.1)
     assert len(service.asked("/readyz")) == 3
     assert len(asked(service)) == 2
+    # and all is as before: what passes soon is waited for
+    batches(service, Reply(503), answer(0, 1, 2))
+    assert selector.next_batch().source == "service"
 
 
 def test_what_is_answered_too_late_is_never_used(
     service: Service, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     late = threading.Event()
-    selector = make(deadline=0.3)
+    selector = make(deadline=2.0)
     batches(service, Reply(200, answer(0, 1, 2).body, until=late))
     batch = selector.next_batch()
     assert batch.source == "fallback"

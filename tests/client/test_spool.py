@@ -301,6 +301,30 @@ def test_where_the_disk_takes_nothing_memory_does_and_the_order_stays(tmp_path: 
     spool.close()
 
 
+TORN = """
+import resource, sys
+from pathlib import Path
+from promptgps_client.selector.spool import Spool
+
+spool = Spool(Path(sys.argv[1]), 1 << 20)
+assert spool.append(b"first")
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+assert not spool.append(b"second, of which ten bytes fit")
+spool.done([line for line, content in spool.oldest(9) if content.startswith(b"second")])
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert spool.append(b"third")
+print([content for _, content in spool.oldest(9)])
+"""
+
+
+def test_nothing_is_written_behind_a_torn_line(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", TORN, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[b'first', b'third']"
+    spool = Spool(tmp_path, LARGE)
+    assert told(spool) == [b"first", b"third"]
+    spool.close()
+
+
 # ---- one process ---------------------------------------------------------------------------------------------
 
 HOLD = """
@@ -340,6 +364,17 @@ def test_a_folder_belongs_to_one_spool_of_a_process(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="closed"):
         spool.append(b"late")
     Spool(tmp_path, LARGE).close()
+
+
+def test_an_answer_after_the_end_touches_nothing(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, LARGE)
+    spool.append(b"a")
+    under_way = [line for line, _ in spool.oldest(1)]
+    spool.close()
+    after = Spool(tmp_path, LARGE)
+    spool.done(under_way)
+    assert told(after) == [b"a"]
+    after.close()
 
 
 def test_many_threads_append_while_one_delivers(opened: Open) -> None:

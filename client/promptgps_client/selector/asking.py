@@ -81,7 +81,7 @@ class Asker:
                 raise
             raise self._silence(refusal) from refusal
         except TimeoutError as late:
-            answer.add_done_callback(_log_late)
+            answer.add_done_callback(self._note_late)
             raise self._silence(f"no answer within {self._deadline + self._wait_seconds:g} s") from late
         except Exception as fault:
             _log.debug("no batch %d", question.sequence, exc_info=True)
@@ -107,7 +107,7 @@ class Asker:
 
     def _send(self, question: Question) -> Future[Batch]:
         client = self._client.with_options(
-            timeout=self._deadline, connect_timeout=self._deadline, longest_wait=1.0,
+            timeout=2 * self._deadline, connect_timeout=self._deadline, longest_wait=1.0,
             retry_seconds=0.0 if self.silent else self._deadline,
         )  # fmt: skip
         return self._threads.submit(
@@ -129,8 +129,8 @@ class Asker:
         self._silent_since = monotonic()
         return Silence(str(reason))
 
-
-def _log_late(answer: Future[Batch]) -> None:
-    if not answer.cancelled() and answer.exception() is None:
-        sequence = answer.result().sequence
-        _log.warning("batch %d was answered late; its draws stay unused, local ones have taken their place", sequence)
+    def _note_late(self, answer: Future[Batch]) -> None:
+        if not answer.cancelled() and answer.exception() is None:
+            self.alive()
+            sequence = answer.result().sequence
+            _log.warning("batch %d was answered late; local draws have taken the place of its own", sequence)

@@ -88,9 +88,7 @@ class Segment:
                 written += os.write(self._file, line[written:])
             os.fsync(self._file)
         except OSError:
-            with suppress(OSError):  # what stays has no newline, or is delivered twice, which is free
-                os.ftruncate(self._file, self.size)
-            self.close()
+            self.close()  # behind what it has of the line there must be no other
             raise
         self._add(len(line))
 
