@@ -72,6 +72,9 @@ class AsyncPromptGPS:
     report_rollouts = _asks(calls.report_rollouts)
     predict_difficulty = _asks(calls.predict_difficulty)
     metrics = _asks(calls.metrics)
+    snapshot = _asks(calls.snapshot)
+    snapshots = _asks(calls.snapshots)
+    restore = _asks(calls.restore)
 
     async def ready(self) -> Ready:
         """As `PromptGPS.ready`."""

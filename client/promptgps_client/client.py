@@ -92,6 +92,9 @@ class PromptGPS:
     report_rollouts = _asks(calls.report_rollouts)
     predict_difficulty = _asks(calls.predict_difficulty)
     metrics = _asks(calls.metrics)
+    snapshot = _asks(calls.snapshot)
+    snapshots = _asks(calls.snapshots)
+    restore = _asks(calls.restore)
 
     def ready(self) -> Ready:
         """Readiness part by part, not retried; a service that is not ready is an answer, not an error."""

@@ -11,11 +11,10 @@ from tests.contracts.samples import make_run
 STATE = bytes(range(256)) * 3
 
 
-def test_without_a_version_the_head_is_zero(store: Store) -> None:
+def test_without_a_version_there_is_nothing(store: Store) -> None:
     run = make_run(store)
     with store.read() as unit:
         assert unit.versions.latest(run.id) is None
-        assert unit.versions.head(run.id) == (0, 0)
         assert unit.versions.metrics(run.id) == []
 
 
@@ -27,7 +26,6 @@ def test_the_newest_version_comes_back_byte_for_byte(store: Store) -> None:
         unit.versions.add(other.id, VersionRecord(9, 1, "beta", b""))
     with store.read() as unit:
         assert unit.versions.latest(run.id) == VersionRecord(4, 2**40, "hierarchical", STATE)
-        assert unit.versions.head(run.id) == (4, 2**40)
 
 
 def test_only_the_newest_two_versions_are_kept(store: Store) -> None:

@@ -69,6 +69,15 @@ from promptgps_client.wire.runs import (
     Runs,
     Selection,
 )
+from promptgps_client.wire.snapshots import (
+    Restore,
+    Restored,
+    RestoreNote,
+    Snapshot,
+    Snapshots,
+    SupersededCounts,
+    TakeSnapshot,
+)
 
 __all__ = [
     "MAX_BATCH",
@@ -110,6 +119,9 @@ __all__ = [
     "PromptsAdded",
     "Ready",
     "ReportOutcomes",
+    "Restore",
+    "RestoreNote",
+    "Restored",
     "Reward",
     "RolloutIndex",
     "Run",
@@ -118,8 +130,12 @@ __all__ = [
     "SelectBatch",
     "Selection",
     "Share",
+    "Snapshot",
+    "Snapshots",
     "Status",
     "Strategy",
+    "SupersededCounts",
+    "TakeSnapshot",
     "Text",
     "UtilityName",
     "Vector",
