@@ -39,7 +39,8 @@ class Settings(BaseSettings):
         0.25, gt=0, le=60, description="Pause between two looks at what other processes have written."
     )
     lease_seconds: float = Field(
-        10.0, ge=0.5, le=3600, description="A worker that shows no sign of life for so long loses its runs to others."
+        10.0, ge=0.5, le=3600, description="A worker that shows no sign of life for so long loses its runs to others, "
+        "an import its pool after twice that."
     )
     max_body_mb: float = Field(64.0, gt=0, description="Largest JSON body, in MB (10^6 bytes).")
     max_file_mb: float = Field(8192.0, gt=0, description="Largest pool file (JSON Lines, Parquet), in MB.")

@@ -14,6 +14,7 @@ from promptgps_service.flow.follow import POLL_SECONDS, Follower
 from promptgps_service.flow.lane import Lane
 from promptgps_service.flow.leases import LEASE_SECONDS, Leases
 from promptgps_service.flow.run_state import RunState
+from promptgps_service.flow.stillness import Stillness
 from promptgps_service.flow.ticker import Ticker
 from promptgps_service.flow.trainer import Learning, Trainer
 from promptgps_service.store.records import RunRecord, Segment
@@ -44,6 +45,8 @@ class Context:
         self.lane = Lane(str(device), lane_depth)
         self.features = FeatureSpace(store, device)
         self.leases = Leases(store, lease_seconds)
+        self.imports = Stillness()
+        self.import_seconds = 2 * lease_seconds  # an import shows a sign of life only with each chunk
         self._poll_seconds = poll_seconds
         self._tickers = {"leases": Ticker("leases", self.leases.pause, self.leases.beat)}
         self._desks: dict[str, Desk] = {}
