@@ -55,3 +55,4 @@ def publish(unit: Unit, origin: Origin, record: VersionRecord, steps: Sequence[M
     for version, metrics in enumerate(steps, start=origin.version + 1):
         unit.versions.add_step(origin.run_id, version, record.trained_through, metrics)
     unit.runs.advance(origin.run_id, model_version=record.version, trained_through=record.trained_through)
+    unit.versions.drop_old(origin.run_id, record.version)

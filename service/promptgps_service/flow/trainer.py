@@ -226,11 +226,12 @@ class Trainer:
         record = self._catch_up(self._state)
         if self._predictor is None or record.revision != self._revision or not self._is_current(record):
             self.load()
-        with self._store.read() as unit:  # only what the state knows: lines refer to its draws
-            part = unit.log.after(self._state.id, self._through, until=self._state.log_position)
+        part = self._log_after(self._through)
         with self._state.lock:
             if self._state.epoch != self._epoch:
                 raise Overtaken("the run was put back to a snapshot")
+            if self._state.log_position > part.head:  # what is due is a question to all that the state has counted
+                part = part.then(self._log_after(part.head))
             steps, reached = self._due(part)
         if reached > self._through:
             self._waiting_since = None
@@ -238,6 +239,11 @@ class Trainer:
         elif part and self._may_time_out(part):
             self._waiting_since = self._waiting_since or time.monotonic()
             self._lane.submit(("learn", self._state.id), self._learn, self._learning.seconds)
+
+    def _log_after(self, position: int) -> LogSlice:
+        """What the log has after a position, as far as the state knows it: lines refer to its draws."""
+        with self._store.read() as unit:
+            return unit.log.after(self._state.id, position, until=self._state.log_position)
 
     def _due(self, part: LogSlice) -> tuple[list[Step], int]:
         """Steps to learn from now, and the position of the log that they reach.
@@ -251,12 +257,14 @@ class Trainer:
         steps: list[Step] = []
         reached = part.start
         while reached < part.head:
-            wanted = state.wanted > reached
-            rest = part.after(reached).until(state.wanted if wanted else part.head)
+            rest = part.after(reached)
             position = due(rest, state, groups)
-            if position == reached and not (wanted or late):
+            if reached < state.wanted < position or (position == reached < state.wanted):
+                position = min(state.wanted, part.head)
+            elif position == reached and late:
+                position = part.head
+            if position == reached:
                 break
-            position = rest.head if position == reached else position
             steps += split_steps(rest.until(position), state, groups)
             reached = position
         return steps, reached

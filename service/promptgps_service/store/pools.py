@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import BindParameter, Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)  # fmt: skip
 
 from promptgps_service.errors import Busy, NotFound
 from promptgps_service.store.clock import utc_now
@@ -97,9 +110,9 @@ class Pools:
         Raises:
             Busy: another import is under way.
         """
-        free = pools.c.import_token.is_(None)
+        free: ColumnElement[bool] = pools.c.import_token.is_(None)
         if dead is not None:
-            free |= (pools.c.import_token == dead[0]) & (pools.c.import_beat == dead[1])
+            free = or_(free, and_(pools.c.import_token == dead[0], pools.c.import_beat == dead[1]))
         taken = self._connection.execute(
             update(pools).where(pools.c.id == pool.id, free).values(import_token=token, import_beat=0)
         )

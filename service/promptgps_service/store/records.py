@@ -172,14 +172,21 @@ class LogSlice:
     def until(self, position: int) -> LogSlice:
         """Its lines up to a position."""
         lines = min(max(position - self.start, 0), len(self))
-        columns = {name: getattr(self, name)[:lines] for name in self.__dataclass_fields__ if name != "head"}
-        return LogSlice(head=self.start + lines, **columns)
+        return LogSlice(self.start + lines, *(column[:lines] for column in self._columns))
 
     def after(self, position: int) -> LogSlice:
         """Its lines from a position on."""
         lines = min(max(position - self.start, 0), len(self))
-        columns = {name: getattr(self, name)[lines:] for name in self.__dataclass_fields__ if name != "head"}
-        return LogSlice(head=self.head, **columns)
+        return LogSlice(self.head, *(column[lines:] for column in self._columns))
+
+    def then(self, following: LogSlice) -> LogSlice:
+        """These lines and those that follow them."""
+        pairs = zip(self._columns, following._columns, strict=True)
+        return LogSlice(following.head, *(np.concatenate(pair) for pair in pairs))
+
+    @property
+    def _columns(self) -> list[NDArray[Any]]:
+        return [getattr(self, name) for name in self.__dataclass_fields__ if name != "head"]
 
 
 @dataclass(frozen=True)

@@ -43,20 +43,22 @@ class Versions:
         ).scalar_one_or_none()
 
     def add(self, run_id: int, record: VersionRecord) -> bool:
-        """Store a version, and drop those that nobody needs any more; false where there is one of that number."""
-        new = insert_named(self._connection, insert(model_versions).values(
+        """Store a version; false where there is one of that number."""
+        return insert_named(self._connection, insert(model_versions).values(
             run_id=run_id, version=record.version, trained_through=record.trained_through,
             predictor=record.predictor, state=record.state, created_at=utc_now(),
         ))  # fmt: skip
+
+    def drop_old(self, run_id: int, newest: int) -> None:
+        """Drop versions that nobody needs once there is a newer one; the run must be locked."""
         pinned = select(snapshots.c.model_version).where(snapshots.c.run_id == run_id, snapshots.c.superseded_in == 0)
         self._connection.execute(
             delete(model_versions).where(
                 model_versions.c.run_id == run_id,
-                model_versions.c.version <= record.version - VERSIONS_KEPT,
+                model_versions.c.version <= newest - VERSIONS_KEPT,
                 model_versions.c.version.not_in(pinned),
             )
         )
-        return new
 
     def add_step(self, run_id: int, version: int, through: int, metrics: dict[str, float | None]) -> None:
         """Keep the metrics of a learned step."""
