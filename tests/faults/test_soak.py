@@ -70,15 +70,13 @@ class Fleet:
     def _learn(self, place: int) -> None:
         self.workers[place] = start_worker(self._url, self._folder, "--watch", PROMPTGPS_LEASE_SECONDS=LEASE)
 
-    def kill_one(self, chance: random.Random) -> None:
-        """Kill -9 any of the four and start another in its place."""
-        place = chance.randrange(2)
-        if chance.random() < 0.5:
-            self.kills["replica"] += 1
+    def kill(self, kind: str, place: int) -> None:
+        """Kill -9 one of the four and start another in its place."""
+        self.kills[kind] += 1
+        if kind == "replica":
             self._end_replica(place)
             self._serve(place)
         else:
-            self.kills["worker"] += 1
             self._end_worker(place)
             self._learn(place)
 
@@ -188,7 +186,7 @@ def test_the_log_is_what_was_acknowledged_whoever_is_killed(postgres_server: str
             _check_log(url, name, own)
             _check_replays(own)
             _check_learned(fleet, url, name)
-        _log.warning(  # shown without the many lines that libraries think worth telling
+        _log.warning(  # a warning, to be shown without all that libraries tell
             "%g s: %s killed; %d selections and %d outcomes acknowledged; %d calls repeated, the longest took %.1f s",
             SECONDS, dict(fleet.kills), sum(len(client.batches) for client in clients),
             sum(client.lines().total() for client in clients), sum(client.repeated for client in clients),
@@ -206,20 +204,26 @@ def _soak(fleet: Fleet, clients: list[Client]) -> None:
     """Kill until the time is up; a client that fails ends it at once."""
     chance, stop = random.Random(7), threading.Event()
     until = time.monotonic() + SECONDS
+    order = [(kind, place) for kind in ("replica", "worker") for place in range(2)]
     with ThreadPoolExecutor(CLIENTS) as pool:
         working: list[Future[None]] = [pool.submit(client.work, stop) for client in clients]
         try:
-            while time.monotonic() < until and not any(future.done() for future in working):
+            for number in itertools.count():
                 time.sleep(chance.uniform(*PAUSE))
                 fleet.assert_alive()
-                fleet.kill_one(chance)
+                if time.monotonic() > until or any(future.done() for future in working):
+                    break
+                if number % len(order) == 0:
+                    chance.shuffle(order)
+                fleet.kill(*order[number % len(order)])
         finally:
             stop.set()
         for future in working:
             future.result()
     fleet.assert_alive()
     assert all(client.batches for client in clients)
-    assert min(fleet.kills[kind] for kind in ("replica", "worker")) > 0
+    assert fleet.kills["replica"]
+    assert fleet.kills["worker"]
 
 
 def _check_log(url: str, name: str, clients: list[Client]) -> None:
