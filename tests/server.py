@@ -154,6 +154,15 @@ def start(database_url: str, folder: Path, *flags: str, **variables: str) -> Ser
     return server
 
 
+def start_worker(database_url: str, folder: Path, *flags: str, **variables: str) -> subprocess.Popen[bytes]:
+    """Start `promptgps train` with these flags; its log goes to the folder."""
+    arguments = command("train", "--database-url", database_url, *flags)
+    with (folder / f"worker-{time.monotonic_ns()}.log").open("wb") as log:
+        return subprocess.Popen(
+            arguments, stdout=log, stderr=subprocess.STDOUT, env=environment(**variables), cwd=folder
+        )
+
+
 @contextmanager
 def running(database_url: str, folder: Path, *flags: str, **variables: str) -> Iterator[Server]:
     """A server for the length of a block."""

@@ -74,6 +74,9 @@ class AsyncPromptGPS:
     predict_difficulty = _asks(calls.predict_difficulty)
     allocate_budget = _asks(calls.allocate_budget)
     metrics = _asks(calls.metrics)
+    snapshot = _asks(calls.snapshot)
+    snapshots = _asks(calls.snapshots)
+    restore = _asks(calls.restore)
 
     async def ready(self) -> Ready:
         """As `PromptGPS.ready`."""

@@ -332,6 +332,50 @@ def metrics(run: str) -> Call[wire.RunMetrics]:
     return _get(f"/runs/{_named('run', run)}/metrics", wire.RunMetrics)
 
 
+# ---- checkpoints -------------------------------------------------------------------------------------------
+
+
+def snapshot(run: str, tag: str) -> Call[wire.Snapshot]:
+    """Mark a run as it is now, with each checkpoint of the trainer; the same tag again is the same snapshot.
+
+    Args:
+        run: The run's name.
+        tag: 1 to 128 letters, digits, `.`, `_`, `-`.
+
+    Raises:
+        NotFound: There is no such run.
+    """
+    return _send("POST", f"/runs/{_named('run', run)}/snapshots", wire.TakeSnapshot, wire.Snapshot, {"tag": tag})
+
+
+def snapshots(run: str) -> Call[wire.Snapshots]:
+    """Snapshots of a run, superseded ones too, and its restores.
+
+    Raises:
+        NotFound: There is no such run.
+    """
+    return _get(f"/runs/{_named('run', run)}/snapshots", wire.Snapshots)
+
+
+def restore(run: str, tag: str, *, idempotency_key: str | None = None) -> Call[wire.Restored]:
+    """Put a run back to a snapshot, before training goes on from the checkpoint that it was made with.
+
+    Draws issued after the snapshot are superseded: their outcomes are still taken, and counted in `superseded`,
+    but not learned from. Given the same requests and outcomes, the same prompts are drawn as the first time.
+
+    Args:
+        run: The run's name.
+        tag: Of the snapshot.
+        idempotency_key: The restore is done once for each key. One is made for each call and its retries; where
+            several ranks may call, give all of them the same.
+
+    Raises:
+        NotFound: There is no such run, or no such snapshot that stands.
+    """
+    path = f"/runs/{_named('run', run)}/restore"
+    return _send("POST", path, wire.Restore, wire.Restored, {"tag": tag}, idempotency_key=idempotency_key)
+
+
 # ---- health ------------------------------------------------------------------------------------------------
 
 

@@ -94,6 +94,9 @@ class PromptGPS:
     predict_difficulty = _asks(calls.predict_difficulty)
     allocate_budget = _asks(calls.allocate_budget)
     metrics = _asks(calls.metrics)
+    snapshot = _asks(calls.snapshot)
+    snapshots = _asks(calls.snapshots)
+    restore = _asks(calls.restore)
 
     def ready(self) -> Ready:
         """Readiness part by part, not retried; a service that is not ready is an answer, not an error."""

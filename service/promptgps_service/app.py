@@ -24,6 +24,7 @@ from promptgps_service.api import (
     problems,
     runs,
     select_batch,
+    snapshots,
 )
 from promptgps_service.api.dependencies import check_key
 from promptgps_service.api.edge import Edge
@@ -60,6 +61,8 @@ def make_context(settings: Settings) -> Context:
         device=pick_device(settings.device),
         learning=learning,
         lane_depth=settings.lane_depth,
+        poll_seconds=settings.poll_seconds,
+        lease_seconds=settings.lease_seconds,
     )
 
 
@@ -70,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         context = make_context(settings)
         app.state.context = context
+        context.follow()
         threading.Thread(target=_open_all, args=(context,), name="open-runs", daemon=True).start()
         yield
         context.close()
@@ -77,7 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="promptgps", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.settings = settings
     guarded = [Depends(check_key)]
-    for room in (pools, runs, select_batch, outcomes, predict_difficulty, allocate_budget):
+    for room in (pools, runs, select_batch, outcomes, predict_difficulty, allocate_budget, snapshots):
         app.include_router(room.router, dependencies=guarded)
     app.include_router(health.metrics_router, dependencies=guarded)
     app.include_router(health.router)

@@ -20,13 +20,8 @@ SWITCH_SECONDS = 0.0005
 
 def run_server(settings: Settings, *, migrate: bool) -> None:
     """Serve until SIGINT or SIGTERM; requests under way are answered first."""
-    configure_logs(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
-    pick_device(settings.device)  # what is not there is said before anything is opened
-    if migrate:
-        engine = make_engine(settings.database_url)
-        upgrade(engine)
-        engine.dispose()
+    prepare(settings, migrate=migrate)
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -35,6 +30,21 @@ def run_server(settings: Settings, *, migrate: bool) -> None:
         create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=10, lifespan="on"
     )
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def prepare(settings: Settings, *, migrate: bool) -> None:
+    """What every process does first: logs, and a word about what is not there before anything is opened.
+
+    Raises:
+        Invalid: there is no such device.
+        Unavailable: the database does not answer.
+    """
+    configure_logs(settings.log_format, settings.log_level)
+    pick_device(settings.device)
+    if migrate:
+        engine = make_engine(settings.database_url)
+        upgrade(engine)
+        engine.dispose()
 
 
 def _listen(host: str, port: int) -> socket.socket:

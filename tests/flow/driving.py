@@ -99,7 +99,7 @@ def step(context: Context, batch_size: int, **request: Any) -> Batch:
 def settle(context: Context, run: str = "run") -> Run:
     """Wait until the model has learned from the whole log; answers the run."""
     desk = context.desk(run)
-    desk.trainer.wake(now=True)
+    desk.trainer.ask(desk.state.log_position)
     assert desk.state.wait_learned(desk.state.log_position, WAIT)
     return describe_run(context, run)
 

@@ -79,6 +79,15 @@ from promptgps_client.wire.runs import (
     Runs,
     Selection,
 )
+from promptgps_client.wire.snapshots import (
+    Restore,
+    Restored,
+    RestoreNote,
+    Snapshot,
+    Snapshots,
+    SupersededCounts,
+    TakeSnapshot,
+)
 
 __all__ = [
     "MAX_BATCH",
@@ -128,6 +137,9 @@ __all__ = [
     "PromptsAdded",
     "Ready",
     "ReportOutcomes",
+    "Restore",
+    "RestoreNote",
+    "Restored",
     "Reward",
     "RolloutIndex",
     "Run",
@@ -136,8 +148,12 @@ __all__ = [
     "SelectBatch",
     "Selection",
     "Share",
+    "Snapshot",
+    "Snapshots",
     "Status",
     "Strategy",
+    "SupersededCounts",
+    "TakeSnapshot",
     "Text",
     "UtilityName",
     "Vector",

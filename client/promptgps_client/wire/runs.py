@@ -176,6 +176,7 @@ class Run(Wire):
     log_position: int = Field(description="Outcomes acknowledged so far.")
     model_version: int
     trained_through: int = Field(description="Log position up to which the served model has learned.")
+    epoch: int = Field(0, description="How often the run was put back to a snapshot.")
     created_at: str
 
 

@@ -6,7 +6,7 @@ import torch
 from promptgps_client.wire import ChangeRun, CreateRun, Run, RunMetrics, Runs
 
 from promptgps_service.errors import Conflict, Fault, Invalid
-from promptgps_service.flow.context import Context
+from promptgps_service.flow.context import Context, Desk
 from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.flow.warm_start import pin, source_of
 from promptgps_service.model.features import Features
@@ -112,10 +112,18 @@ def change_run(context: Context, name: str, request: ChangeRun) -> Run:
         settings = RunSettings.load(record.settings).changed(request)
         _check(unit, settings, _pools(unit, settings))
         unit.runs.set_settings(record.id, settings.dump())
-    desk.state.settings = settings
-    desk.state.group_rows = {}
-    desk.trainer.reconfigure()
+    desk.trainer.update()
+    _tell_what_is_learned(context, desk)
+    desk.trainer.ask(desk.state.log_position)
     return describe_run(context, name)
+
+
+def _tell_what_is_learned(context: Context, desk: Desk) -> None:
+    """Another predictor has learned nothing of the log yet: then the run is behind, which a worker sees."""
+    with context.store.write() as unit:
+        record, table = unit.runs.lock(desk.state.id), desk.state.table
+        if table is not None and table.made_of[:3] == (record.epoch, record.revision, record.model_version):
+            unit.runs.advance(record.id, trained_through=table.trained_through)
 
 
 def describe_run(context: Context, name: str) -> Run:
@@ -132,8 +140,10 @@ def list_runs(context: Context) -> Runs:
 
 def _run(context: Context, unit: Unit, record: RunRecord) -> Run:
     settings = RunSettings.load(record.settings)
-    served = context.served(record.name)
-    version = (served.model_version, served.trained_through) if served else unit.versions.head(record.id)
+    desk = context.opened(record.name)
+    served = record if desk is None or desk.state.table is None else desk.state.table
+    if served.epoch != record.epoch:  # a restore that this process has not followed yet
+        served = record
     return Run(
         name=record.name,
         pools=list(settings.pools),
@@ -146,8 +156,9 @@ def _run(context: Context, unit: Unit, record: RunRecord) -> Run:
         selections=record.selections,
         draws=record.draws,
         log_position=record.log_position,
-        model_version=version[0],
-        trained_through=version[1],
+        model_version=served.model_version,
+        trained_through=served.trained_through,
+        epoch=record.epoch,
         created_at=record.created_at,
     )
 

@@ -59,7 +59,7 @@ def _known(context: Context, desk: Desk, keys: list[str]) -> tuple[list[Posterio
     with context.store.read() as unit:
         rows = rows_of(unit, desk.state.segments, keys, "keys")
     if desk.state.table is None or (rows.size and int(rows.max()) >= desk.state.table.rows):
-        desk.trainer.grow()
+        desk.trainer.update()
     table = desk.state.table
     assert table is not None
     return [table.posterior.take(torch.from_numpy(rows).to(desk.state.device))], table

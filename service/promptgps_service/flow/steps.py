@@ -26,6 +26,28 @@ class Step:
     uniform: NDArray[np.bool_]
 
 
+def due(part: LogSlice, state: RunState, groups: int) -> int:
+    """Position of the log up to which a slice is worth learning from now; where it starts if none of it is.
+
+    A trainer that waits for the model sets the pace: nothing is learned before its step is whole, or it asks. What the
+    model has learned together then depends on the log alone, not on when the model found the time, so that a run that
+    is put back to a snapshot goes on as it did the first time.
+    """
+    if not waits(state):
+        return part.head if ready(part, state, groups) else part.start
+    with state.lock:
+        newest = len(state.issued.size) - 1
+        whole = bool(state.issued.complete(np.array([newest])).all())
+        lines = np.flatnonzero(part.draw >= state.issued.first_draw.view[newest])
+    return part.start + int(lines[-1]) + 1 if whole and lines.size else part.start
+
+
+def waits(state: RunState) -> bool:
+    """Whether the run's trainer waits for the model: it did for its newest batch."""
+    with state.lock:
+        return bool(state.issued.waited.view[-1:].any())
+
+
 def ready(part: LogSlice, state: RunState, groups: int) -> bool:
     """Whether a slice is worth learning from now: its steps are complete, or enough of its groups are."""
     draws = np.unique(part.draw[part.draw >= 0])
