@@ -17,6 +17,7 @@ from starlette.routing import Match
 from promptgps_service.errors import (
     Busy,
     Conflict,
+    Forbidden,
     Invalid,
     NotFound,
     PromptGPSError,
@@ -35,6 +36,7 @@ STATUS: dict[type[PromptGPSError], tuple[int, str, str]] = {
     Busy: (429, "busy", "Too much at once"),
     Unavailable: (503, "unavailable", "The database does not answer"),
     Unauthorized: (401, "unauthorized", "An API key is needed"),
+    Forbidden: (403, "forbidden", "The API key does not allow this"),
 }
 _HTTP_TITLES = {
     400: ("malformed", "The request cannot be read"),
@@ -154,5 +156,5 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "description": titles[status],
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-        for status in (400, 401, 413, 422, 503, *statuses)
+        for status in (400, 401, 403, 413, 422, 503, *statuses)
     }

@@ -10,6 +10,7 @@ import torch
 from promptgps_service.errors import Unavailable
 from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.lane import Lane
+from promptgps_service.flow.limits import Limits
 from promptgps_service.flow.run_state import RunState, ScoreTable
 from promptgps_service.flow.trainer import Learning, Trainer
 from promptgps_service.store.records import RunRecord, Segment
@@ -27,12 +28,16 @@ class Desk:
 class Context:
     """Composition of one process; made once, closed once."""
 
-    def __init__(self, store: Store, *, device: torch.device, learning: Learning, lane_depth: int) -> None:
+    def __init__(
+        self, store: Store, *, device: torch.device, learning: Learning, lane_depth: int, limits: Limits | None = None
+    ) -> None:
         self.store = store
+        self.limits = limits or Limits()
+        self.waiting = threading.BoundedSemaphore(self.limits.waiting)
         self.device = device
         self.learning = learning
         self.lane = Lane(str(device), lane_depth)
-        self.features = FeatureSpace(store, device)
+        self.features = FeatureSpace(store, device, self.limits.embedding_root)
         self._desks: dict[str, Desk] = {}
         self._opening = threading.Lock()
         self._all_open = False

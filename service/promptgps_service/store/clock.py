@@ -1,10 +1,10 @@
-"""Time as it is stored: aware UTC."""
+"""Time as it is stored: aware UTC. Clocks jump, so it decides nothing but when an API key expires."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
-def utc_now() -> str:
-    """Now, ISO 8601 to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def utc_now(*, ahead: timedelta = timedelta()) -> str:
+    """Now, or so much later, in ISO 8601 to the millisecond; its order is that of time."""
+    return (datetime.now(UTC) + ahead).isoformat(timespec="milliseconds")

@@ -12,6 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from promptgps_service.errors import Unavailable
 from promptgps_service.store.engine import make_engine
+from promptgps_service.store.keys import Keys
 from promptgps_service.store.log import Log
 from promptgps_service.store.migrate import is_current
 from promptgps_service.store.pools import Pools
@@ -45,6 +46,11 @@ class Unit:
     def log(self) -> Log:
         """The outcome log."""
         return Log(self.connection)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """API keys."""
+        return Keys(self.connection)
 
     @cached_property
     def versions(self) -> Versions:
