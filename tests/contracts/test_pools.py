@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from promptgps_service.errors import Busy, NotFound
@@ -98,7 +100,9 @@ def test_a_dead_import_is_taken_over_and_can_write_no_more(
     with store.write() as unit:
         unit.pools.begin_import(pool, "dead")
         unit.pools.stage(pool.id, "dead", 1, chunk(1, 3))
-    monkeypatch.setattr(pools_module, "IMPORT_LEASE_SECONDS", -1.0)  # every lease has run out
+    with pytest.raises(Busy), store.write() as unit:
+        unit.pools.begin_import(pool, "heir")
+    monkeypatch.setattr(pools_module, "IMPORT_LEASE_SECONDS", 0.0)  # every lease has run out
     with store.write() as unit:
         assert unit.pools.begin_import(pool, "heir") == 1
     with store.read() as unit:
@@ -115,20 +119,28 @@ def test_a_dead_import_is_taken_over_and_can_write_no_more(
     assert committed(store) == 3
 
 
-def test_a_chunk_renews_the_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = make_pool(store)
+def test_a_chunk_renews_the_lease_and_the_wall_clock_has_no_say(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, lease, now = make_pool(store), pools_module.IMPORT_LEASE_SECONDS, time.monotonic()
+
+    def try_after(leases: float, wall: float) -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: now + leases * lease)
+        monkeypatch.setattr(time, "time", lambda: wall)
+        with store.write() as unit:
+            unit.pools.begin_import(pool, "heir")
+
     with store.write() as unit:
         unit.pools.begin_import(pool, "slow")
-    now, lease = pools_module.time.time(), pools_module.IMPORT_LEASE_SECONDS
-    monkeypatch.setattr(pools_module.time, "time", lambda: now + 0.9 * lease)
+    with pytest.raises(Busy):
+        try_after(0.0, wall=1e9)
+    with pytest.raises(Busy):
+        try_after(0.9, wall=4e9)  # a clock set forward does not kill it
     with store.write() as unit:
         unit.pools.stage(pool.id, "slow", 0, chunk(0, 1))
-    monkeypatch.setattr(pools_module.time, "time", lambda: now + 1.8 * lease)
-    with pytest.raises(Busy), store.write() as unit:
-        unit.pools.begin_import(pool, "impatient")
-    monkeypatch.setattr(pools_module.time, "time", lambda: now + 2.0 * lease)
-    with store.write() as unit:
-        unit.pools.begin_import(pool, "heir")
+    with pytest.raises(Busy):
+        try_after(1.8, wall=0.0)
+    with pytest.raises(Busy):
+        try_after(2.7, wall=0.0)
+    try_after(2.9, wall=0.0)  # nor does one set back keep it alive
 
 
 def test_lookups_answer_for_what_is_there_and_only_for_that(store: Store) -> None:

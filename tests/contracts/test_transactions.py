@@ -11,7 +11,7 @@ from promptgps_service.store.tables import metadata
 from promptgps_service.store.unit import Store, Unit
 from sqlalchemy import func, select
 
-from tests.contracts.samples import append_outcomes, chunk, make_pool, make_run, outcome, selection
+from tests.contracts.samples import append_outcomes, chunk, key, make_pool, make_run, outcome, selection
 from tests.databases import opened_store
 
 THREADS = 8
@@ -44,6 +44,7 @@ def touch_everything(unit: Unit, pool_id: int, run_id: int) -> None:
     unit.runs.advance(run_id, log_position=unit.log.append(run_id, 0, [outcome()]), draws=3, selections=1)
     unit.versions.add(run_id, VersionRecord(1, 1, "beta", b"state"))
     unit.versions.add_step(run_id, 1, 1, {})
+    unit.keys.add(key())
 
 
 def test_an_error_in_the_block_leaves_no_trace(store: Store) -> None:

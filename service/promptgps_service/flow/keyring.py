@@ -82,25 +82,22 @@ class Keyring:
             Unauthorized: no key, an unknown or an expired one.
             Unavailable: keys could not be read yet.
         """
-        if self._open and not self._given and self._known == {}:
+        known = self._known
+        if self._open and not self._given and known == {}:
             return Access(None)
         scheme, _, key = authorization.partition(b" ")
-        if scheme.lower() == b"bearer":
-            digest = _digest(key)
-            # every key is compared, in constant time: how long a refusal takes tells nothing
-            matches = [hmac.compare_digest(digest, given) for given in self._given]
-            if any(matches):
-                return Access("PROMPTGPS_API_KEYS")
-            record = self._record(key)
-            if record is not None and hmac.compare_digest(digest, record.digest):
-                return self._access(record)
-        raise Unauthorized("no API key, or an unknown one: send `Authorization: Bearer KEY`")
-
-    def _record(self, key: bytes) -> KeyRecord | None:
-        if self._known is None:
+        digest = _digest(key if scheme.lower() == b"bearer" else b"")
+        # every key is compared, in constant time: how long a refusal takes tells nothing
+        matches = [hmac.compare_digest(digest, given) for given in self._given]
+        if any(matches):
+            return Access("PROMPTGPS_API_KEYS")
+        if known is None:
             raise Unavailable("API keys could not be read from the database yet; try again")
         form = _FORM.fullmatch(key)
-        return None if form is None else self._known.get(form[1].decode())
+        record = None if form is None else known.get(form[1].decode())
+        if record is None or not hmac.compare_digest(digest, record.digest):
+            raise Unauthorized("no API key, or an unknown one: send `Authorization: Bearer KEY`")
+        return self._access(record)
 
     def _access(self, record: KeyRecord) -> Access:
         if record.expires_at is not None and record.expires_at <= utc_now():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -14,8 +13,9 @@ from promptgps_service.store.clock import utc_now
 from promptgps_service.store.named import insert_named
 from promptgps_service.store.records import PoolArrays, PoolChunk, PoolRecord
 from promptgps_service.store.tables import pool_chunks, pools, prompts
+from promptgps_service.store.watch import Watch
 
-# An import that has not renewed its token for so long is taken for dead.
+# An import whose beat has stood still for so long is taken for dead.
 IMPORT_LEASE_SECONDS = 20.0
 T = TypeVar("T")
 
@@ -38,8 +38,9 @@ def _record(row: Row[tuple[object, ...]]) -> PoolRecord:
 class Pools:
     """Pools over one connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, watch: Watch) -> None:
         self._connection = connection
+        self._watch = watch
 
     def find(self, name: str) -> PoolRecord | None:
         """The pool of that name, if there is one."""
@@ -88,18 +89,14 @@ class Pools:
         Raises:
             Busy: another import is under way.
         """
-        now = time.time()
-        taken = self._connection.execute(
-            update(pools)
-            .where(pools.c.id == pool.id)
-            .where(pools.c.import_token.is_(None) | (pools.c.import_beat < now - IMPORT_LEASE_SECONDS))
-            .values(import_token=token, import_beat=now)
-        )
-        if taken.rowcount != 1:
+        mine = pools.c.id == pool.id
+        held = self._connection.execute(select(pools).where(mine).with_for_update()).one()
+        beat = (held.import_token, held.import_beat)
+        if held.import_token is not None and not self._watch.silent(("import", pool.id), beat, IMPORT_LEASE_SECONDS):
             raise Busy(f"another import into pool {pool.name!r} is under way", retry_after=2.0)
-        length = self._connection.execute(select(pools.c.prompts).where(pools.c.id == pool.id)).scalar_one()
-        self._drop_from(pool.id, length)
-        return int(length)
+        self._connection.execute(update(pools).where(mine).values(import_token=token, import_beat=0))
+        self._drop_from(pool.id, held.prompts)
+        return int(held.prompts)
 
     def stage(self, pool_id: int, token: str, start: int, chunk: PoolChunk) -> None:
         """Write prompts at positions start.., not yet visible.
@@ -156,7 +153,7 @@ class Pools:
         renewed = self._connection.execute(
             update(pools)
             .where(pools.c.id == pool_id, pools.c.import_token == token)
-            .values(import_beat=time.time())
+            .values(import_beat=pools.c.import_beat + 1)
         )
         if renewed.rowcount != 1:
             raise Busy("this import was taken for dead and replaced by another; send it again", retry_after=2.0)

@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from functools import cached_property
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from promptgps_service.errors import Unavailable
 from promptgps_service.store.engine import make_engine
+from promptgps_service.store.faults import unavailable
 from promptgps_service.store.keys import Keys
 from promptgps_service.store.log import Log
 from promptgps_service.store.migrate import is_current
@@ -19,18 +17,20 @@ from promptgps_service.store.pools import Pools
 from promptgps_service.store.runs import Runs
 from promptgps_service.store.selections import Selections
 from promptgps_service.store.versions import Versions
+from promptgps_service.store.watch import Watch
 
 
 class Unit:
     """Repositories over one connection; committed or rolled back as a whole by the store."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, watch: Watch) -> None:
         self.connection = connection
+        self._watch = watch
 
     @cached_property
     def pools(self) -> Pools:
         """Pools and their prompts."""
-        return Pools(self.connection)
+        return Pools(self.connection, self._watch)
 
     @cached_property
     def runs(self) -> Runs:
@@ -64,6 +64,7 @@ class Store:
     def __init__(self, url: str) -> None:
         self.engine = make_engine(url)
         self._reader = self.engine
+        self._watch = Watch()
         if self.engine.dialect.name == "postgresql":  # SQLite reads from one snapshot anyway
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
 
@@ -74,8 +75,8 @@ class Store:
         Raises:
             Unavailable: the database does not answer.
         """
-        with _unavailable(), self._reader.connect() as connection, connection.begin():
-            yield Unit(connection)
+        with unavailable(), self._reader.connect() as connection, connection.begin():
+            yield Unit(connection, self._watch)
 
     @contextmanager
     def write(self) -> Iterator[Unit]:
@@ -84,10 +85,10 @@ class Store:
         Raises:
             Unavailable: the database does not answer, is full, or stayed locked; nothing of the block is stored.
         """
-        with _unavailable(), self.engine.connect() as connection:
+        with unavailable(), self.engine.connect() as connection:
             connection = connection.execution_options(promptgps_write=True)
             with connection.begin():
-                yield Unit(connection)
+                yield Unit(connection, self._watch)
 
     def is_current(self) -> bool:
         """Whether the schema is the newest.
@@ -102,16 +103,3 @@ class Store:
         """Close every connection."""
         self.engine.dispose()
 
-
-@contextmanager
-def _unavailable() -> Iterator[None]:
-    try:
-        yield
-    except PoolTimeout as error:
-        raise Unavailable("every connection to the database is in use; nothing was stored, try again") from error
-    except OperationalError as error:
-        raise Unavailable("the database does not answer; nothing was stored, try again") from error
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise Unavailable("the connection to the database was lost; nothing was stored, try again") from error
-        raise
