@@ -98,7 +98,7 @@ def aim(_context: Any, body: Any) -> Any:
     return aimed
 
 
-@pytest.mark.parametrize(("phase", "caller"), CASES, ids="-".join)
+@pytest.mark.parametrize(("phase", "caller"), CASES, ids=["-".join(case) for case in CASES])
 def test_every_answer_is_as_documented(app: Any, phase: str, caller: str) -> None:
     prepare(app)
     config = configuration(phase, headers_of(app, caller))

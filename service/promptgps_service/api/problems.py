@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from promptgps_client.wire import Problem, ProblemFault
 from promptgps_client.wire.faults import UNION_BRANCH, fault_of
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from promptgps_service.errors import (
@@ -131,6 +132,11 @@ def _methods(request: Request) -> list[str]:
     return [method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
+def answer_gone(request: Request, _error: Exception) -> Response:
+    """Answer for the log alone: the client has hung up, or was cut off, before its body was there."""
+    return problem(_id(request), 400, "malformed", _HTTP_TITLES[400][1], "the body was broken off")
+
+
 def answer_unexpected(request: Request, error: Exception) -> Response:
     """Answer a fault of ours: the log has it, the answer only its id."""
     _log.error("unexpected error", path=request.url.path, exc_info=error)
@@ -144,6 +150,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer_error)
     app.add_exception_handler(RequestValidationError, answer_validation)
     app.add_exception_handler(HTTPException, answer_http)
+    app.add_exception_handler(ClientDisconnect, answer_gone)
     app.add_exception_handler(Exception, answer_unexpected)
 
 
