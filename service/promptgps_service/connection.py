@@ -33,6 +33,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_since: float | None = None
         self._body_bytes = 0
+        self._answering: RequestResponseCycle | None = None
         self._unread = 0  # bytes of answers that the peer has not taken yet
         self._unread_since = 0.0
 
@@ -81,6 +82,16 @@ class Connection(HttpToolsProtocol):
         self._body_since = None
         super().on_message_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let the answer under way end quietly; uvicorn only knows of the last request that it has read."""
+        if self._answering is not None:
+            self._answering.disconnected = True
+        super().connection_lost(exc)
+
     # ---- the sweep -------------------------------------------------------------------------------------------
 
     def _begin_head(self) -> None:
@@ -104,9 +115,8 @@ class Connection(HttpToolsProtocol):
         if now - self._unread_since > self.seconds:
             self.transport.abort()
         elif self._head_since is not None:
-            cycle: RequestResponseCycle | None = self.cycle
-            if cycle is not None and not cycle.response_complete:  # the next request may wait for this one's answer
-                self._head_since = now
+            if self._answering is not None and not self._answering.response_complete:
+                self._head_since = now  # the next request may wait for the answer to this one
             elif now - self._head_since > self.seconds:
                 self._refuse(408, answer=True)
         elif self._body_since is not None:

@@ -110,7 +110,8 @@ class Trainer:
     def _restored(self, identity: str, features: Features) -> Panel:
         """The newest stored state; without one that of the run to start from; without that the prior.
 
-        A state of another predictor, or one that cannot be read, is left alone: the log is learned from its start.
+        A state of another predictor, or one that cannot be read, is left alone: the log is learned from where the one
+        before it stopped, or from its start.
         """
         self._through = 0
         with self._store.read() as unit:
@@ -122,11 +123,14 @@ class Trainer:
                 warm = self._loaded(unit.versions.latest(source.id), identity, features)
                 self._informed = warm is not None
                 return warm or self._fresh(features)
-        restored = self._loaded(stored, identity, features)
-        if restored is None or stored is None:
-            return self._fresh(features)
-        self._through = stored.trained_through
-        return restored
+        while stored is not None:
+            restored = self._loaded(stored, identity, features)
+            if restored is not None:
+                self._through = stored.trained_through
+                return restored
+            with self._store.read() as unit:
+                stored = unit.versions.latest(self._state.id, below=stored.version)
+        return self._fresh(features)
 
     def _loaded(self, stored: VersionRecord | None, identity: str, features: Features) -> Panel | None:
         if stored is None:
@@ -138,7 +142,10 @@ class Trainer:
             predictor = self._fresh(features.head(int(metadata["rows"])))
             predictor.load_state_dict(tensors)
         except (ValueError, KeyError) as error:
-            _log.error("a stored model cannot be read; the log is learned anew", run=self._state.name, cause=str(error))
+            _log.error(
+                "a stored model cannot be read; what it had learned is learned anew",
+                run=self._state.name, model_version=stored.version, cause=str(error),
+            )  # fmt: skip
             return None
         if int(metadata["rows"]) < features.rows:  # the pools have grown since
             predictor.grow(features)
