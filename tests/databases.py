@@ -122,10 +122,18 @@ class OwnPostgres:
     def __init__(self, folder: Path) -> None:
         self._server = _server(folder)
         self._frozen: list[psutil.Process] = []
-        with _administrator(self._server.get_uri()) as engine, engine.connect() as connection:
-            connection.execute(text("CREATE DATABASE promptgps"))
-        self.url = _at(self._server.get_uri(), "promptgps")
+        self.url = self._server.get_uri()
         migrate(self.url)
+
+    @property
+    def data(self) -> Path:
+        """Where it keeps everything."""
+        return Path(self._server.pgdata)
+
+    def administer(self, statement: str) -> None:
+        """Run a statement outside a transaction."""
+        with _administrator(self.url) as engine, engine.connect() as connection:
+            connection.execute(text(statement))
 
     def start(self) -> None:
         """Start it again, where it was."""

@@ -103,7 +103,8 @@ class Crowd:
 def check_account(database_url: str, server: Server, crowd: Crowd) -> None:
     """What the clients were promised is in the database, once, and nothing else; and the model has learned it, once."""
     run = server.wait_trained("run", 120.0)
-    stored = query(database_url, "SELECT position, draw, trials FROM outcomes ORDER BY position")
+    own = "run_id = (SELECT id FROM runs WHERE name = 'run')"
+    stored = query(database_url, f"SELECT position, draw, trials FROM outcomes WHERE {own} ORDER BY position")
     assert [row.position for row in stored] == list(range(1, len(stored) + 1))
     assert len(set(crowd.draws)) == len(crowd.draws)
     assert sorted(row.draw for row in stored) == sorted(int(draw.partition("-")[2]) for draw in crowd.draws)
