@@ -57,6 +57,7 @@ def make_context(settings: Settings) -> Context:
         device=pick_device(settings.device),
         learning=learning,
         lane_depth=settings.lane_depth,
+        lease_seconds=settings.lease_seconds,
         limits=Limits(open_draws=settings.max_open_draws, embedding_root=settings.embedding_root),
     )
 

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     learn_seconds: float = Field(
         2.0, ge=0, le=3600, description="Longest time that outcomes of an unfinished step wait to be learned from."
     )
+    lease_seconds: float = Field(
+        10.0, ge=0.5, le=3600, description="An import that shows no sign of life for twice so long loses its pool."
+    )
     max_body_mb: float = Field(64.0, gt=0, description="Largest JSON body, in MB (10^6 bytes).")
     max_file_mb: float = Field(8192.0, gt=0, description="Largest pool file (JSON Lines, Parquet), in MB.")
     max_open_draws: int = Field(

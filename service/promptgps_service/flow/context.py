@@ -12,9 +12,12 @@ from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.lane import Lane
 from promptgps_service.flow.limits import Limits
 from promptgps_service.flow.run_state import RunState, ScoreTable
+from promptgps_service.flow.stillness import Stillness
 from promptgps_service.flow.trainer import Learning, Trainer
 from promptgps_service.store.records import RunRecord, Segment
 from promptgps_service.store.unit import Store, Unit
+
+LEASE_SECONDS = 10.0
 
 
 @dataclass
@@ -29,8 +32,9 @@ class Context:
     """Composition of one process; made once, closed once."""
 
     def __init__(
-        self, store: Store, *, device: torch.device, learning: Learning, lane_depth: int, limits: Limits | None = None
-    ) -> None:
+        self, store: Store, *, device: torch.device, learning: Learning, lane_depth: int,
+        lease_seconds: float = LEASE_SECONDS, limits: Limits | None = None,
+    ) -> None:  # fmt: skip
         self.store = store
         self.limits = limits or Limits()
         self.waiting = threading.BoundedSemaphore(self.limits.waiting)
@@ -38,6 +42,8 @@ class Context:
         self.learning = learning
         self.lane = Lane(str(device), lane_depth)
         self.features = FeatureSpace(store, device, self.limits.embedding_root)
+        self.imports = Stillness()
+        self.import_seconds = 2 * lease_seconds  # an import shows a sign of life only with each chunk
         self._desks: dict[str, Desk] = {}
         self._opening = threading.Lock()
         self._all_open = False

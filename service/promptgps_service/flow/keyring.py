@@ -8,13 +8,13 @@ import re
 import secrets
 import threading
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime
 
 import structlog
 
 from promptgps_service.errors import Conflict, Fault, Invalid, Unauthorized, Unavailable
 from promptgps_service.flow.access import Access
-from promptgps_service.store.clock import utc_now
+from promptgps_service.store.clock import utc_now, utc_seconds
 from promptgps_service.store.records import KeyRecord
 from promptgps_service.store.unit import Store
 
@@ -41,7 +41,7 @@ def add_key(store: Store, name: str, patterns: Sequence[str], *, read_only: bool
     key = f"pgps_{identity}_{secrets.token_urlsafe(32)}"
     record = KeyRecord(
         id=identity, name=name, digest=_digest(key.encode()), runs=list(patterns), read_only=read_only,
-        created_at=utc_now(), expires_at=None if days is None else utc_now(ahead=timedelta(days=days)), last_used=None,
+        created_at=utc_now(), expires_at=None if days is None else _stamp(days), last_used=None,
     )  # fmt: skip
     with store.write() as unit:
         if not unit.keys.add(record):
@@ -100,7 +100,7 @@ class Keyring:
         return self._access(record)
 
     def _access(self, record: KeyRecord) -> Access:
-        if record.expires_at is not None and record.expires_at <= utc_now():
+        if record.expires_at is not None and record.expires_at <= _stamp():
             raise Unauthorized("this API key has expired")
         self._used.add(record.id)
         return Access(record.name, tuple(record.runs), record.read_only)
@@ -128,6 +128,11 @@ class Keyring:
         if late:
             with self._store.write() as unit:
                 unit.keys.mark_used(late, hour)
+
+
+def _stamp(days: int = 0) -> str:
+    """Now, or so much later, by the wall clock, as a key's term is; the order of stamps is that of time."""
+    return datetime.fromtimestamp(utc_seconds() + days * 86_400, UTC).isoformat(timespec="milliseconds")
 
 
 def _digest(key: bytes) -> bytes:

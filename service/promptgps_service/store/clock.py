@@ -1,10 +1,16 @@
-"""Time as it is stored: aware UTC. Clocks jump, so it decides nothing but when an API key expires."""
+"""The wall clock, for stamps that people read. Nothing is ever decided by it: it may be set back at any time."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime
 
 
-def utc_now(*, ahead: timedelta = timedelta()) -> str:
-    """Now, or so much later, in ISO 8601 to the millisecond; its order is that of time."""
-    return (datetime.now(UTC) + ahead).isoformat(timespec="milliseconds")
+def utc_now() -> str:
+    """Now, ISO 8601 to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def utc_seconds() -> float:
+    """Now, in seconds since the epoch."""
+    return time.time()

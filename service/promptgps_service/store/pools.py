@@ -6,17 +6,27 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import BindParameter, Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)  # fmt: skip
 
 from promptgps_service.errors import Busy, NotFound
 from promptgps_service.store.clock import utc_now
 from promptgps_service.store.named import insert_named
 from promptgps_service.store.records import PoolArrays, PoolChunk, PoolRecord
 from promptgps_service.store.tables import pool_chunks, pools, prompts
-from promptgps_service.store.watch import Watch
 
-# An import whose beat has stood still for so long is taken for dead.
-IMPORT_LEASE_SECONDS = 20.0
 T = TypeVar("T")
 
 LOOKUP = 8_192  # bound parameters in one query; SQLite takes 32,766, PostgreSQL 65,535
@@ -38,9 +48,8 @@ def _record(row: Row[tuple[object, ...]]) -> PoolRecord:
 class Pools:
     """Pools over one connection."""
 
-    def __init__(self, connection: Connection, watch: Watch) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._watch = watch
 
     def find(self, name: str) -> PoolRecord | None:
         """The pool of that name, if there is one."""
@@ -83,20 +92,35 @@ class Pools:
 
     # ---- staged import -------------------------------------------------------------------------------------
 
-    def begin_import(self, pool: PoolRecord, token: str) -> int:
+    def importing(self, pool_id: int) -> tuple[str, float] | None:
+        """Token and beat of the import that is under way or dead; None where there is none."""
+        row = self._connection.execute(
+            select(pools.c.import_token, pools.c.import_beat).where(pools.c.id == pool_id)
+        ).one()
+        return None if row.import_token is None else (row.import_token, row.import_beat)
+
+    def begin_import(self, pool: PoolRecord, token: str, dead: tuple[str, float] | None = None) -> int:
         """Take the pool's import token and clear what a dead import left; answers the committed length.
+
+        Args:
+            pool: where to.
+            token: of the new import.
+            dead: token and beat of an import that has stood still for too long.
 
         Raises:
             Busy: another import is under way.
         """
-        mine = pools.c.id == pool.id
-        held = self._connection.execute(select(pools).where(mine).with_for_update()).one()
-        beat = (held.import_token, held.import_beat)
-        if held.import_token is not None and not self._watch.silent(("import", pool.id), beat, IMPORT_LEASE_SECONDS):
+        free: ColumnElement[bool] = pools.c.import_token.is_(None)
+        if dead is not None:
+            free = or_(free, and_(pools.c.import_token == dead[0], pools.c.import_beat == dead[1]))
+        taken = self._connection.execute(
+            update(pools).where(pools.c.id == pool.id, free).values(import_token=token, import_beat=0)
+        )
+        if taken.rowcount != 1:
             raise Busy(f"another import into pool {pool.name!r} is under way", retry_after=2.0)
-        self._connection.execute(update(pools).where(mine).values(import_token=token, import_beat=0))
-        self._drop_from(pool.id, held.prompts)
-        return int(held.prompts)
+        length = self._connection.execute(select(pools.c.prompts).where(pools.c.id == pool.id)).scalar_one()
+        self._drop_from(pool.id, length)
+        return int(length)
 
     def stage(self, pool_id: int, token: str, start: int, chunk: PoolChunk) -> None:
         """Write prompts at positions start.., not yet visible.

@@ -44,7 +44,7 @@ pools = Table(
     Column("prompts", Integer, nullable=False),  # committed length: rows at or past it are an unfinished import
     Column("frame_rows", Integer, nullable=False),  # the first rows that features are standardised by; 0: not yet
     Column("import_token", String(32)),
-    Column("import_beat", Float),  # counts the chunks: one that stands still has no importer
+    Column("import_beat", Float),  # counts the chunks
     Column("created_at", String(32), nullable=False),
 )
 

@@ -17,20 +17,18 @@ from promptgps_service.store.pools import Pools
 from promptgps_service.store.runs import Runs
 from promptgps_service.store.selections import Selections
 from promptgps_service.store.versions import Versions
-from promptgps_service.store.watch import Watch
 
 
 class Unit:
     """Repositories over one connection; committed or rolled back as a whole by the store."""
 
-    def __init__(self, connection: Connection, watch: Watch) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._watch = watch
 
     @cached_property
     def pools(self) -> Pools:
         """Pools and their prompts."""
-        return Pools(self.connection, self._watch)
+        return Pools(self.connection)
 
     @cached_property
     def runs(self) -> Runs:
@@ -64,7 +62,6 @@ class Store:
     def __init__(self, url: str) -> None:
         self.engine = make_engine(url)
         self._reader = self.engine
-        self._watch = Watch()
         if self.engine.dialect.name == "postgresql":  # SQLite reads from one snapshot anyway
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
 
@@ -76,7 +73,7 @@ class Store:
             Unavailable: the database does not answer.
         """
         with unavailable(), self._reader.connect() as connection, connection.begin():
-            yield Unit(connection, self._watch)
+            yield Unit(connection)
 
     @contextmanager
     def write(self) -> Iterator[Unit]:
@@ -88,7 +85,7 @@ class Store:
         with unavailable(), self.engine.connect() as connection:
             connection = connection.execution_options(promptgps_write=True)
             with connection.begin():
-                yield Unit(connection, self._watch)
+                yield Unit(connection)
 
     def is_current(self) -> bool:
         """Whether the schema is the newest.
