@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from promptgps_service.app import create_app
+from promptgps_service.settings import Settings
 from starlette.testclient import TestClient
 
 from tests.api.conftest import refused, settings_for
@@ -127,8 +128,6 @@ def test_a_request_without_a_proper_id_gets_one_of_its_own(http: TestClient, giv
 
 
 def test_the_settings_keep_keys_out_of_sight() -> None:
-    from promptgps_service.settings import Settings
-
     assert not any(key in repr(Settings(api_keys=",".join(KEYS))) for key in KEYS)
 
 
@@ -146,3 +145,13 @@ def test_pages_of_other_origins_get_nothing(request: pytest.FixtureRequest, clie
     for answer in (opened.options("/select_batch", headers=asked), opened.get("/pools", headers=origin)):
         assert not any(name.startswith("access-control") for name in answer.headers)
     assert opened.options("/select_batch", headers=asked).status_code in (401, 405)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
+     ("", False), ("192.0.2.7", False), ("no.such.host.invalid", False)],
+)  # fmt: skip
+def test_without_keys_only_loopback_is_open_unless_told_otherwise(host: str, loopback: bool) -> None:
+    assert Settings(host=host).open_without_keys() == loopback
+    assert Settings(host=host, allow_open=True).open_without_keys()
