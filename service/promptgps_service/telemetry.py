@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
+from io import StringIO
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
@@ -41,6 +43,16 @@ def configure_logs(form: str, level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_Forgiving()),
         cache_logger_on_first_use=True,
     )
+
+
+class _Forgiving(StringIO):
+    """Standard error, which may be a file on a full disk: then a line is lost, and not the request that it tells of."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        return len(text)

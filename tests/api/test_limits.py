@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from promptgps_client.wire import (
     MAX_ROLLOUTS_IN_REPORT,
 )
 from promptgps_service.api.pools import JSON_LINES
+from promptgps_service.app import create_app
 from starlette.testclient import TestClient
 
-from tests.api.conftest import World, make_world, refused
+from tests.api.conftest import BATCH, World, make_world, refused, settings_for
 
 LARGE = (413, "too-large")
 JSON = {"content-type": "application/json"}
@@ -112,3 +114,21 @@ def _parts(body: bytes) -> Iterator[bytes]:
     """A body in parts, so that its length is not told beforehand."""
     for start in range(0, len(body), 65_536):
         yield body[start : start + 65_536]
+
+
+def test_who_draws_and_never_reports_gets_no_more_until_he_does(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    settings = settings_for(tmp_path_factory.mktemp("draws"), sqlite_template, max_open_draws=BATCH + 1)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as http:
+        world = make_world(http)  # which has drawn one batch
+        before, asked = world.footprint(), {"run": world.run, "sequence": 1, "batch_size": 2}
+        answer = http.post("/select_batch", json=asked)
+        refused(answer, 429, "busy")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert world.footprint() == before
+        assert http.post("/select_batch", json=asked | {"batch_size": 1}).status_code == 200
+        again = http.post("/select_batch", json={"run": world.run, "sequence": 0, "batch_size": BATCH})
+        assert again.json()["draws"]["draw_id"] == world.draws  # what was drawn already can be had at any time
+        assert http.post("/outcomes", json=world.outcomes()).status_code == 200
+        assert http.post("/select_batch", json=asked | {"sequence": 2}).status_code == 200

@@ -11,7 +11,7 @@ from promptgps_service.store.tables import metadata
 from promptgps_service.store.unit import Store, Unit
 from sqlalchemy import func, select
 
-from tests.contracts.samples import append_outcomes, chunk, make_pool, make_run, outcome, selection
+from tests.contracts.samples import append_outcomes, chunk, key, make_pool, make_run, outcome, selection
 from tests.databases import opened_store
 
 THREADS = 8
@@ -49,6 +49,7 @@ def touch_everything(unit: Unit, pool_id: int, run_id: int) -> None:
     unit.snapshots.supersede_after(put_back, start)
     unit.leases.join("worker")
     unit.leases.take(run_id, "worker")
+    unit.keys.add(key())
 
 
 def test_an_error_in_the_block_leaves_no_trace(store: Store) -> None:

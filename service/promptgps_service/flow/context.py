@@ -13,6 +13,7 @@ from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.follow import POLL_SECONDS, Follower
 from promptgps_service.flow.lane import Lane
 from promptgps_service.flow.leases import LEASE_SECONDS, Leases
+from promptgps_service.flow.limits import Limits
 from promptgps_service.flow.run_state import RunState
 from promptgps_service.flow.stillness import Stillness
 from promptgps_service.flow.ticker import Ticker
@@ -38,12 +39,15 @@ class Context:
     def __init__(
         self, store: Store, *, device: torch.device, learning: Learning, lane_depth: int,
         poll_seconds: float = POLL_SECONDS, lease_seconds: float = LEASE_SECONDS,
+        limits: Limits | None = None,
     ) -> None:  # fmt: skip
         self.store = store
+        self.limits = limits or Limits()
+        self.waiting = threading.BoundedSemaphore(self.limits.waiting)
         self.device = device
         self.learning = learning
         self.lane = Lane(str(device), lane_depth)
-        self.features = FeatureSpace(store, device)
+        self.features = FeatureSpace(store, device, self.limits.embedding_root)
         self.leases = Leases(store, lease_seconds)
         self.imports = Stillness()
         self.import_seconds = 2 * lease_seconds  # an import shows a sign of life only with each chunk

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -77,8 +78,9 @@ Key = tuple[Stretch, ...]
 class FeatureSpace:
     """Cache of pool vectors and of the feature matrices made of them."""
 
-    def __init__(self, store: Store, device: torch.device) -> None:
+    def __init__(self, store: Store, device: torch.device, embedding_root: Path | None) -> None:
         self._store = store
+        self._embedding_root = embedding_root
         self._device = device
         self._lock = threading.Lock()
         self._vectors: dict[int, PoolVectors] = {}
@@ -186,7 +188,10 @@ class FeatureSpace:
         with self._lock:
             if key not in self._embedders:
                 self._embedders[key] = make_embedder(
-                    kind, dimension=pool.embedding.get("dimension"), path=pool.embedding.get("path")
+                    kind,
+                    dimension=pool.embedding.get("dimension"),
+                    path=pool.embedding.get("path"),
+                    root=self._embedding_root,
                 )
             return self._embedders[key]
 

@@ -13,7 +13,7 @@ from promptgps_service.acquisition.choose import Choice, Field, Group, TooFew, c
 from promptgps_service.acquisition.randomness import derive
 from promptgps_service.acquisition.reuse import tiers
 from promptgps_service.acquisition.utility import mixed_probability
-from promptgps_service.errors import Conflict, Fault, Invalid
+from promptgps_service.errors import Busy, Conflict, Fault, Invalid
 from promptgps_service.flow.context import Context, Desk
 from promptgps_service.flow.digest import request_digest
 from promptgps_service.flow.draw_ids import draw_ids
@@ -36,6 +36,7 @@ def select_batch(context: Context, request: SelectBatch) -> Batch:
         NotFound: no such run, or unknown keys among candidates or exclusions.
         Conflict: the sequence has answered another request.
         Invalid: fewer prompts than the batch wants.
+        Busy: too many draws of the run are without an outcome.
         Unavailable: the database does not answer; nothing was drawn.
     """
     desk = context.desk(request.run)
@@ -65,7 +66,13 @@ def _wait(context: Context, desk: Desk, request: SelectBatch) -> list[str]:
             if unit.selections.find(state.id, request.sequence) is not None:
                 return []  # a replay waits for nothing
     desk.trainer.ask(position)
-    if state.wait_learned(position, request.wait_seconds):
+    if not context.waiting.acquire(blocking=False):
+        return ["the batch did not wait for the model: too many requests do already"]
+    try:
+        learned = state.wait_learned(position, request.wait_seconds)
+    finally:
+        context.waiting.release()
+    if learned:
         return []
     return [f"the model had not learned from everything reported after {request.wait_seconds:g} s"]
 
@@ -96,6 +103,7 @@ def _draw(
                 if found is not None:
                     return _render(unit, state, found, request, replayed=True)
             context.catch_up_in(unit, state, record)
+            _check_open(state, request.batch_size, context.limits.open_draws)
             grown = unit.pools.total([share.pool for share in state.settings.pools]) > state.rows
             table = state.table
             if grown or table is None or table.rows < state.rows or table.epoch != record.epoch:
@@ -106,6 +114,16 @@ def _draw(
             batch = _render(unit, state, selection, request, replayed=False)
         state.apply_selection(selection)
     return batch
+
+
+def _check_open(state: RunState, asked: int, limit: int) -> None:
+    """Stop a trainer that draws and never reports, before the log is full of its draws."""
+    if state.draws + asked <= limit:
+        return
+    unreported = int(np.count_nonzero(state.issued.reported.view == 0))
+    if unreported + asked > limit:
+        detail = f"{unreported} draws of run {state.name!r} have no outcome, and at most {limit} may be without one: "
+        raise Busy(f"{detail}report them, with status `cancelled` where nothing will come", retry_after=10.0)
 
 
 def _choose(

@@ -165,24 +165,27 @@ class Trainer:
     def _restored(self, identity: str, matrix: Matrix) -> Panel:
         """The newest stored state; at the start of a run, the prior, or what the run it is to start from has learned.
 
-        A state of another predictor, or one that cannot be read, is left alone: the log is learned from its start.
+        A state of another predictor, or one that cannot be read, is left alone: the log is learned from where the one
+        before it stopped, or from its start.
         """
         features = matrix.features
         self._through, self._timeline = 0, Timeline()
         self._informed = features.offline is not None
         with self._store.read() as unit:
             stored = unit.versions.latest(self._state.id)
-        if stored is None:
-            return self._fresh(features)
-        self._version = stored.version
-        if stored.version == PINNED:
-            self._informed = True
-            return self._warm(stored, matrix)
-        restored = self._loaded(stored, identity, features)
-        if restored is None:
-            return self._fresh(features)
-        self._through, self._timeline = stored.trained_through, restored[1]
-        return restored[0]
+        if stored is not None:
+            self._version = stored.version
+        while stored is not None:
+            if stored.version == PINNED:
+                self._informed = True
+                return self._warm(stored, matrix)
+            restored = self._loaded(stored, identity, features)
+            if restored is not None:
+                self._through, self._timeline = stored.trained_through, restored[1]
+                return restored[0]
+            with self._store.read() as unit:
+                stored = unit.versions.latest(self._state.id, below=stored.version)
+        return self._fresh(features)
 
     def _warm(self, pinned: VersionRecord, matrix: Matrix) -> Panel:
         with self._store.read() as unit:
@@ -203,7 +206,10 @@ class Trainer:
             predictor.load_state_dict(tensors)
             timeline = Timeline.load(metadata["timeline"])
         except (ValueError, KeyError) as error:
-            _log.error("a stored model cannot be read; the log is learned anew", run=self._state.name, cause=str(error))
+            _log.error(
+                "a stored model cannot be read; what it had learned is learned anew",
+                run=self._state.name, model_version=stored.version, cause=str(error),
+            )  # fmt: skip
             return None
         if int(metadata["rows"]) < features.rows:  # the pools have grown since
             predictor.grow(features)

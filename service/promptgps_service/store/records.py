@@ -198,6 +198,20 @@ class LogSlice:
 
 
 @dataclass(frozen=True)
+class KeyRecord:
+    """An API key, without the key: what it is known by and what it allows."""
+
+    id: str
+    name: str
+    digest: bytes
+    runs: list[str]
+    read_only: bool
+    created_at: str
+    expires_at: str | None
+    last_used: str | None
+
+
+@dataclass(frozen=True)
 class VersionRecord:
     """A stored model version."""
 

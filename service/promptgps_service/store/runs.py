@@ -10,7 +10,7 @@ from promptgps_service.errors import NotFound
 from promptgps_service.store.clock import utc_now
 from promptgps_service.store.named import insert_named
 from promptgps_service.store.records import RunRecord, Segment
-from promptgps_service.store.tables import receipts, run_segments, runs
+from promptgps_service.store.tables import pools, receipts, run_segments, runs
 
 # NO KEY UPDATE on PostgreSQL: writers of the log exclude each other, while rows that refer to the run (the large ones
 # of model versions above all) can be inserted meanwhile.
@@ -64,6 +64,16 @@ class Runs:
     def all(self) -> list[RunRecord]:
         """Every run, by name."""
         return [_record(row) for row in self._connection.execute(select(runs).order_by(runs.c.name))]
+
+    def pools(self) -> list[tuple[str, str]]:
+        """(run, pool) for every pool that a run draws from, by name."""
+        query = (
+            select(runs.c.name, pools.c.name)
+            .distinct()
+            .select_from(run_segments.join(runs).join(pools))
+            .order_by(runs.c.name, pools.c.name)
+        )
+        return [(run, pool) for run, pool in self._connection.execute(query)]
 
     def create(self, name: str, request: dict[str, Any], settings: dict[str, Any]) -> RunRecord | None:
         """Make a run with an empty log; None where the name is taken, perhaps by another process just now."""

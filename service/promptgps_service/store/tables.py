@@ -9,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -197,6 +198,19 @@ steps = Table(
     Column("metrics", JSON, nullable=False),
     Column("created_at", String(32), nullable=False),
     PrimaryKeyConstraint("run_id", "version"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(12), primary_key=True),  # part of the key, so that it names its row
+    Column("name", String(128), nullable=False, unique=True),
+    Column("digest", LargeBinary(32), nullable=False),  # SHA-256 of the key, which is nowhere
+    Column("runs", JSON, nullable=False),  # patterns of names; empty: every run
+    Column("read_only", Boolean, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("expires_at", String(32)),
+    Column("last_used", String(32)),  # to the hour
 )
 
 # ---- who learns ----------------------------------------------------------------------------------------------

@@ -21,14 +21,12 @@ class Versions:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def latest(self, run_id: int) -> VersionRecord | None:
-        """The newest version of a run, if it has one."""
-        row = self._connection.execute(
-            select(model_versions)
-            .where(model_versions.c.run_id == run_id)
-            .order_by(model_versions.c.version.desc())
-            .limit(1)
-        ).one_or_none()
+    def latest(self, run_id: int, *, below: int | None = None) -> VersionRecord | None:
+        """The newest version of a run (below another one), if it has one."""
+        query = select(model_versions).where(model_versions.c.run_id == run_id)
+        if below is not None:
+            query = query.where(model_versions.c.version < below)
+        row = self._connection.execute(query.order_by(model_versions.c.version.desc()).limit(1)).one_or_none()
         if row is None:
             return None
         return VersionRecord(row.version, row.trained_through, row.predictor, bytes(row.state))
