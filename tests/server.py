@@ -91,7 +91,10 @@ class Server:
             found.update(self.json("GET", f"/runs/{run}"))
             return bool(found["trained_through"] == found["log_position"])
 
-        wait_for(trained, seconds, f"the model of {run} to learn the whole log: {found}")
+        try:
+            wait_for(trained, seconds, f"the model of {run} to learn the whole log")
+        except AssertionError as late:
+            raise ServerFailed(f"{late}: {found}\n{self.tail()}") from None
         return found
 
 
