@@ -22,7 +22,7 @@ from promptgps_service.flow.leases import Leases
 from promptgps_service.flow.publish import Origin, Overtaken, publish
 from promptgps_service.flow.run_state import RunState, ScoreTable
 from promptgps_service.flow.step_metrics import Metrics, step_metrics
-from promptgps_service.flow.steps import Step, due, split_steps, waits
+from promptgps_service.flow.steps import Step, at_most, due, split_steps, waits
 from promptgps_service.flow.timeline import Timeline
 from promptgps_service.flow.warm_start import PINNED, framing, places, source_segments, state_and_rows
 from promptgps_service.model.checkpoint import pack, unpack
@@ -258,6 +258,8 @@ class Trainer:
         if reached > self._through:
             self._waiting_since = None
             self._advance(steps, reached)
+            if reached < part.head:  # there may be more to learn, once the others have had their turn
+                self._lane.submit(("learn", self._state.id), self._learn)
         elif part and self._may_time_out(part):
             self._waiting_since = self._waiting_since or time.monotonic()
             self._lane.submit(("learn", self._state.id), self._learn, self._learning.seconds)
@@ -285,10 +287,13 @@ class Trainer:
                 position = min(state.wanted, part.head)
             elif position == reached and late:
                 position = part.head
+            position, wanted = at_most(rest, state, position), position
             if position == reached:
                 break
             steps += split_steps(rest.until(position), state, groups, self._timeline)
             reached = position
+            if position < wanted:
+                break
         return steps, reached
 
     def _may_time_out(self, part: LogSlice) -> bool:
