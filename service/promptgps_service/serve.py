@@ -8,33 +8,78 @@ import sys
 import uvicorn
 
 from promptgps_service.app import create_app, pick_device
+from promptgps_service.connection import limited
 from promptgps_service.errors import Invalid
 from promptgps_service.settings import Settings
 from promptgps_service.store.engine import make_engine
 from promptgps_service.store.migrate import upgrade
+from promptgps_service.store.unit import Store
 from promptgps_service.telemetry import configure_logs
 
 # Under load a request thread must not wait 5 ms, the interpreter's default, for the training thread's turn to end.
 SWITCH_SECONDS = 0.0005
+KEEP_ALIVE_SECONDS = 30  # longer than clients keep an idle connection, or they would write into one that just closes
+OTHER_FILES = 512  # open files besides connections: the database, spooled bodies, modules
 
 
 def run_server(settings: Settings, *, migrate: bool) -> None:
     """Serve until SIGINT or SIGTERM; requests under way are answered first."""
-    configure_logs(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
-    pick_device(settings.device)  # what is not there is said before anything is opened
-    if migrate:
-        engine = make_engine(settings.database_url)
-        upgrade(engine)
-        engine.dispose()
+    prepare(settings, migrate=migrate)
+    _refuse_to_be_open(settings)
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"promptgps: API http://{shown}:{port}  docs http://{shown}:{port}/docs", flush=True)  # noqa: T201
+    _allow_connections(settings.max_connections)
     config = uvicorn.Config(
-        create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=10, lifespan="on"
-    )
+        create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=10, lifespan="on",
+        http=limited(settings.max_connections, settings.request_seconds), ws="none", proxy_headers=False,
+        server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def prepare(settings: Settings, *, migrate: bool) -> None:
+    """What every process does first: logs, and a word about what is not there before anything is opened.
+
+    Raises:
+        Invalid: there is no such device.
+        Unavailable: the database does not answer.
+    """
+    configure_logs(settings.log_format, settings.log_level)
+    pick_device(settings.device)
+    if migrate:
+        engine = make_engine(settings.database_url)
+        upgrade(engine)
+        engine.dispose()
+
+
+def _refuse_to_be_open(settings: Settings) -> None:
+    """Say no before anybody on the network can do as he likes."""
+    if settings.api_keys or settings.open_without_keys():
+        return
+    store = Store(settings.database_url)
+    with store.read() as unit:
+        keys = unit.keys.all()
+    store.close()
+    if not keys:
+        raise Invalid(
+            f"{settings.host} can be reached from other machines, and there is no API key: make one with "
+            "`promptgps keys add NAME`, or serve everybody with --insecure (PROMPTGPS_ALLOW_OPEN=true)"
+        )
+
+
+def _allow_connections(most: int) -> None:
+    """Raise the limit of open files as far as the system lets us: each connection is one."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most + OTHER_FILES if hard == resource.RLIM_INFINITY else min(most + OTHER_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

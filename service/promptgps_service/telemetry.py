@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
+from io import StringIO
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
@@ -19,6 +21,9 @@ OUTCOMES = Counter("promptgps_outcomes", "Outcomes stored.", ["run"])
 LOG_POSITION = Gauge("promptgps_log_position", "Outcomes in the log.", ["run"])
 MODEL_VERSION = Gauge("promptgps_model_version", "Model version served.", ["run"])
 TRAINED_THROUGH = Gauge("promptgps_trained_through", "Log position the served model has learned up to.", ["run"])
+LAG = Gauge("promptgps_lag", "Outcomes in the log that the served model has not learned from yet.", ["run"])
+MODEL_AGE = Gauge("promptgps_model_age_seconds", "Time since this process first served its score table.", ["run"])
+LEASED = Gauge("promptgps_leased", "1 where this process holds the run, that is, learns it.", ["run"])
 LANE_DEPTH = Gauge("promptgps_lane_depth", "Jobs waiting for the device.")
 
 
@@ -38,6 +43,16 @@ def configure_logs(form: str, level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_Forgiving()),
         cache_logger_on_first_use=True,
     )
+
+
+class _Forgiving(StringIO):
+    """Standard error, which may be a file on a full disk: then a line is lost, and not the request that it tells of."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        return len(text)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from promptgps_client.wire import MAX_CANDIDATES, MAX_PREDICTIONS, MAX_PROMPTS_IN_REQUEST, MAX_ROLLOUTS_IN_REPORT
+from promptgps_client.wire import (
+    MAX_BUDGETED,
+    MAX_CANDIDATES,
+    MAX_PREDICTIONS,
+    MAX_PROMPTS_IN_REQUEST,
+    MAX_ROLLOUTS_IN_REPORT,
+)
 from promptgps_service.api.pools import JSON_LINES
+from promptgps_service.app import create_app
 from starlette.testclient import TestClient
 
-from tests.api.conftest import World, make_world, refused
+from tests.api.conftest import BATCH, World, make_world, refused, settings_for
 
 LARGE = (413, "too-large")
 JSON = {"content-type": "application/json"}
@@ -36,6 +44,7 @@ def roomy(roomy_http: TestClient) -> World:
         ("/outcomes", "draw_id", MAX_ROLLOUTS_IN_REPORT),
         ("/outcomes", "trials", MAX_ROLLOUTS_IN_REPORT),
         ("/predict_difficulty", "keys", MAX_PREDICTIONS),
+        ("/allocate_budget", "keys", MAX_BUDGETED),
         ("/pools/{pool}/prompts", "keys", MAX_PROMPTS_IN_REQUEST),
         ("/select_batch", "exclude", MAX_CANDIDATES),
     ],
@@ -48,6 +57,7 @@ def test_a_list_over_its_documented_limit_is_a_413_that_names_it(
     sound: dict[str, dict[str, Any]] = {
         "/outcomes": roomy.outcomes(),
         "/predict_difficulty": {"run": roomy.run},
+        "/allocate_budget": {"run": roomy.run, "mean": 1},
         "/pools/{pool}/prompts": {"vectors": [[1, 2, 3]]},
         "/select_batch": {"run": roomy.run, "batch_size": 1},
     }
@@ -61,7 +71,9 @@ def test_a_text_over_its_limit_names_its_row(roomy: World) -> None:
     refused(roomy.http.post(f"/pools/{roomy.pool}/prompts", json=body), 422, "invalid-request", "texts", 1)
 
 
-@pytest.mark.parametrize("path", ["/outcomes", "/select_batch", "/predict_difficulty", "/runs", "/pools"])
+@pytest.mark.parametrize(
+    "path", ["/outcomes", "/select_batch", "/predict_difficulty", "/allocate_budget", "/runs", "/pools"]
+)
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "text/plain", None])
 @pytest.mark.parametrize("chunked", [False, True], ids=["with length", "chunked"])
 def test_a_body_over_the_limit_is_a_413(world: World, path: str, kind: str | None, chunked: bool) -> None:
@@ -102,3 +114,21 @@ def _parts(body: bytes) -> Iterator[bytes]:
     """A body in parts, so that its length is not told beforehand."""
     for start in range(0, len(body), 65_536):
         yield body[start : start + 65_536]
+
+
+def test_who_draws_and_never_reports_gets_no_more_until_he_does(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    settings = settings_for(tmp_path_factory.mktemp("draws"), sqlite_template, max_open_draws=BATCH + 1)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as http:
+        world = make_world(http)  # which has drawn one batch
+        before, asked = world.footprint(), {"run": world.run, "sequence": 1, "batch_size": 2}
+        answer = http.post("/select_batch", json=asked)
+        refused(answer, 429, "busy")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert world.footprint() == before
+        assert http.post("/select_batch", json=asked | {"batch_size": 1}).status_code == 200
+        again = http.post("/select_batch", json={"run": world.run, "sequence": 0, "batch_size": BATCH})
+        assert again.json()["draws"]["draw_id"] == world.draws  # what was drawn already can be had at any time
+        assert http.post("/outcomes", json=world.outcomes()).status_code == 200
+        assert http.post("/select_batch", json=asked | {"sequence": 2}).status_code == 200

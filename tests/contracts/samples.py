@@ -6,7 +6,15 @@ import hashlib
 from dataclasses import replace
 
 import numpy as np
-from promptgps_service.store.records import OK, OutcomeRecord, PoolChunk, PoolRecord, RunRecord, SelectionRecord
+from promptgps_service.store.records import (
+    OK,
+    KeyRecord,
+    OutcomeRecord,
+    PoolChunk,
+    PoolRecord,
+    RunRecord,
+    SelectionRecord,
+)
 from promptgps_service.store.unit import Store
 
 DIMENSION = 3
@@ -70,6 +78,8 @@ def selection(sequence: int = 0, size: int = 3, **changes: object) -> SelectionR
         uncertainty=np.linspace(0.3, 0.0, size, dtype=np.float32),
         uniform=(np.arange(size) % 2).astype(np.uint8),
         warnings=["the pool looks too hard: «ü» \U0001f600"],
+        epoch=0,
+        waited=False,
     )
     return replace(record, **changes)  # type: ignore[arg-type]
 
@@ -89,3 +99,13 @@ def append_outcomes(store: Store, run: RunRecord, records: list[OutcomeRecord]) 
         head = unit.log.append(run.id, locked.log_position, records)
         unit.runs.advance(run.id, log_position=head)
     return head
+
+
+def key(name: str = "key", **changes: object) -> KeyRecord:
+    """An API key."""
+    record = KeyRecord(
+        id=hashlib.sha256(name.encode()).hexdigest()[:12], name=name, digest=hashlib.sha256(name.encode()).digest(),
+        runs=["exp-*", "other"], read_only=True, created_at="2026-02-11T08:00:00.000+00:00", expires_at=None,
+        last_used=None,
+    )  # fmt: skip
+    return replace(record, **changes)  # type: ignore[arg-type]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from promptgps_service.errors import Busy, NotFound
-from promptgps_service.store import pools as pools_module
 from promptgps_service.store.unit import Store
 
 from tests.contracts.samples import DIMENSION, append, chunk, make_pool
@@ -91,16 +90,13 @@ def test_an_import_into_one_pool_does_not_hold_up_another(store: Store) -> None:
         assert unit.pools.begin_import(other, "second") == 0
 
 
-def test_a_dead_import_is_taken_over_and_can_write_no_more(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dead_import_is_taken_over_and_can_write_no_more(store: Store) -> None:
     pool = make_pool(store, prompts=1)
     with store.write() as unit:
         unit.pools.begin_import(pool, "dead")
         unit.pools.stage(pool.id, "dead", 1, chunk(1, 3))
-    monkeypatch.setattr(pools_module, "IMPORT_LEASE_SECONDS", -1.0)  # every lease has run out
     with store.write() as unit:
-        assert unit.pools.begin_import(pool, "heir") == 1
+        assert unit.pools.begin_import(pool, "heir", dead=unit.pools.importing(pool.id)) == 1
     with store.read() as unit:
         assert unit.pools.digests_by_key(pool.id, ["key-1"]) == {}
     with pytest.raises(Busy), store.write() as unit:
@@ -115,20 +111,17 @@ def test_a_dead_import_is_taken_over_and_can_write_no_more(
     assert committed(store) == 3
 
 
-def test_a_chunk_renews_the_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_that_has_shown_a_sign_of_life_since_is_not_taken_over(store: Store) -> None:
     pool = make_pool(store)
     with store.write() as unit:
+        assert unit.pools.importing(pool.id) is None
         unit.pools.begin_import(pool, "slow")
-    now, lease = pools_module.time.time(), pools_module.IMPORT_LEASE_SECONDS
-    monkeypatch.setattr(pools_module.time, "time", lambda: now + 0.9 * lease)
+        seen = unit.pools.importing(pool.id)
     with store.write() as unit:
         unit.pools.stage(pool.id, "slow", 0, chunk(0, 1))
-    monkeypatch.setattr(pools_module.time, "time", lambda: now + 1.8 * lease)
+        assert unit.pools.importing(pool.id) != seen
     with pytest.raises(Busy), store.write() as unit:
-        unit.pools.begin_import(pool, "impatient")
-    monkeypatch.setattr(pools_module.time, "time", lambda: now + 2.0 * lease)
-    with store.write() as unit:
-        unit.pools.begin_import(pool, "heir")
+        unit.pools.begin_import(pool, "impatient", dead=seen)
 
 
 def test_lookups_answer_for_what_is_there_and_only_for_that(store: Store) -> None:

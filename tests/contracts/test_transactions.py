@@ -11,7 +11,7 @@ from promptgps_service.store.tables import metadata
 from promptgps_service.store.unit import Store, Unit
 from sqlalchemy import func, select
 
-from tests.contracts.samples import append_outcomes, chunk, make_pool, make_run, outcome, selection
+from tests.contracts.samples import append_outcomes, chunk, key, make_pool, make_run, outcome, selection
 from tests.databases import opened_store
 
 THREADS = 8
@@ -36,14 +36,20 @@ def touch_everything(unit: Unit, pool_id: int, run_id: int) -> None:
     unit.pools.stage(made.id, "token", 0, chunk(0, 2))
     unit.pools.finish_import(made.id, "token", 2)
     unit.pools.set_frame(pool_id, 77)
-    unit.runs.create("another", {}, {})
     unit.runs.set_settings(run_id, {"changed": True})
     unit.runs.add_segment(run_id, Segment(0, pool_id, 0, 1))
-    unit.runs.keep_receipt(run_id, "key", "digest", {})
-    unit.selections.add(run_id, selection())
-    unit.runs.advance(run_id, log_position=unit.log.append(run_id, 0, [outcome()]), draws=3, selections=1)
-    unit.versions.add(run_id, VersionRecord(1, 1, "beta", b"state"))
-    unit.versions.add_step(run_id, 1, 1, {})
+    unit.runs.keep_receipt(run_id, "key", "digest", {}, 0)
+    put_back = unit.runs.create("another", {}, {})
+    start = unit.snapshots.add(put_back, "start")
+    for run in (put_back.id, run_id):
+        unit.selections.add(run, selection())
+        unit.runs.advance(run, log_position=unit.log.append(run, 0, [outcome()]), draws=3, selections=1)
+        unit.versions.add(run, VersionRecord(1, 1, "beta", b"state"))
+        unit.versions.add_step(run, 1, 1, {})
+    unit.snapshots.supersede_after(put_back, start)
+    unit.leases.join("worker")
+    unit.leases.take(run_id, "worker")
+    unit.keys.add(key())
 
 
 def test_an_error_in_the_block_leaves_no_trace(store: Store) -> None:

@@ -34,7 +34,7 @@ def test_wordllama_knows_its_dimension():
         ("given", 1 << 20, None, "embedding.dimension"),
         ("given", 8, "/models", "embedding.path"),
         ("folder", None, None, "embedding.path"),
-        ("folder", None, "/not/there", "embedding.path"),
+        ("folder", None, "/not/there", "embedding.kind"),  # no root: none may be named
     ],
 )
 def test_what_does_not_fit_is_named(kind, dimension, path, field):
@@ -104,11 +104,13 @@ def sentence_transformers(monkeypatch):
 
 
 def test_a_folder_is_loaded_once_and_locally(sentence_transformers, tmp_path):
-    first = make_embedder("folder", dimension=None, path=str(tmp_path))
-    again = make_embedder("folder", dimension=3, path=str(tmp_path))
+    model = tmp_path / "model"
+    model.mkdir()
+    first = make_embedder("folder", dimension=None, path=str(model), root=tmp_path)
+    again = make_embedder("folder", dimension=3, path="model", root=tmp_path)
     assert first.dimension == again.dimension == 3
     assert sentence_transformers == [
-        (str(tmp_path.resolve()), {"local_files_only": True, "trust_remote_code": False})
+        (str(model.resolve()), {"local_files_only": True, "trust_remote_code": False})
     ]
     np.testing.assert_array_equal(first.embed(["ab", ""]), [[1, 0, 0], [0, 0, 0]])
     assert first.embed([]).shape == (0, 3)
@@ -117,13 +119,27 @@ def test_a_folder_is_loaded_once_and_locally(sentence_transformers, tmp_path):
 def test_a_folder_without_a_model_or_of_another_dimension(sentence_transformers, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
-    assert "no config.json" in fault(make_embedder, "folder", dimension=None, path=str(broken)).detail
-    assert fault(make_embedder, "folder", dimension=4, path=str(tmp_path)).field == "embedding.dimension"
+    found = fault(make_embedder, "folder", dimension=None, path="broken", root=tmp_path)
+    assert found.field == "embedding.path"
+    assert str(tmp_path) not in found.detail + str(found)
+    assert fault(make_embedder, "folder", dimension=4, path=".", root=tmp_path).field == "embedding.dimension"
+
+
+def test_folders_outside_the_root_are_as_good_as_not_there(sentence_transformers, tmp_path):
+    root, secret = tmp_path / "root", tmp_path / "secret"
+    root.mkdir()
+    secret.mkdir()
+    (tmp_path / "root-of-another").mkdir()
+    (root / "link").symlink_to(secret)
+    for path in (str(secret), "../secret", "link", "../root-of-another", "/", "not-there"):
+        found = fault(make_embedder, "folder", dimension=None, path=path, root=root)
+        assert (found.field, found.detail) == ("embedding.path", f"no folder {path!r} in PROMPTGPS_EMBEDDING_ROOT")
+    assert sentence_transformers == []
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch, tmp_path):
     folder._load.cache_clear()
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    found = fault(make_embedder, "folder", dimension=None, path=str(tmp_path))
+    found = fault(make_embedder, "folder", dimension=None, path=".", root=tmp_path)
     assert found.field == "embedding.kind"
     assert "promptgps[transformer]" in found.detail

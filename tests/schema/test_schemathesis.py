@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -13,43 +12,57 @@ from typing import Any
 import pytest
 import schemathesis
 from promptgps_service.app import create_app
+from promptgps_service.flow.keyring import add_key
 from promptgps_service.settings import Settings
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 from schemathesis.python import asgi
 
+from tests.databases import copied_file
+
 SEED = 20260211
-KEY = {"Authorization": "Bearer sesame"}
+ADMIN = {"Authorization": "Bearer sesame"}
+CASES = [("coverage", "admin"), *(("fuzzing", caller) for caller in ("admin", "limited", "stranger", "open"))]
 NAME = "prepared"  # of a pool and of a run
 PROMPTS = list("abcdefghij0123456789")
 PHASES = {"coverage": 1, "fuzzing": 60}  # examples of each operation; coverage takes the boundaries of the document
 # Rules between columns (exactly one of two, equal lengths) are told in words: JSON Schema cannot say them all.
 REFUSALS = ["400", "401", "403", "404", "405", "409", "413", "415", "422", "429"]
 UNSAID = ("positive_data_acceptance",)
+KEYLESS = ("ignored_auth", "negative_data_rejection")  # the document wants a key, an open service does not
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @pytest.fixture
-def app(sqlite_template: Path, tmp_path: Path) -> Iterator[Any]:
+def app(sqlite_template: Path, tmp_path: Path, caller: str) -> Iterator[Any]:
     """An application on a database of its own, started by schemathesis' own client."""
-    path = tmp_path / "api.db"
-    shutil.copyfile(sqlite_template, path)
-    yield create_app(
-        Settings(database_url=f"sqlite:///{path}", device="cpu", torch_threads=1, max_body_mb=1.0, api_keys="sesame")
-    )
+    url = copied_file(sqlite_template, tmp_path)
+    keys = "" if caller == "open" else "sesame"
+    yield create_app(Settings(database_url=url, device="cpu", torch_threads=1, max_body_mb=1.0, api_keys=keys))
     asgi.shutdown_lifespans()
 
 
-def configuration(phase: str) -> SchemathesisConfig:
+def headers_of(app: Any, caller: str) -> dict[str, str]:
+    """What a caller sends; keys of the database are made here."""
+    if caller == "admin":
+        return ADMIN
+    if caller in ("open", "stranger"):
+        return {} if caller == "open" else {"Authorization": "Bearer guessed"}
+    key = add_key(app.state.context.store, caller, [f"{NAME}*"], read_only=False, days=None)
+    app.state.keyring._refresh()
+    return {"Authorization": f"Bearer {key}"}
+
+
+def configuration(phase: str, headers: dict[str, str]) -> SchemathesisConfig:
     """One phase alone, with every check of the answers."""
     return SchemathesisConfig.from_dict(
         {
             "seed": SEED,
             "suppress-health-check": ["all"],
             "generation": {"max-examples": PHASES[phase], "deterministic": True, "no-shrink": True, "database": "none"},
-            "headers": KEY,
-            "checks": {name: {"enabled": False} for name in UNSAID}
-            | {"negative_data_rejection": {"expected-statuses": REFUSALS}},
+            "headers": headers,
+            "checks": {name: {"enabled": False} for name in (*UNSAID, *(() if headers else KEYLESS))}
+            | ({"negative_data_rejection": {"expected-statuses": REFUSALS}} if headers else {}),
             "phases": {name: {"enabled": name == phase} for name in (*PHASES, "examples", "stateful")},
         }
     )
@@ -58,7 +71,7 @@ def configuration(phase: str) -> SchemathesisConfig:
 def prepare(app: Any) -> None:
     """A pool with prompts, a run on it and some draws."""
     with asgi.get_client(app) as client:
-        client.headers.update(KEY)
+        client.headers.update(ADMIN)
         body = {"name": NAME, "embedding": {"kind": "given", "dimension": 2}}
         assert client.post("/pools", json=body).status_code == 201
         columns = {"keys": PROMPTS, "vectors": [[1.0, float(row)] for row in range(20)]}
@@ -85,10 +98,11 @@ def aim(_context: Any, body: Any) -> Any:
     return aimed
 
 
-@pytest.mark.parametrize("phase", PHASES)
-def test_every_answer_is_as_documented(app: Any, phase: str) -> None:
+@pytest.mark.parametrize(("phase", "caller"), CASES, ids=["-".join(case) for case in CASES])
+def test_every_answer_is_as_documented(app: Any, phase: str, caller: str) -> None:
     prepare(app)
-    schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=configuration(phase))
+    config = configuration(phase, headers_of(app, caller))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=config, headers=ADMIN)
     schema.hook("map_body")(aim)
     failures: dict[str, str] = {}
     answers: Counter[str] = Counter()

@@ -29,7 +29,7 @@ class Aim:
     rollouts: int
     target: float = 0.5
     band: tuple[float, float] = (0.2, 0.8)
-    bonus: float = 0.5
+    bonus: float = 1.0
 
 
 @dataclass(frozen=True)

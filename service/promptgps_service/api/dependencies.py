@@ -1,56 +1,76 @@
-"""What endpoints ask for: the context, a checked key, a body on disk."""
+"""What endpoints ask for: the context, who calls, a body on disk."""
 
 from __future__ import annotations
 
-import hmac
 import tempfile
 from collections.abc import AsyncIterator
 from typing import Annotated, BinaryIO, cast
 
 from fastapi import Depends, Header, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.dependencies.models import Dependant
+from fastapi.security import HTTPBearer
+from promptgps_client.wire import Name
 
-from promptgps_service.errors import Unauthorized
+from promptgps_service.errors import Forbidden, Unavailable
+from promptgps_service.flow.access import Access
 from promptgps_service.flow.context import Context
-from promptgps_service.settings import Settings
 
 SPOOL_IN_MEMORY = 8 * 2**20
 
-_bearer = HTTPBearer(auto_error=False, description="One of PROMPTGPS_API_KEYS, where the service has any.")
+# Only for the document: keys are checked at the edge, before a body is read.
+_bearer = HTTPBearer(auto_error=False, description="A key of `promptgps keys add` or of PROMPTGPS_API_KEYS, where the "
+                     "service has any.")  # fmt: skip
 
 
 async def _context(request: Request) -> Context:  # async, as the next: a def would cost a thread hop
     return cast(Context, request.app.state.context)
 
 
-async def check_key(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> None:
-    """Let nobody in without a key, where the service has keys.
+async def caller(request: Request) -> Access:
+    """Rights of whoever sent the request, as the edge found them."""
+    return cast(Access, request.state.access)
+
+
+async def check_rights(request: Request, access: Annotated[Access, Depends(caller)]) -> None:
+    """Keep limited keys out of endpoints that do not ask who calls, and so cannot keep them to their own.
 
     Raises:
-        Unauthorized: no key, or an unknown one.
+        Forbidden: the key is limited to names, or to reading and this is not a GET.
     """
-    settings = cast(Settings, request.app.state.settings)
-    if not settings.api_keys:
-        return
-    given = credentials.credentials.encode() if credentials is not None else b""
-    # every key is compared, in constant time: how long a refusal takes tells nothing
-    matches = [hmac.compare_digest(given, key.get_secret_value().encode()) for key in settings.api_keys]
-    if not any(matches):
-        raise Unauthorized("no API key, or an unknown one: send `Authorization: Bearer KEY`")
+    limited = access.patterns or (access.read_only and request.method != "GET")
+    if limited and not _asks(request.scope["route"].dependant):
+        raise Forbidden("this endpoint needs an API key without limits")
 
 
-async def spooled_body(request: Request) -> AsyncIterator[BinaryIO]:
-    """The body as a seekable file, in memory while it is small; the size limit has been set at the edge."""
+def _asks(dependant: Dependant) -> bool:
+    """Whether an endpoint, or what it depends on, asks for the caller."""
+    own = [part for part in dependant.dependencies if part.call is not check_rights]
+    return any(part.call is caller or _asks(part) for part in own)
+
+
+async def spooled_body(
+    pool: Name, request: Request, access: Annotated[Access, Depends(caller)]
+) -> AsyncIterator[BinaryIO]:
+    """Prompts for a pool as a seekable file, in memory while it is small; the size limit has been set at the edge.
+
+    Raises:
+        Forbidden: the key may not add to this pool; nothing was read.
+        Unavailable: there is no room for the file.
+    """
+    access.may_change(pool)
     with tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY) as spool:
         async for part in request.stream():
-            spool.write(part)
+            try:
+                spool.write(part)
+            except OSError as error:
+                raise Unavailable("the service has no room for this file now; nothing was stored") from error
         spool.seek(0)
         yield cast(BinaryIO, spool)
 
 
 Ctx = Annotated[Context, Depends(_context)]
+Caller = Annotated[Access, Depends(caller)]
+GUARDS = [Depends(_bearer), Depends(check_rights)]  # of every router
 Body = Annotated[BinaryIO, Depends(spooled_body)]
 IdempotencyKey = Annotated[
     str | None,

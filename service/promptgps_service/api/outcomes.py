@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from promptgps_client.wire import OutcomesStored, ReportOutcomes
 
-from promptgps_service.api.dependencies import Ctx, IdempotencyKey
+from promptgps_service.api.dependencies import Caller, Ctx, IdempotencyKey
 from promptgps_service.api.problems import responses
 from promptgps_service.flow import record
 from promptgps_service.telemetry import OUTCOMES
@@ -14,8 +14,11 @@ router = APIRouter(tags=["outcomes"])
 
 
 @router.post("/outcomes", responses=responses(404, 409))
-def report_outcomes(request: ReportOutcomes, context: Ctx, idempotency_key: IdempotencyKey = None) -> OutcomesStored:
+def report_outcomes(
+    request: ReportOutcomes, context: Ctx, access: Caller, idempotency_key: IdempotencyKey = None
+) -> OutcomesStored:
     """Outcomes in; answered once they are durable. Sending again is free."""
+    access.may_change(request.run)
     stored = record.record_outcomes(context, request, idempotency_key)
     OUTCOMES.labels(request.run).inc(stored.stored)
     return stored

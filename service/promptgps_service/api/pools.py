@@ -10,10 +10,11 @@ from fastapi.exceptions import RequestValidationError
 from promptgps_client.wire import AddPrompts, CreatePool, Name, Pool, Pools, PromptsAdded
 from pydantic import ValidationError
 
-from promptgps_service.api.dependencies import Body, Ctx
+from promptgps_service.api.dependencies import Body, Caller, Ctx
 from promptgps_service.api.pool_files import check_columns, read_json_lines, read_parquet, vectors_from_lists
 from promptgps_service.api.problems import responses
 from promptgps_service.flow import register
+from promptgps_service.flow.access import may_see_pool, pools_seen
 from promptgps_service.flow.prompt_columns import PromptChunk
 
 router = APIRouter(tags=["pools"])
@@ -42,22 +43,28 @@ _BODY: dict[str, Any] = {
 
 
 @router.post("/pools", responses=responses(409) | {201: {"model": Pool, "description": "The pool is new"}})
-def create_pool(request: CreatePool, context: Ctx, response: Response) -> Pool:
+def create_pool(request: CreatePool, context: Ctx, access: Caller, response: Response) -> Pool:
     """Make a pool; the same request again answers the same pool."""
+    access.may_change(request.name)
     pool, new = register.create_pool(context, request)
     response.status_code = 201 if new else 200
     return pool
 
 
 @router.get("/pools", responses=responses())
-def list_pools(context: Ctx) -> Pools:
-    """Every pool."""
-    return register.list_pools(context)
+def list_pools(context: Ctx, access: Caller) -> Pools:
+    """Every pool that the key may see."""
+    pools = register.list_pools(context).pools
+    if not access.patterns:
+        return Pools(pools=pools)
+    seen = pools_seen(context.store, access)
+    return Pools(pools=[pool for pool in pools if pool.name in seen or access.owns(pool.name)])
 
 
 @router.get("/pools/{pool}", responses=responses(404))
-def describe_pool(pool: Name, context: Ctx) -> Pool:
+def describe_pool(pool: Name, context: Ctx, access: Caller) -> Pool:
     """A pool."""
+    may_see_pool(context.store, access, pool)
     return register.describe_pool(context, pool)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from promptgps_client.wire import Difficulty, PredictDifficulty
 
-from promptgps_service.api.dependencies import Ctx
+from promptgps_service.api.dependencies import Caller, Ctx
 from promptgps_service.api.problems import responses
 from promptgps_service.flow import predict
 
@@ -13,6 +13,7 @@ router = APIRouter(tags=["prediction"])
 
 
 @router.post("/predict_difficulty", responses=responses(404, 429))
-def predict_difficulty(request: PredictDifficulty, context: Ctx) -> Difficulty:
+def predict_difficulty(request: PredictDifficulty, context: Ctx, access: Caller) -> Difficulty:
     """Success rates with their uncertainty, for prompts of the pool and for new ones."""
+    access.may_read(request.run)
     return predict.predict_difficulty(context, request)

@@ -10,13 +10,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from promptgps_client.wire import Problem, ProblemFault
-from promptgps_client.wire.faults import UNION_BRANCH, fault_of
+from promptgps_client.wire.faults import fault_of, meant
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from promptgps_service.errors import (
     Busy,
     Conflict,
+    Forbidden,
     Invalid,
     NotFound,
     PromptGPSError,
@@ -35,6 +37,7 @@ STATUS: dict[type[PromptGPSError], tuple[int, str, str]] = {
     Busy: (429, "busy", "Too much at once"),
     Unavailable: (503, "unavailable", "The database does not answer"),
     Unauthorized: (401, "unauthorized", "An API key is needed"),
+    Forbidden: (403, "forbidden", "The API key does not allow this"),
 }
 _HTTP_TITLES = {
     400: ("malformed", "The request cannot be read"),
@@ -82,7 +85,7 @@ def answer_error(request: Request, error: Exception) -> Response:
 def answer_validation(request: Request, error: Exception) -> Response:
     """Answer a body or parameter that the wire vocabulary refuses: field and row by field and row."""
     assert isinstance(error, RequestValidationError)
-    errors = _meant(error.errors())
+    errors = meant(error.errors())
     if any(item["type"] == "json_invalid" for item in errors):
         detail = f"the body is not JSON: {errors[0].get('ctx', {}).get('error', 'it cannot be parsed')}"
         return problem(_id(request), 400, "malformed", _HTTP_TITLES[400][1], detail)
@@ -94,17 +97,6 @@ def answer_validation(request: Request, error: Exception) -> Response:
     if all(item["type"] == "too_long" for item in errors):
         status, kind, title = 413, *_HTTP_TITLES[413]
     return problem(_id(request), status, kind, title, f"{where}: {first.detail}{more}", faults)
-
-
-def _meant(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Without what the other branches of a union say of a list whose rows are at fault: it was meant as a list."""
-    lists = {
-        tuple(item["loc"][:place])
-        for item in errors
-        for place, part in enumerate(item["loc"][:-1])
-        if isinstance(part, str) and UNION_BRANCH.fullmatch(part)
-    }
-    return [item for item in errors if tuple(item["loc"][:-1]) not in lists]
 
 
 def _fault(item: Mapping[str, Any]) -> ProblemFault:
@@ -129,6 +121,11 @@ def _methods(request: Request) -> list[str]:
     return [method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
+def answer_gone(request: Request, _error: Exception) -> Response:
+    """Answer for the log alone: the client has hung up, or was cut off, before its body was there."""
+    return problem(_id(request), 400, "malformed", _HTTP_TITLES[400][1], "the body was broken off")
+
+
 def answer_unexpected(request: Request, error: Exception) -> Response:
     """Answer a fault of ours: the log has it, the answer only its id."""
     _log.error("unexpected error", path=request.url.path, exc_info=error)
@@ -142,6 +139,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer_error)
     app.add_exception_handler(RequestValidationError, answer_validation)
     app.add_exception_handler(HTTPException, answer_http)
+    app.add_exception_handler(ClientDisconnect, answer_gone)
     app.add_exception_handler(Exception, answer_unexpected)
 
 
@@ -154,5 +152,5 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "description": titles[status],
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-        for status in (400, 401, 413, 422, 503, *statuses)
+        for status in (400, 401, 403, 413, 422, 503, *statuses)
     }

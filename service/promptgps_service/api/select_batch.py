@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from promptgps_client.wire import Batch, SelectBatch
 
-from promptgps_service.api.dependencies import Ctx
+from promptgps_service.api.dependencies import Caller, Ctx
 from promptgps_service.api.problems import responses
 from promptgps_service.flow import select
 from promptgps_service.telemetry import DRAWS, SELECTIONS
@@ -14,8 +14,9 @@ router = APIRouter(tags=["selection"])
 
 
 @router.post("/select_batch", responses=responses(404, 409, 429))
-def select_batch(request: SelectBatch, context: Ctx) -> Batch:
+def select_batch(request: SelectBatch, context: Ctx, access: Caller) -> Batch:
     """The next batch worth rolling out; the same (run, sequence) again gives the same draws."""
+    access.may_change(request.run)
     batch = select.select_batch(context, request)
     if not batch.replayed:
         SELECTIONS.labels(batch.run).inc()

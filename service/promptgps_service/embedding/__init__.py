@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -42,13 +43,16 @@ class Embedder(Protocol):
         ...
 
 
-def make_embedder(kind: str, *, dimension: int | None = None, path: str | None = None) -> Embedder:
+def make_embedder(
+    kind: str, *, dimension: int | None = None, path: str | None = None, root: Path | None = None
+) -> Embedder:
     """Embedder of a pool.
 
     Args:
         kind: one of ``KINDS``.
         dimension: needed for ``given``; elsewhere the model has it, and one that differs is refused.
         path: folder of the model, for ``folder`` only.
+        root: what the folder must be in.
 
     Raises:
         Invalid: unknown kind, a setting missing or not of this kind, a model that can't be loaded; names the
@@ -60,18 +64,18 @@ def make_embedder(kind: str, *, dimension: int | None = None, path: str | None =
         raise Invalid.at("embedding.path", f"embedding kind '{kind}' takes no path")
     if kind == "given":
         return GivenEmbedder(_checked_dimension(dimension))
-    embedder = WordLlamaEmbedder() if kind == "wordllama" else _folder(path)
+    embedder = WordLlamaEmbedder() if kind == "wordllama" else _folder(path, root)
     if dimension is not None and dimension != embedder.dimension:
         detail = f"embedding kind '{kind}' has dimension {embedder.dimension} here, not {dimension}"
         raise Invalid.at("embedding.dimension", detail)
     return embedder
 
 
-def _folder(path: str | None) -> FolderEmbedder:
+def _folder(path: str | None, root: Path | None) -> FolderEmbedder:
     """Embedder of a folder that must be named."""
     if not path:
         raise Invalid.at("embedding.path", "embedding kind 'folder' needs the path of a model's folder")
-    return FolderEmbedder(path)
+    return FolderEmbedder(path, root)
 
 
 def _checked_dimension(dimension: int | None) -> int:

@@ -16,6 +16,7 @@ from promptgps_service.errors import Busy
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
+CALL_SECONDS = 30.0  # a lane that cannot publish (the database's disk is full) must not take every request's thread
 
 
 class Lane:
@@ -64,14 +65,19 @@ class Lane:
         """Do a job on the lane and wait for its answer.
 
         Raises:
-            Busy: as many jobs wait as the lane allows.
+            Busy: as many jobs wait as the lane allows, or it did not get to this one in time.
         """
         future: Future[T] = Future()
         with self._changed:
             if self._stopping or len(self._due) >= self._depth:
                 raise Busy(f"the {self.name} lane is full", retry_after=1.0)
             self._push(time.monotonic(), lambda: _resolve(future, job), future)
-        return future.result()
+        try:
+            return future.result(CALL_SECONDS)
+        except TimeoutError:
+            if not future.cancel():  # it is being done, or it was the job itself that ran out of time
+                return future.result()
+            raise Busy(f"the {self.name} lane is held up", retry_after=5.0) from None
 
     def stop(self) -> None:
         """Finish the job at hand, drop the rest (the log has it all) and end the thread."""
@@ -109,11 +115,13 @@ class Lane:
             except Exception:  # noqa: BLE001  the lane outlives any job; the traceback goes to the log
                 _log.exception("lane job failed", lane=self.name)
         for _, _, _, future in self._due:
-            if future is not None:
+            if future is not None and future.set_running_or_notify_cancel():
                 future.set_exception(Busy(f"the {self.name} lane is stopping", retry_after=5.0))
 
 
 def _resolve(future: Future[Any], job: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return  # nobody waits for it any more
     try:
         future.set_result(job())
     except BaseException as error:  # noqa: BLE001  the caller gets it

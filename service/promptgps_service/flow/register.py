@@ -75,8 +75,7 @@ def add_prompts(context: Context, name: str, chunks: Iterable[PromptChunk]) -> P
         pool = unit.pools.get(name)
     embedder = context.features.embedder(pool)
     token = secrets.token_hex(16)
-    with context.store.write() as unit:
-        length = start = unit.pools.begin_import(pool, token)
+    length = start = _begin(context, pool, token)
     rows = 0
     try:
         for chunk in chunks:
@@ -90,6 +89,14 @@ def add_prompts(context: Context, name: str, chunks: Iterable[PromptChunk]) -> P
             unit.pools.abandon_import(pool.id, token)
         raise
     return PromptsAdded(added=length - start, duplicates=rows - (length - start), total=length)
+
+
+def _begin(context: Context, pool: PoolRecord, token: str) -> int:
+    """Begin an import; one that this process has seen stand still for too long is dead, and makes room."""
+    with context.store.write() as unit:
+        other = unit.pools.importing(pool.id)
+        still = context.imports.seconds(pool.id, other)
+        return unit.pools.begin_import(pool, token, other if still >= context.import_seconds else None)
 
 
 def _stage(

@@ -13,7 +13,7 @@ from promptgps_service.acquisition.choose import Choice, Field, Group, TooFew, c
 from promptgps_service.acquisition.randomness import derive
 from promptgps_service.acquisition.reuse import tiers
 from promptgps_service.acquisition.utility import mixed_probability
-from promptgps_service.errors import Conflict, Fault, Invalid
+from promptgps_service.errors import Busy, Conflict, Fault, Invalid
 from promptgps_service.flow.context import Context, Desk
 from promptgps_service.flow.digest import request_digest
 from promptgps_service.flow.draw_ids import draw_ids
@@ -36,13 +36,14 @@ def select_batch(context: Context, request: SelectBatch) -> Batch:
         NotFound: no such run, or unknown keys among candidates or exclusions.
         Conflict: the sequence has answered another request.
         Invalid: fewer prompts than the batch wants.
+        Busy: too many draws of the run are without an outcome.
         Unavailable: the database does not answer; nothing was drawn.
     """
     desk = context.desk(request.run)
     digest = request_digest(request, _RENDERING)
     warnings = _wait(context, desk, request)
     while (batch := _draw(context, desk.state, request, digest, warnings)) is None:
-        _take_grown_rows(context, desk)
+        _bring_up_to_date(context, desk)
     return batch
 
 
@@ -54,36 +55,46 @@ def _same(found: SelectionRecord | None, digest: str) -> SelectionRecord | None:
 
 
 def _wait(context: Context, desk: Desk, request: SelectBatch) -> list[str]:
-    """Wait for the model to learn from everything reported; a warning where time ran out."""
-    state, position = desk.state, desk.state.log_position
-    if request.wait_seconds == 0 or (state.table is not None and state.table.trained_through >= position):
+    """Wait for the model to learn from everything reported, to whatever process; a warning where time ran out."""
+    if request.wait_seconds == 0:
+        return []
+    state, position = desk.state, context.catch_up(desk.state).log_position
+    if state.has_learned(position):
         return []
     if request.sequence is not None:
         with context.store.read() as unit:
             if unit.selections.find(state.id, request.sequence) is not None:
                 return []  # a replay waits for nothing
-    desk.trainer.wake(now=True)
-    if state.wait_learned(position, request.wait_seconds):
+    desk.trainer.ask(position)
+    if not context.waiting.acquire(blocking=False):
+        return ["the batch did not wait for the model: too many requests do already"]
+    try:
+        learned = state.wait_learned(position, request.wait_seconds)
+    finally:
+        context.waiting.release()
+    if learned:
         return []
     return [f"the model had not learned from everything reported after {request.wait_seconds:g} s"]
 
 
-def _take_grown_rows(context: Context, desk: Desk) -> None:
-    """Let prompts that were added to the pools since take part."""
+def _bring_up_to_date(context: Context, desk: Desk) -> None:
+    """Let prompts that were added to the pools since take part, and after a restore the model of the snapshot."""
     state = desk.state
     with state.lock, context.store.write() as unit:
         record = unit.runs.lock(state.id)
         context.catch_up_in(unit, state, record)
         context.add_grown_rows(unit, state)
     context.catch_up(state)
-    if state.table is None or state.table.rows < state.rows:
-        desk.trainer.grow()
+    desk.trainer.update()
 
 
 def _draw(
     context: Context, state: RunState, request: SelectBatch, digest: str, warnings: list[str]
 ) -> Batch | None:
-    """Choose and write a selection, holding the run against every other writer; None where the pools have grown."""
+    """Choose and write a selection, holding the run against every other writer.
+
+    None where the score table is not the run's: its pools have grown, or it was put back to a snapshot.
+    """
     with state.lock:
         with context.store.write() as unit:
             record = unit.runs.lock(state.id)
@@ -92,8 +103,10 @@ def _draw(
                 if found is not None:
                     return _render(unit, state, found, request, replayed=True)
             context.catch_up_in(unit, state, record)
+            _check_open(state, request.batch_size, context.limits.open_draws)
             grown = unit.pools.total([share.pool for share in state.settings.pools]) > state.rows
-            if grown or state.table is None or state.table.rows < state.rows:
+            table = state.table
+            if grown or table is None or table.rows < state.rows or table.epoch != record.epoch:
                 return None
             selection = _choose(context, unit, state, record, request, digest, warnings)
             unit.selections.add(state.id, selection)
@@ -101,6 +114,16 @@ def _draw(
             batch = _render(unit, state, selection, request, replayed=False)
         state.apply_selection(selection)
     return batch
+
+
+def _check_open(state: RunState, asked: int, limit: int) -> None:
+    """Stop a trainer that draws and never reports, before the log is full of its draws."""
+    if state.draws + asked <= limit:
+        return
+    unreported = int(np.count_nonzero(state.issued.reported.view == 0))
+    if unreported + asked > limit:
+        detail = f"{unreported} draws of run {state.name!r} have no outcome, and at most {limit} may be without one: "
+        raise Busy(f"{detail}report them, with status `cancelled` where nothing will come", retry_after=10.0)
 
 
 def _choose(
@@ -152,6 +175,8 @@ def _choose(
         uncertainty=chosen.std.cpu().numpy().astype(np.float32),
         uniform=choice.uniform.cpu().numpy().astype(np.uint8),
         warnings=warnings + choice.warnings + _low_signal(choice, chosen.mean, rollouts, settings.selection.strategy),
+        epoch=record.epoch,
+        waited=request.wait_seconds > 0,
     )
 
 
@@ -182,11 +207,10 @@ def _spread(context: Context, state: RunState) -> dict[str, Tensor]:
     selection = state.settings.selection
     if not selection.diversity:
         return {}
-    matrix = context.features.matrix(state.segments)
     firsts = state.issued.first_draw.view[-(selection.history_steps or 0) :]
     start = int(firsts[0]) if selection.history_steps and firsts.size else state.draws
     anchors = torch.from_numpy(state.issued.row.view[start:].astype(np.int64)).to(state.device)
-    return {"embedding": matrix.embedding, "anchors": anchors}
+    return {"embedding": context.features.embedding(state.segments), "anchors": anchors}
 
 
 def _low_signal(choice: Choice, mean: Tensor, rollouts: int, strategy: str) -> list[str]:
@@ -212,7 +236,7 @@ def _render(
         trained_through=selection.trained_through,
         strategy=selection.strategy,
         draws=Draws(
-            draw_id=draw_ids(state.id, selection.first_draw, selection.size),
+            draw_id=draw_ids(state.id, selection.epoch, selection.first_draw, selection.size),
             prompt=[key for key, _ in prompts],
             predicted_success=selection.predicted.astype(np.float64).round(6).tolist(),
             uncertainty=selection.uncertainty.astype(np.float64).round(6).tolist(),

@@ -16,6 +16,8 @@ from promptgps_service.model.predictor import Visits
 from promptgps_service.model.staleness import temper
 from promptgps_service.store.records import LogSlice
 
+MOST_SELECTIONS = 128  # learned from before something is published
+
 
 @dataclass(frozen=True)
 class Step:
@@ -24,6 +26,41 @@ class Step:
     clock: int
     visits: Visits
     uniform: NDArray[np.bool_]
+
+
+def due(part: LogSlice, state: RunState, groups: int) -> int:
+    """Position of the log up to which a slice is worth learning from now; where it starts if none of it is.
+
+    A trainer that waits for the model sets the pace: nothing is learned before its step is whole, or it asks. What the
+    model has learned together then depends on the log alone, not on when the model found the time, so that a run that
+    is put back to a snapshot goes on as it did the first time.
+    """
+    if not waits(state):
+        return part.head if ready(part, state, groups) else part.start
+    with state.lock:
+        newest = len(state.issued.size) - 1
+        whole = bool(state.issued.complete(np.array([newest])).all())
+        lines = np.flatnonzero(part.draw >= state.issued.first_draw.view[newest])
+    return part.start + int(lines[-1]) + 1 if whole and lines.size else part.start
+
+
+def at_most(part: LogSlice, state: RunState, position: int) -> int:
+    """``position``, or where before it the slice comes to more selections than are learned at once.
+
+    A worker that is far behind publishes on its way: if it is killed, the next one does not begin where it began.
+    """
+    drawn = np.flatnonzero(part.draw[: position - part.start] >= 0)
+    with state.lock:
+        _, first = np.unique(state.issued.selection_of(part.draw[drawn]), return_index=True)
+    if first.size <= MOST_SELECTIONS:
+        return position
+    return part.start + int(drawn[np.sort(first)[MOST_SELECTIONS]])
+
+
+def waits(state: RunState) -> bool:
+    """Whether the run's trainer waits for the model: it did for its newest batch."""
+    with state.lock:
+        return bool(state.issued.waited.view[-1:].any())
 
 
 def ready(part: LogSlice, state: RunState, groups: int) -> bool:

@@ -13,6 +13,7 @@ from promptgps_service.model.posterior import BetaPosterior
 from promptgps_service.model.predictor import Visits, require_rows
 
 PRIOR = 1.0  # Beta(1, 1)
+CARRIED = 0.25  # of another run's evidence: its policy was another
 
 
 class DiscountedBeta:
@@ -52,6 +53,13 @@ class DiscountedBeta:
         """The prior, for every one of L prompts."""
         prior = self.counts.new_full((features.shape[0],), PRIOR)
         return BetaPosterior(prior, prior)
+
+    def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
+        """Start with a part of the evidence another run had, where the prompts are the same."""
+        rows = places.to(self.device)[state["rows"].to(self.device)]
+        kept = rows >= 0
+        self.counts[rows[kept]] = PRIOR + CARRIED * (state["counts"].to(self.counts)[kept] - PRIOR)
+        self.visited[rows[kept]] = True
 
     def grow(self, features: Features) -> None:
         """Take more rows."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from promptgps_service.model.features import Features
-from promptgps_service.model.predictor import Posterior, Predictor, Visits, Vital
+from promptgps_service.model.predictor import Continuing, Posterior, Predictor, Visits, Vital, part
 from promptgps_service.model.quality import Scores, score
 
 MEMORY = 0.9  # of the discounted losses, per step
@@ -147,6 +147,13 @@ class Panel:
             member.grow(features)
         self._posteriors = {}
 
+    def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
+        """Let those who can start from what the panel of another run has learned; see ``predictor.Continuing``."""
+        for name, member in self.members.items():
+            if isinstance(member, Continuing):
+                member.begin(part(state, f"{name}."), places)
+        self._posteriors = {}
+
     def state_dict(self) -> dict[str, Tensor]:
         """Everybody's state, by name, and the standing."""
         names = list(self.members)
@@ -166,8 +173,7 @@ class Panel:
         if state.get("panel.standing", torch.zeros(0)).shape != (len(names), 3):
             raise ValueError("the state is not one of these predictors")
         for name in names:
-            own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-            self.members[name].load_state_dict(own)
+            self.members[name].load_state_dict(part(state, f"{name}."))
         self._standing = dict(zip(names, state["panel.standing"].cpu().clone(), strict=True))
         self.steps, served = (int(value) for value in state["panel.place"])
         self.served = names[served]

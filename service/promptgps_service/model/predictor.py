@@ -46,6 +46,11 @@ def require_rows(rows: Tensor, count: int) -> None:
         raise ValueError("a row is outside the pool")
 
 
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries of a state whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
 class Posterior(Protocol):
     """Distribution of the success rate γ of M prompts, independent between prompts."""
 
@@ -113,6 +118,23 @@ class Predictor(Protocol):
 
         Raises:
             ValueError: the state is of another predictor, pool size or feature dimension.
+        """
+        ...
+
+
+@runtime_checkable
+class Continuing(Protocol):
+    """A predictor that can start from what one of its kind has learned in another run."""
+
+    def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
+        """Start from a state of another run in the same frame, with doubt: the policy is another.
+
+        Args:
+            state: its ``state_dict``.
+            places: long[N'], the row here of each of its rows, −1 where there is none.
+
+        Raises:
+            ValueError: the state is of another predictor or feature dimension.
         """
         ...
 

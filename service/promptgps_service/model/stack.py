@@ -19,7 +19,7 @@ from torch.nn.functional import softplus
 
 from promptgps_service.model.features import Features
 from promptgps_service.model.posterior import LogitNormal
-from promptgps_service.model.predictor import Posterior, Predictor, Visits, require_rows
+from promptgps_service.model.predictor import Continuing, Posterior, Predictor, Visits, part, require_rows
 
 MEMORY = 4096  # visits
 FADING = 0.98  # what a visit keeps of its weight at the next step
@@ -77,6 +77,14 @@ class Stack:
             member.grow(features)
         self._told = None
 
+    def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
+        """Start with another run's weights, and let those members that can start from what theirs have learned."""
+        for name, member in self.members.items():
+            if isinstance(member, Continuing):
+                member.begin(part(state, f"{name}."), places)
+        self.weights = state["weights"].to(self.weights)
+        self._told = None
+
     def vitals(self) -> dict[str, float]:
         """The weights, by member."""
         return {f"weight.{name}": float(w) for name, w in zip(self.members, self.weights, strict=True)}
@@ -105,8 +113,7 @@ class Stack:
 
     def _load(self, state: Mapping[str, Tensor]) -> None:
         for name, member in self.members.items():
-            start = f"{name}."
-            member.load_state_dict({key.removeprefix(start): state[key] for key in state if key.startswith(start)})
+            member.load_state_dict(part(state, f"{name}."))
         self.weights, self.memory = state["weights"].to(self.weights), state["memory"].to(self.memory)
         self._told = None
 

@@ -14,6 +14,12 @@ from promptgps_service.errors import Invalid
 # Request threads, the training lane and imports; a smaller pool would make threads queue where nobody sees it.
 CONNECTIONS = 48
 BUSY_TIMEOUT_MS = 30_000
+# A database machine that vanishes says nothing: its silence must not keep a request, and the run it has locked, for
+# the quarter of an hour that the kernel would wait.
+_POSTGRESQL_TIMEOUTS = {
+    "connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}  # fmt: skip
 
 
 def parse_url(url: str) -> URL:
@@ -52,7 +58,7 @@ def make_engine(url: str) -> Engine:
         max_overflow=0,
         pool_pre_ping=True,  # the database may have been restarted since the last use
         isolation_level="READ COMMITTED",  # row locks of the runs serialise writers; readers see what is committed
-        connect_args={"connect_timeout": 5},
+        connect_args=_POSTGRESQL_TIMEOUTS,
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import registry
 
+from promptgps_service.store.clock import utc_seconds
 from promptgps_service.store.records import LogSlice, OutcomeRecord
 from promptgps_service.store.tables import outcomes
 
@@ -40,7 +40,7 @@ class Log:
 
     def append(self, run_id: int, head: int, records: Sequence[OutcomeRecord]) -> int:
         """Append records after position ``head``; the run must be locked. Answers the new head."""
-        now = time.time()
+        now = utc_seconds()
         rows = [
             (
                 run_id, head + index, record.draw, record.row, record.rollout, record.successes, record.trials,

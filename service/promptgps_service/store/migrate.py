@@ -11,9 +11,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from promptgps_service.errors import Unavailable
+from promptgps_service.store.faults import fault_of
 
 _LOCK = 7_209_310_455_108_116  # any constant: concurrent migrations of one PostgreSQL take turns
 
@@ -61,6 +62,9 @@ def _run(engine: Engine, action: Callable[[Config, str], None], revision: str) -
                 if connection.dialect.name == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
                 action(alembic_config(connection), revision)
-    except OperationalError as error:
+    except DBAPIError as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
         cause = str(error.orig).partition("\n")[0]
-        raise Unavailable(f"the database does not answer: {cause}") from error
+        raise Unavailable(f"{fault}: {cause}") from error

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import BindParameter, Connection, Row, bindparam, delete, func, insert, select, update
+from numpy.typing import NDArray
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)  # fmt: skip
 
 from promptgps_service.errors import Busy, NotFound
 from promptgps_service.store.clock import utc_now
@@ -15,8 +28,6 @@ from promptgps_service.store.named import insert_named
 from promptgps_service.store.records import PoolArrays, PoolChunk, PoolRecord
 from promptgps_service.store.tables import pool_chunks, pools, prompts
 
-# An import that has not renewed its token for so long is taken for dead.
-IMPORT_LEASE_SECONDS = 20.0
 T = TypeVar("T")
 
 LOOKUP = 8_192  # bound parameters in one query; SQLite takes 32,766, PostgreSQL 65,535
@@ -82,18 +93,29 @@ class Pools:
 
     # ---- staged import -------------------------------------------------------------------------------------
 
-    def begin_import(self, pool: PoolRecord, token: str) -> int:
+    def importing(self, pool_id: int) -> tuple[str, float] | None:
+        """Token and beat of the import that is under way or dead; None where there is none."""
+        row = self._connection.execute(
+            select(pools.c.import_token, pools.c.import_beat).where(pools.c.id == pool_id)
+        ).one()
+        return None if row.import_token is None else (row.import_token, row.import_beat)
+
+    def begin_import(self, pool: PoolRecord, token: str, dead: tuple[str, float] | None = None) -> int:
         """Take the pool's import token and clear what a dead import left; answers the committed length.
+
+        Args:
+            pool: where to.
+            token: of the new import.
+            dead: token and beat of an import that has stood still for too long.
 
         Raises:
             Busy: another import is under way.
         """
-        now = time.time()
+        free: ColumnElement[bool] = pools.c.import_token.is_(None)
+        if dead is not None:
+            free = or_(free, and_(pools.c.import_token == dead[0], pools.c.import_beat == dead[1]))
         taken = self._connection.execute(
-            update(pools)
-            .where(pools.c.id == pool.id)
-            .where(pools.c.import_token.is_(None) | (pools.c.import_beat < now - IMPORT_LEASE_SECONDS))
-            .values(import_token=token, import_beat=now)
+            update(pools).where(pools.c.id == pool.id, free).values(import_token=token, import_beat=0)
         )
         if taken.rowcount != 1:
             raise Busy(f"another import into pool {pool.name!r} is under way", retry_after=2.0)
@@ -156,7 +178,7 @@ class Pools:
         renewed = self._connection.execute(
             update(pools)
             .where(pools.c.id == pool_id, pools.c.import_token == token)
-            .values(import_beat=time.time())
+            .values(import_beat=pools.c.import_beat + 1)
         )
         if renewed.rowcount != 1:
             raise Busy("this import was taken for dead and replaced by another; send it again", retry_after=2.0)
@@ -228,10 +250,21 @@ class Pools:
             identity.append(np.frombuffer(row.identity, dtype="<i8")[part])
             embedding.append(np.frombuffer(row.embedding, dtype="<f2").reshape(row.size, -1)[part])
             surface.append(np.frombuffer(row.surface, dtype="<f4").reshape(row.size, -1)[part])
+        offline = self._offline(pool.id, start, stop)
         if not identity:
             empty = np.zeros((0, 0), np.float32)
-            return PoolArrays(np.zeros(0, np.int64), np.zeros((0, pool.dimension), np.float16), empty)
-        return PoolArrays(np.concatenate(identity), np.concatenate(embedding), np.concatenate(surface))
+            return PoolArrays(np.zeros(0, np.int64), np.zeros((0, pool.dimension), np.float16), empty, offline)
+        return PoolArrays(np.concatenate(identity), np.concatenate(embedding), np.concatenate(surface), offline)
+
+    def _offline(self, pool_id: int, start: int, stop: int) -> NDArray[np.float64]:
+        query = select(prompts.c.position, prompts.c.prior_successes, prompts.c.prior_trials).where(
+            prompts.c.pool_id == pool_id, prompts.c.position >= start, prompts.c.position < stop,
+            prompts.c.prior_trials > 0,
+        )  # fmt: skip
+        found = np.array(self._connection.execute(query).all(), np.float64).reshape(-1, 3)
+        offline = np.zeros((max(stop - start, 0), 2))
+        offline[found[:, 0].astype(np.int64) - start] = found[:, 1:]
+        return offline
 
 
 def _parts(values: Sequence[T]) -> list[Sequence[T]]:

@@ -7,16 +7,18 @@ from contextlib import contextmanager
 from functools import cached_property
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from promptgps_service.errors import Unavailable
 from promptgps_service.store.engine import make_engine
+from promptgps_service.store.faults import unavailable
+from promptgps_service.store.keys import Keys
+from promptgps_service.store.leases import Leases
 from promptgps_service.store.log import Log
 from promptgps_service.store.migrate import is_current
 from promptgps_service.store.pools import Pools
 from promptgps_service.store.runs import Runs
 from promptgps_service.store.selections import Selections
+from promptgps_service.store.snapshots import Snapshots
+from promptgps_service.store.superseded import SupersededLog
 from promptgps_service.store.versions import Versions
 
 
@@ -47,9 +49,29 @@ class Unit:
         return Log(self.connection)
 
     @cached_property
+    def keys(self) -> Keys:
+        """API keys."""
+        return Keys(self.connection)
+
+    @cached_property
     def versions(self) -> Versions:
         """Model versions and the metrics of the steps that led to them."""
         return Versions(self.connection)
+
+    @cached_property
+    def leases(self) -> Leases:
+        """Workers and the runs that they hold."""
+        return Leases(self.connection)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """Snapshots and restores."""
+        return Snapshots(self.connection)
+
+    @cached_property
+    def superseded(self) -> SupersededLog:
+        """What a restore has superseded."""
+        return SupersededLog(self.connection)
 
 
 class Store:
@@ -68,7 +90,7 @@ class Store:
         Raises:
             Unavailable: the database does not answer.
         """
-        with _unavailable(), self._reader.connect() as connection, connection.begin():
+        with unavailable(), self._reader.connect() as connection, connection.begin():
             yield Unit(connection)
 
     @contextmanager
@@ -78,7 +100,7 @@ class Store:
         Raises:
             Unavailable: the database does not answer, is full, or stayed locked; nothing of the block is stored.
         """
-        with _unavailable(), self.engine.connect() as connection:
+        with unavailable(), self.engine.connect() as connection:
             connection = connection.execution_options(promptgps_write=True)
             with connection.begin():
                 yield Unit(connection)
@@ -96,16 +118,3 @@ class Store:
         """Close every connection."""
         self.engine.dispose()
 
-
-@contextmanager
-def _unavailable() -> Iterator[None]:
-    try:
-        yield
-    except PoolTimeout as error:
-        raise Unavailable("every connection to the database is in use; nothing was stored, try again") from error
-    except OperationalError as error:
-        raise Unavailable("the database does not answer; nothing was stored, try again") from error
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise Unavailable("the connection to the database was lost; nothing was stored, try again") from error
-        raise

@@ -28,7 +28,7 @@ from promptgps_service.model.neural.history import Step, Window, nothing, pad
 from promptgps_service.model.neural.latent import Normal, antithetic, divergence
 from promptgps_service.model.neural.objective import Model, Prior
 from promptgps_service.model.posterior import LogitNormal
-from promptgps_service.model.predictor import Visits, require_rows
+from promptgps_service.model.predictor import Visits, part, require_rows
 from promptgps_service.model.record import Record, match_moments, site
 from promptgps_service.model.staleness import temper
 from promptgps_service.model.text import same_frame
@@ -186,10 +186,23 @@ class Neural:
         if own["shape"].tolist() != state["shape"].tolist() or any(own[n].shape != state[n].shape for n in fixed):
             raise ValueError("the state is of another pool size, feature dimension or size of nets")
         require_rows(state["window.rows"], len(self.record))
-        self.record.load_state_dict(_part(state, "record."))
-        self.window.load_state_dict(_part(state, "window."), self.device)
-        self.fit.load_state_dict(_part(state, "fit."))
+        self.record.load_state_dict(part(state, "record."))
+        self.window.load_state_dict(part(state, "window."), self.device)
+        self.fit.load_state_dict(part(state, "fit."))
         self.step = int(state["step"])
+
+    def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
+        """Start with another run's nets and records; what z is now, the first steps tell.
+
+        Raises:
+            ValueError: the state is of another predictor, feature dimension or size of nets.
+        """
+        own, nets = self.fit.state_dict(), part(state, "fit.")
+        if own.keys() != nets.keys() or any(own[name].shape != nets[name].shape for name in own):
+            raise ValueError("the state is not one of a neural predictor with these features")
+        self.fit.load_state_dict(nets)
+        if self.own_record:
+            self.record.begin(part(state, "record."), places.to(self.device))
 
     def _new_model(self, features: Features) -> Model:
         return self._model(features.blocks, random=torch.Generator().manual_seed(self.seed))
@@ -274,7 +287,3 @@ class Neural:
 def _no_record(count: int, device: torch.device) -> Step:
     zero = torch.zeros(count, dtype=torch.float64, device=device)
     return Step(zero.long(), zero, zero, zero, torch.full_like(zero, torch.inf), zero, zero, zero)
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

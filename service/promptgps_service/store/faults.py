@@ -1,0 +1,51 @@
+"""Which errors are faults of the database, and how a caller is told: none of them shows a statement or a path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DatabaseError, DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from promptgps_service.errors import Unavailable
+
+_BY_CODE = {
+    "SQLITE_FULL": "the database has no room left on its disk",
+    "53100": "the database has no room left on its disk",  # disk_full
+    "SQLITE_NOTADB": "the database file is none",
+    "SQLITE_CORRUPT": "the database file is damaged",
+    "XX001": "the database is damaged",  # data_corrupted
+    "42P01": "the database has not been migrated",  # undefined_table
+}
+
+
+def fault_of(error: DBAPIError) -> str | None:
+    """What is wrong with the database; None where nothing is and the error is ours (a statement, a constraint)."""
+    code = str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None))
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    if error.connection_invalidated:
+        return "the connection to the database was lost"
+    # SQLite tells damage by the root of its errors; PostgreSQL a standby or a failing disk by InternalError
+    if isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError:
+        return "the database does not answer"
+    return None
+
+
+@contextmanager
+def unavailable() -> Iterator[None]:
+    """Turn faults of the database into `Unavailable`.
+
+    Raises:
+        Unavailable: it does not answer, is full or damaged, or every connection is in use.
+    """
+    try:
+        yield
+    except PoolTimeout as error:
+        raise Unavailable("every connection to the database is in use; nothing was stored, try again") from error
+    except DBAPIError as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        raise Unavailable(f"{fault}; nothing was stored, try again") from error
