@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: serve demo demo-quick test lint bench-latency bench-replay bench-rl clean help
+.PHONY: serve demo demo-quick test soak lint bench-latency bench-replay bench-rl bench-testtime clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ lint: $(VENV)/test.stamp  ## style, types, layers
 test: lint  ## style, types, layers and the whole test suite
 	$(BIN)/pytest -n $(WORKERS)
 
+soak: $(VENV)/test.stamp  ## clients, replicas and workers on PostgreSQL, one killed every few seconds (ten minutes)
+	PROMPTGPS_SOAK_SECONDS=$${PROMPTGPS_SOAK_SECONDS:-600} $(BIN)/pytest tests/faults/test_soak.py -o log_cli=true --log-cli-level=WARNING
+
 bench-latency: $(VENV)/test.stamp  ## latency over loopback beside an in-process MoPPS
 	$(BIN)/python -m benchmarks.latency
 
@@ -47,6 +50,9 @@ bench-replay: $(VENV)/test.stamp  ## prediction and choice on recorded histories
 
 bench-rl: $(VENV)/test.stamp  ## rollouts to accuracy in the small RL run, all strategies and seeds (an hour or more)
 	$(BIN)/python -m benchmarks.rl.bench
+
+bench-testtime: $(VENV)/test.stamp  ## test-time budgets on recorded histories: prompts solved by so many samples (half an hour)
+	$(BIN)/python -m benchmarks.testtime.bench
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

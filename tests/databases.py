@@ -244,14 +244,20 @@ def opened_store(url: str) -> Iterator[Store]:
 
 
 @contextmanager
-def opened_context(url: str, *, learning: Learning | None = None) -> Iterator[Context]:
+def opened_context(
+    url: str, *, learning: Learning | None = None, lease_seconds: float = 10.0
+) -> Iterator[Context]:
     """What one process of the service is made of, on the CPU; closed afterwards."""
     import torch
     from promptgps_service.flow.context import Context
     from promptgps_service.flow.trainer import Learning
 
     learning = learning or Learning(enabled=True, groups=32, seconds=0.2)
-    context = Context(Store(url), device=torch.device("cpu"), learning=learning, lane_depth=256)
+    context = Context(
+        Store(url), device=torch.device("cpu"), learning=learning, lane_depth=256, poll_seconds=0.05,
+        lease_seconds=lease_seconds,
+    )  # fmt: skip
+    context.follow()
     try:
         yield context
     finally:

@@ -91,7 +91,10 @@ class Server:
             found.update(self.json("GET", f"/runs/{run}"))
             return bool(found["trained_through"] == found["log_position"])
 
-        wait_for(trained, seconds, f"the model of {run} to learn the whole log: {found}")
+        try:
+            wait_for(trained, seconds, f"the model of {run} to learn the whole log")
+        except AssertionError as late:
+            raise ServerFailed(f"{late}: {found}\n{self.tail()}") from None
         return found
 
 
@@ -152,6 +155,15 @@ def start(database_url: str, folder: Path, *flags: str, **variables: str) -> Ser
         server.close()
         raise
     return server
+
+
+def start_worker(database_url: str, folder: Path, *flags: str, **variables: str) -> subprocess.Popen[bytes]:
+    """Start `promptgps train` with these flags; its log goes to the folder."""
+    arguments = command("train", "--database-url", database_url, *flags)
+    with (folder / f"worker-{time.monotonic_ns()}.log").open("wb") as log:
+        return subprocess.Popen(
+            arguments, stdout=log, stderr=subprocess.STDOUT, env=environment(**variables), cwd=folder
+        )
 
 
 @contextmanager

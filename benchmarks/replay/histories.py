@@ -71,5 +71,5 @@ def text_features(texts: tuple[str, ...]) -> Features:
         "embedding": torch.as_tensor(embed(texts)),
         "surface": torch.as_tensor(surface_features(texts)),
     }
-    return fit_frame(raw).features(list(raw.values()))
+    return fit_frame(raw).features(raw)
 

@@ -18,12 +18,16 @@ from promptgps_client.errors import (
     Unauthenticated,
     UnreadableAnswer,
 )
+from promptgps_client.selector import Draw, DrawnBatch, Selector, SpoolInUse
 from promptgps_client.transport import Options
 from promptgps_client.wire import (
     Batch,
+    Budget,
+    Calibration,
     Difficulty,
     Draws,
     Embedding,
+    OutcomesSoFar,
     OutcomesStored,
     Pool,
     Pools,
@@ -40,9 +44,10 @@ from promptgps_client.wire import (
 )
 
 __all__ = [
-    "AsyncPromptGPS", "BadAnswer", "Batch", "Conflict", "ConnectFailed", "Difficulty", "Draws",
-    "Embedding", "Forbidden", "InvalidRequest", "NoAnswer", "NotFound", "Options", "OutcomesStored",
-    "Pool", "PoolShare", "Pools", "Problem", "ProblemFault", "PromptGPS", "PromptGPSError",
-    "PromptsAdded", "Ready", "Reward", "Run", "RunMetrics", "Runs", "Selection", "ServerFault",
+    "AsyncPromptGPS", "BadAnswer", "Batch", "Budget", "Calibration", "Conflict", "ConnectFailed",
+    "Difficulty", "Draw", "DrawnBatch", "Draws", "Embedding", "Forbidden", "InvalidRequest",
+    "NoAnswer", "NotFound", "Options", "OutcomesSoFar", "OutcomesStored", "Pool", "PoolShare",
+    "Pools", "Problem", "ProblemFault", "PromptGPS", "PromptGPSError", "PromptsAdded", "Ready",
+    "Reward", "Run", "RunMetrics", "Runs", "Selection", "Selector", "ServerFault", "SpoolInUse",
     "TimedOut", "TooBusy", "TooLarge", "Unauthenticated", "UnreadableAnswer",
 ]  # fmt: skip

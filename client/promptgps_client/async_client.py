@@ -7,6 +7,7 @@ from copy import copy
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from promptgps_client import calls
+from promptgps_client.call import Call
 from promptgps_client.client import as_method
 from promptgps_client.errors import BadAnswer, NoAnswer, ServerFault
 from promptgps_client.transport import AsyncTransport, OptionFields, Options
@@ -17,7 +18,7 @@ A = TypeVar("A")
 
 
 def _asks(
-    build: Callable[P, calls.Call[A]],
+    build: Callable[P, Call[A]],
 ) -> Callable[Concatenate[AsyncPromptGPS, P], Coroutine[Any, Any, A]]:
     async def method(self: AsyncPromptGPS, /, *args: P.args, **kwargs: P.kwargs) -> A:
         return await self._transport.ask(build(*args, **kwargs))
@@ -26,7 +27,7 @@ def _asks(
 
 
 def _adds(
-    build: Callable[P, Iterator[calls.Call[PromptsAdded]]],
+    build: Callable[P, Iterator[Call[PromptsAdded]]],
 ) -> Callable[Concatenate[AsyncPromptGPS, P], Coroutine[Any, Any, PromptsAdded]]:
     async def method(self: AsyncPromptGPS, /, *args: P.args, **kwargs: P.kwargs) -> PromptsAdded:
         return calls.summed([await self._transport.ask(call) for call in build(*args, **kwargs)])
@@ -71,7 +72,11 @@ class AsyncPromptGPS:
     report_groups = _asks(calls.report_groups)
     report_rollouts = _asks(calls.report_rollouts)
     predict_difficulty = _asks(calls.predict_difficulty)
+    allocate_budget = _asks(calls.allocate_budget)
     metrics = _asks(calls.metrics)
+    snapshot = _asks(calls.snapshot)
+    snapshots = _asks(calls.snapshots)
+    restore = _asks(calls.restore)
 
     async def ready(self) -> Ready:
         """As `PromptGPS.ready`."""

@@ -10,58 +10,37 @@ can raise each branch of `errors.py`; "Raises" names only what is particular.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
-from urllib.parse import quote
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any, TypeAlias
 
 from promptgps_client import wire
+from promptgps_client.call import Call, Retry
+from promptgps_client.call import get as _get
+from promptgps_client.call import named as _named
+from promptgps_client.call import read_as as _as
+from promptgps_client.call import send as _send
 from promptgps_client.columns import Array, Integers, Numbers, Strings, Vectors, agree, in_order, parts, plain
-from promptgps_client.errors import ServerFault, faults_of, invalid_request
-from promptgps_client.wire import Embedding, Name, PoolShare, ProblemFault, Reward, Selection, Status, Wire
+from promptgps_client.errors import ServerFault, invalid_request
+from promptgps_client.wire import (
+    Calibration,
+    Embedding,
+    Objective,
+    OutcomesSoFar,
+    PoolShare,
+    ProblemFault,
+    Reward,
+    Selection,
+    Status,
+)
 
-A = TypeVar("A")
-W = TypeVar("W", bound=Wire)
 Fields: TypeAlias = Mapping[str, Any]
 
-JSON = {"Content-Type": "application/json"}
 FILE_HEADERS = {
     ".jsonl": {"Content-Type": "application/jsonl"},
     ".jsonl.gz": {"Content-Type": "application/jsonl", "Content-Encoding": "gzip"},
     ".parquet": {"Content-Type": "application/vnd.apache.parquet"},
 }
-
-
-class Retry(Enum):
-    """Which failures may be tried again."""
-
-    SAFE = "whatever may pass: the call does the same however often it is sent"
-    UNLESS_DONE = "only what was certainly not done"
-    NEVER = "nothing: the call asks for the state of this moment"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call(Generic[A]):
-    """One logical request, and how to read its answer."""
-
-    method: str
-    path: str
-    read: Callable[[bytes], A]
-    retry: Retry = Retry.SAFE
-    body: bytes | Path | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    wait_seconds: float = 0.0
-    idempotency_key: str | None = None
-    first_row: int = 0
-    also_answers: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.path}"
-
 
 # ---- pools -------------------------------------------------------------------------------------------------
 
@@ -311,6 +290,39 @@ def predict_difficulty(
     return _send("POST", "/predict_difficulty", wire.PredictDifficulty, wire.Difficulty, fields)
 
 
+def allocate_budget(
+    *, run: str, keys: Strings | None = None, texts: Strings | None = None, vectors: Vectors | None = None,
+    total: int | None = None, mean: float | None = None, minimum: int = 0, maximum: int | None = None,
+    objective: Objective = "best_of_n", outcomes_so_far: OutcomesSoFar | Fields | None = None,
+    calibration: Calibration | Fields | None = None,
+) -> Call[wire.Budget]:  # fmt: skip
+    """How many samples to spend on each prompt at test time, where they are expected to bring most.
+
+    Args:
+        run: The run whose model is asked.
+        keys: Prompts of its pools; or
+        texts: new prompts; or
+        vectors: new prompts as embeddings. At most 100,000 rows.
+        total: Samples to spend, exactly, at most 1,000,000; or
+        mean: samples a prompt.
+        minimum: Samples that every prompt gets.
+        maximum: Most samples that one prompt gets, at most and by default 4,096.
+        objective: `best_of_n` (a verifier finds a right one), `majority_vote` (the plurality answer is to be right)
+            or `average` (their mean is to be near the success rate).
+        outcomes_so_far: `successes` and `trials` of each prompt in earlier rounds; the budget is of the next one.
+        calibration: Other prompts with `successes` and `trials`, by which predictions are corrected; for a vote also
+            `wrong_answers`, how often each different wrong answer came.
+
+    Raises:
+        InvalidRequest: Also when the total cannot be spread between minimum and maximum.
+    """
+    return _send("POST", "/allocate_budget", wire.AllocateBudget, wire.Budget, {
+        "run": run, "keys": keys, "texts": texts, "vectors": vectors, "total": total, "mean": mean,
+        "minimum": minimum, "maximum": maximum, "objective": objective, "outcomes_so_far": outcomes_so_far,
+        "calibration": calibration,
+    })  # fmt: skip
+
+
 def metrics(run: str) -> Call[wire.RunMetrics]:
     """Series of a run, one entry for each step learned.
 
@@ -318,6 +330,50 @@ def metrics(run: str) -> Call[wire.RunMetrics]:
         NotFound: There is no such run.
     """
     return _get(f"/runs/{_named('run', run)}/metrics", wire.RunMetrics)
+
+
+# ---- checkpoints -------------------------------------------------------------------------------------------
+
+
+def snapshot(run: str, tag: str) -> Call[wire.Snapshot]:
+    """Mark a run as it is now, with each checkpoint of the trainer; the same tag again is the same snapshot.
+
+    Args:
+        run: The run's name.
+        tag: 1 to 128 letters, digits, `.`, `_`, `-`.
+
+    Raises:
+        NotFound: There is no such run.
+    """
+    return _send("POST", f"/runs/{_named('run', run)}/snapshots", wire.TakeSnapshot, wire.Snapshot, {"tag": tag})
+
+
+def snapshots(run: str) -> Call[wire.Snapshots]:
+    """Snapshots of a run, superseded ones too, and its restores.
+
+    Raises:
+        NotFound: There is no such run.
+    """
+    return _get(f"/runs/{_named('run', run)}/snapshots", wire.Snapshots)
+
+
+def restore(run: str, tag: str, *, idempotency_key: str | None = None) -> Call[wire.Restored]:
+    """Put a run back to a snapshot, before training goes on from the checkpoint that it was made with.
+
+    Draws issued after the snapshot are superseded: their outcomes are still taken, and counted in `superseded`,
+    but not learned from. Given the same requests and outcomes, the same prompts are drawn as the first time.
+
+    Args:
+        run: The run's name.
+        tag: Of the snapshot.
+        idempotency_key: The restore is done once for each key. One is made for each call and its retries; where
+            several ranks may call, give all of them the same.
+
+    Raises:
+        NotFound: There is no such run, or no such snapshot that stands.
+    """
+    path = f"/runs/{_named('run', run)}/restore"
+    return _send("POST", path, wire.Restore, wire.Restored, {"tag": tag}, idempotency_key=idempotency_key)
 
 
 # ---- health ------------------------------------------------------------------------------------------------
@@ -344,9 +400,6 @@ def healthy() -> Call[bool]:
     return Call(method="GET", path="/healthz", read=lambda _: True, retry=Retry.NEVER)
 
 
-# ---- building ----------------------------------------------------------------------------------------------
-
-
 def summed(answers: Sequence[wire.PromptsAdded]) -> wire.PromptsAdded:
     """The answer to an `add_prompts` that went out in several requests."""
     return wire.PromptsAdded(
@@ -354,40 +407,3 @@ def summed(answers: Sequence[wire.PromptsAdded]) -> wire.PromptsAdded:
         duplicates=sum(answer.duplicates for answer in answers),
         total=answers[-1].total,
     )
-
-
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
-
-
-def _as(answer: type[W]) -> Callable[[bytes], W]:
-    """Reads an answer. Fields that it does not know are passed over, so that a newer service can say more."""
-    return lambda body: answer.model_validate_json(body, extra="ignore")
-
-
-def _get(path: str, answer: type[W]) -> Call[W]:
-    return Call(method="GET", path=path, read=_as(answer))
-
-
-def _send(
-    method: str, path: str, request: type[Wire], answer: type[W], fields: Fields, *,
-    retry: Retry = Retry.SAFE, wait_seconds: float = 0.0, idempotency_key: str | None = None,
-    first_row: int = 0,
-) -> Call[W]:  # fmt: skip
-    given = {name: plain(value) for name, value in fields.items() if value is not None}
-    try:
-        body = request.model_validate(given).model_dump_json(exclude_unset=True).encode()
-    except ValidationError as refused:
-        raise invalid_request(f"{method} {path}", *faults_of(refused, first_row)) from refused
-    return Call(
-        method=method, path=path, read=_as(answer), retry=retry, body=body, headers=JSON,
-        wait_seconds=wait_seconds, idempotency_key=idempotency_key, first_row=first_row,
-    )  # fmt: skip
-
-
-def _named(argument: str, name: str) -> str:
-    """A name for a path; the check keeps `..` and `/` out of it."""
-    try:
-        return quote(_NAME.validate_python(name, strict=True), safe="")
-    except ValidationError as refused:
-        fault = ProblemFault(field=argument, detail=refused.errors()[0]["msg"])
-        raise invalid_request(f"with {argument} {name!r}", fault) from refused

@@ -9,6 +9,7 @@ from inspect import Parameter, signature
 from typing import Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from promptgps_client import calls
+from promptgps_client.call import Call
 from promptgps_client.errors import BadAnswer, NoAnswer, ServerFault
 from promptgps_client.transport import OptionFields, Options, Transport
 from promptgps_client.wire import PromptsAdded, Ready
@@ -29,7 +30,7 @@ def as_method(method: Method, build: Callable[..., object]) -> Method:
     return method
 
 
-def _asks(build: Callable[P, calls.Call[A]]) -> Callable[Concatenate[PromptGPS, P], A]:
+def _asks(build: Callable[P, Call[A]]) -> Callable[Concatenate[PromptGPS, P], A]:
     def method(self: PromptGPS, /, *args: P.args, **kwargs: P.kwargs) -> A:
         return self._transport.ask(build(*args, **kwargs))
 
@@ -37,7 +38,7 @@ def _asks(build: Callable[P, calls.Call[A]]) -> Callable[Concatenate[PromptGPS, 
 
 
 def _adds(
-    build: Callable[P, Iterator[calls.Call[PromptsAdded]]],
+    build: Callable[P, Iterator[Call[PromptsAdded]]],
 ) -> Callable[Concatenate[PromptGPS, P], PromptsAdded]:
     def method(self: PromptGPS, /, *args: P.args, **kwargs: P.kwargs) -> PromptsAdded:
         return calls.summed([self._transport.ask(call) for call in build(*args, **kwargs)])
@@ -91,7 +92,11 @@ class PromptGPS:
     report_groups = _asks(calls.report_groups)
     report_rollouts = _asks(calls.report_rollouts)
     predict_difficulty = _asks(calls.predict_difficulty)
+    allocate_budget = _asks(calls.allocate_budget)
     metrics = _asks(calls.metrics)
+    snapshot = _asks(calls.snapshot)
+    snapshots = _asks(calls.snapshots)
+    restore = _asks(calls.restore)
 
     def ready(self) -> Ready:
         """Readiness part by part, not retried; a service that is not ready is an answer, not an error."""

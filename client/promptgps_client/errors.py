@@ -27,12 +27,11 @@ from itertools import islice
 from pydantic import ValidationError
 
 from promptgps_client.wire import Problem, ProblemFault
-from promptgps_client.wire.faults import fault_of
+from promptgps_client.wire.faults import fault_of, meant
 
 FAULTS_SHOWN = 5
 FAULTS_KEPT = 100
 BODY_SHOWN = 300
-
 
 
 class PromptGPSError(Exception):
@@ -187,7 +186,7 @@ def faults_of(refused: ValidationError, first_row: int = 0) -> list[ProblemFault
     """Pydantic's faults in the words of the contract: field, row, detail."""
     return [
         fault_of(fault["loc"], fault["msg"], fault.get("ctx", {}), first_row)
-        for fault in islice(refused.errors(include_url=False, include_input=False), FAULTS_KEPT)
+        for fault in islice(meant(refused.errors(include_url=False, include_input=False)), FAULTS_KEPT)
     ]
 
 

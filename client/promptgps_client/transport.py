@@ -22,7 +22,7 @@ import httpx
 import stamina
 from pydantic import ValidationError
 
-from promptgps_client.calls import Call, Retry
+from promptgps_client.call import Call, Retry
 from promptgps_client.errors import (
     BadAnswer,
     ConnectFailed,

@@ -17,7 +17,17 @@ from fastapi.openapi.utils import get_openapi
 from promptgps_client import wire
 
 from promptgps_service import __version__
-from promptgps_service.api import health, outcomes, pools, predict_difficulty, problems, runs, select_batch
+from promptgps_service.api import (
+    allocate_budget,
+    health,
+    outcomes,
+    pools,
+    predict_difficulty,
+    problems,
+    runs,
+    select_batch,
+    snapshots,
+)
 from promptgps_service.api.dependencies import GUARDS
 from promptgps_service.api.edge import Edge
 from promptgps_service.errors import Invalid, PromptGPSError
@@ -57,6 +67,7 @@ def make_context(settings: Settings) -> Context:
         device=pick_device(settings.device),
         learning=learning,
         lane_depth=settings.lane_depth,
+        poll_seconds=settings.poll_seconds,
         lease_seconds=settings.lease_seconds,
         limits=Limits(open_draws=settings.max_open_draws, embedding_root=settings.embedding_root),
     )
@@ -76,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         context = make_context(settings)
         app.state.context, app.state.keyring = context, make_keyring(settings, context.store)
+        context.follow()
         threading.Thread(target=_open_all, args=(context,), name="open-runs", daemon=True).start()
         yield
         app.state.keyring.close()
@@ -83,7 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="promptgps", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.settings = settings
-    for room in (pools, runs, select_batch, outcomes, predict_difficulty):
+    for room in (pools, runs, select_batch, outcomes, predict_difficulty, allocate_budget, snapshots):
         app.include_router(room.router, dependencies=GUARDS)
     app.include_router(health.metrics_router, dependencies=GUARDS)
     app.include_router(health.router)

@@ -1,4 +1,4 @@
-"""The command line: serve, migrate, keys, replay, export-openapi."""
+"""The command line: serve, train, migrate, keys, replay, settings, export-openapi."""
 
 from __future__ import annotations
 
@@ -67,6 +67,23 @@ def serve(
     from promptgps_service.serve import run_server  # torch comes with it, which takes its time
 
     run_server(settings, migrate=migrate)
+
+
+@app.command()
+def train(
+    runs: Annotated[list[str] | None, typer.Argument(help="Names of runs.", show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="Learn every run; goes without saying with --watch.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on as outcomes come in, until SIGTERM.")] = False,
+    database_url: Url = None, device: Device = None, migrate: Migrate = True,
+) -> None:  # fmt: skip
+    """Learn what there is and exit; with --watch go on as one of any number of workers that share the runs."""
+    if (runs and every) or not (runs or every or watch):
+        raise Invalid("name the runs to learn, or say --all")
+    settings = _settings(database_url=database_url, device=device, train=True)
+    from promptgps_service.work import learn_runs, watch_runs
+
+    if not (watch_runs if watch else learn_runs)(settings, runs or None, migrate=migrate):
+        sys.exit(1)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from promptgps_service.app import create_app, pick_device
 from promptgps_service.connection import limited
 from promptgps_service.errors import Invalid
 from promptgps_service.settings import Settings
+from promptgps_service.store.engine import make_engine
 from promptgps_service.store.migrate import upgrade
 from promptgps_service.store.unit import Store
 from promptgps_service.telemetry import configure_logs
@@ -23,14 +24,9 @@ OTHER_FILES = 512  # open files besides connections: the database, spooled bodie
 
 def run_server(settings: Settings, *, migrate: bool) -> None:
     """Serve until SIGINT or SIGTERM; requests under way are answered first."""
-    configure_logs(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
-    pick_device(settings.device)  # what is not there is said before anything is opened
-    store = Store(settings.database_url)
-    if migrate:
-        upgrade(store.engine)
-    _refuse_to_be_open(settings, store)
-    store.close()
+    prepare(settings, migrate=migrate)
+    _refuse_to_be_open(settings)
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -44,16 +40,34 @@ def run_server(settings: Settings, *, migrate: bool) -> None:
     uvicorn.Server(config).run(sockets=[listener])
 
 
-def _refuse_to_be_open(settings: Settings, store: Store) -> None:
+def prepare(settings: Settings, *, migrate: bool) -> None:
+    """What every process does first: logs, and a word about what is not there before anything is opened.
+
+    Raises:
+        Invalid: there is no such device.
+        Unavailable: the database does not answer.
+    """
+    configure_logs(settings.log_format, settings.log_level)
+    pick_device(settings.device)
+    if migrate:
+        engine = make_engine(settings.database_url)
+        upgrade(engine)
+        engine.dispose()
+
+
+def _refuse_to_be_open(settings: Settings) -> None:
     """Say no before anybody on the network can do as he likes."""
     if settings.api_keys or settings.open_without_keys():
         return
+    store = Store(settings.database_url)
     with store.read() as unit:
-        if not unit.keys.all():
-            raise Invalid(
-                f"{settings.host} can be reached from other machines, and there is no API key: make one with "
-                "`promptgps keys add NAME`, or serve everybody with --insecure (PROMPTGPS_ALLOW_OPEN=true)"
-            )
+        keys = unit.keys.all()
+    store.close()
+    if not keys:
+        raise Invalid(
+            f"{settings.host} can be reached from other machines, and there is no API key: make one with "
+            "`promptgps keys add NAME`, or serve everybody with --insecure (PROMPTGPS_ALLOW_OPEN=true)"
+        )
 
 
 def _allow_connections(most: int) -> None:

@@ -17,7 +17,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PROMPTGPS_", frozen=True, extra="ignore")
 
     database_url: str = Field(
-        "sqlite:///promptgps.db", description="sqlite:///FILE (one process) or postgresql://USER:PASSWORD@HOST/NAME."
+        "sqlite:///promptgps.db", description="sqlite:///FILE (one machine) or postgresql://USER:PASSWORD@HOST/NAME."
     )
     host: str = Field("127.0.0.1", description="Address to listen on; loopback, so that nothing is open by accident.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -39,10 +39,15 @@ class Settings(BaseSettings):
         32, ge=1, description="Complete groups that are learned from without waiting for the rest."
     )
     learn_seconds: float = Field(
-        2.0, ge=0, le=3600, description="Longest time that outcomes of an unfinished step wait to be learned from."
+        2.0, ge=0, le=3600, description="Longest time that outcomes of an unfinished step wait to be learned "
+        "from; where the trainer asks for its batches with wait_seconds, they wait until it asks."
+    )
+    poll_seconds: float = Field(
+        0.25, gt=0, le=60, description="Pause between two looks at what other processes have written."
     )
     lease_seconds: float = Field(
-        10.0, ge=0.5, le=3600, description="An import that shows no sign of life for twice so long loses its pool."
+        10.0, ge=0.5, le=3600, description="A worker that shows no sign of life for so long loses its runs to others, "
+        "an import its pool after twice that."
     )
     max_body_mb: float = Field(64.0, gt=0, description="Largest JSON body, in MB (10^6 bytes).")
     max_file_mb: float = Field(8192.0, gt=0, description="Largest pool file (JSON Lines, Parquet), in MB.")

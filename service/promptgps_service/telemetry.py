@@ -21,6 +21,9 @@ OUTCOMES = Counter("promptgps_outcomes", "Outcomes stored.", ["run"])
 LOG_POSITION = Gauge("promptgps_log_position", "Outcomes in the log.", ["run"])
 MODEL_VERSION = Gauge("promptgps_model_version", "Model version served.", ["run"])
 TRAINED_THROUGH = Gauge("promptgps_trained_through", "Log position the served model has learned up to.", ["run"])
+LAG = Gauge("promptgps_lag", "Outcomes in the log that the served model has not learned from yet.", ["run"])
+MODEL_AGE = Gauge("promptgps_model_age_seconds", "Time since this process first served its score table.", ["run"])
+LEASED = Gauge("promptgps_leased", "1 where this process holds the run, that is, learns it.", ["run"])
 LANE_DEPTH = Gauge("promptgps_lane_depth", "Jobs waiting for the device.")
 
 

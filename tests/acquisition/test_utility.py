@@ -83,6 +83,25 @@ def test_thompson_draws_the_quantile_of_its_luck(level: float, theta: float) -> 
     assert value(posterior, Aim("thompson", 8), luck) == pytest.approx(-((gamma - 0.5) ** 2), abs=TIE)
 
 
+def test_the_variance_of_binary_rewards_is_the_information_to_the_last_bit() -> None:
+    random = torch.Generator().manual_seed(2)
+    posterior = LogitNormal(*torch.rand(2, 50, generator=random, dtype=torch.float64).unbind())
+    luck = torch.full((50,), 0.5, dtype=torch.float64)
+    for softness in (0.0, torch.zeros(50, dtype=torch.float64)):
+        variance = utility(posterior, Aim("variance", 8), luck, softness)
+        assert torch.equal(variance, utility(posterior, Aim("information", 8), luck))
+
+
+def test_softness_takes_its_share_of_the_variance_and_of_its_spread() -> None:
+    flat = BetaPosterior(torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+    softness = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
+    values = utility(flat, Aim("variance", 8, bonus=1.0), LUCK.expand(3), softness)
+    assert float(values[1]) == pytest.approx(0.75 * float(values[0]), abs=TIE)
+    assert float(values[2]) == 0.0
+    others = utility(flat, Aim("mixed", 8), LUCK.expand(3), softness)
+    assert float(others[0]) == float(others[1]) == float(others[2])  # no other utility knows of it
+
+
 def test_thompson_prefers_a_prompt_as_often_as_its_posterior_says() -> None:
     # Prompt 0 is at 0.5 for sure; prompt 1 is Beta(1, 1), nearer to the target than 0.1 with probability 0.2.
     luck = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000

@@ -19,7 +19,8 @@ UNAUTHORIZED = (401, "unauthorized")
 GUARDED = [
     ("GET", "/pools"), ("POST", "/pools"), ("GET", "/pools/p"), ("POST", "/pools/p/prompts"), ("GET", "/runs"),
     ("POST", "/runs"), ("GET", "/runs/r"), ("PATCH", "/runs/r"), ("GET", "/runs/r/metrics"), ("POST", "/select_batch"),
-    ("POST", "/outcomes"), ("POST", "/predict_difficulty"), ("GET", "/metrics"),
+    ("POST", "/outcomes"), ("POST", "/predict_difficulty"), ("GET", "/metrics"), ("POST", "/runs/r/snapshots"),
+    ("GET", "/runs/r/snapshots"), ("POST", "/runs/r/restore"), ("POST", "/allocate_budget"),
 ]  # fmt: skip
 
 

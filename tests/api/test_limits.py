@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from promptgps_client.wire import MAX_CANDIDATES, MAX_PREDICTIONS, MAX_PROMPTS_IN_REQUEST, MAX_ROLLOUTS_IN_REPORT
+from promptgps_client.wire import (
+    MAX_BUDGETED,
+    MAX_CANDIDATES,
+    MAX_PREDICTIONS,
+    MAX_PROMPTS_IN_REQUEST,
+    MAX_ROLLOUTS_IN_REPORT,
+)
 from promptgps_service.api.pools import JSON_LINES
 from promptgps_service.app import create_app
 from starlette.testclient import TestClient
@@ -38,6 +44,7 @@ def roomy(roomy_http: TestClient) -> World:
         ("/outcomes", "draw_id", MAX_ROLLOUTS_IN_REPORT),
         ("/outcomes", "trials", MAX_ROLLOUTS_IN_REPORT),
         ("/predict_difficulty", "keys", MAX_PREDICTIONS),
+        ("/allocate_budget", "keys", MAX_BUDGETED),
         ("/pools/{pool}/prompts", "keys", MAX_PROMPTS_IN_REQUEST),
         ("/select_batch", "exclude", MAX_CANDIDATES),
     ],
@@ -50,6 +57,7 @@ def test_a_list_over_its_documented_limit_is_a_413_that_names_it(
     sound: dict[str, dict[str, Any]] = {
         "/outcomes": roomy.outcomes(),
         "/predict_difficulty": {"run": roomy.run},
+        "/allocate_budget": {"run": roomy.run, "mean": 1},
         "/pools/{pool}/prompts": {"vectors": [[1, 2, 3]]},
         "/select_batch": {"run": roomy.run, "batch_size": 1},
     }
@@ -63,7 +71,9 @@ def test_a_text_over_its_limit_names_its_row(roomy: World) -> None:
     refused(roomy.http.post(f"/pools/{roomy.pool}/prompts", json=body), 422, "invalid-request", "texts", 1)
 
 
-@pytest.mark.parametrize("path", ["/outcomes", "/select_batch", "/predict_difficulty", "/runs", "/pools"])
+@pytest.mark.parametrize(
+    "path", ["/outcomes", "/select_batch", "/predict_difficulty", "/allocate_budget", "/runs", "/pools"]
+)
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "text/plain", None])
 @pytest.mark.parametrize("chunked", [False, True], ids=["with length", "chunked"])
 def test_a_body_over_the_limit_is_a_413(world: World, path: str, kind: str | None, chunked: bool) -> None:

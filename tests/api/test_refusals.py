@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import pytest
+from promptgps_client.wire import MAX_SAMPLES
 from starlette.testclient import TestClient
 
 from tests.api.conftest import World, make_world, refused
@@ -114,6 +115,88 @@ PREDICTIONS: Cases = [
     ("bool in a vector", {"keys": None, "vectors": [[1, 2, 3], [1, True, 3]]}, INVALID, "vectors", 1),
 ]
 
+FOUR = {"keys": ["k0", "k1", "k2", "k3"]}
+BUDGETS: Cases = [
+    ("unknown run", {"run": "nobody"}, MISSING, None, None),
+    ("unknown field", {"budget": 3}, INVALID, "budget", None),
+    ("unknown key", {"keys": ["k0", "k1", "nobody", "k3"]}, MISSING, "keys", 2),
+    ("keys and vectors", {"vectors": [[1, 2, 3]]}, INVALID, "keys", None),
+    ("no prompts", {"keys": None}, INVALID, "keys", None),
+    ("no rows", {"keys": []}, INVALID, "keys", None),
+    ("texts for given vectors", {"keys": None, "texts": ["a", "b"]}, INVALID, "texts", None),
+    ("other dimension", {"keys": None, "vectors": [[1, 2, 3], [1, 2]]}, INVALID, "vectors", 1),
+    ("neither total nor mean", {"total": None}, INVALID, "total", None),
+    ("total and mean", {"mean": 2.0}, INVALID, "total", None),
+    ("float total", {"total": 8.0}, INVALID, "total", None),
+    ("negative total", {"total": -1}, INVALID, "total", None),
+    ("total over the limit", {"total": MAX_SAMPLES + 1}, INVALID, "total", None),
+    ("negative mean", {"total": None, "mean": -0.5}, INVALID, "mean", None),
+    ("total under the minimum", {"minimum": 3}, INVALID, "total", None),
+    ("mean under the minimum", {"total": None, "mean": 2.4, "minimum": 3}, INVALID, "mean", None),
+    ("total over the maximum", {"maximum": 1}, INVALID, "total", None),
+    ("mean over the maximum", {"total": None, "mean": 4.5, "maximum": 4}, INVALID, "mean", None),
+    ("maximum under the minimum", {"minimum": 2, "maximum": 1}, INVALID, "maximum", None),
+    ("huge minimum", {"minimum": 5000}, INVALID, "minimum", None),
+    ("unknown objective", {"objective": "luck"}, INVALID, "objective", None),
+    (
+        "outcomes of fewer prompts",
+        {"outcomes_so_far": {"successes": [0, 1], "trials": [1, 1]}},
+        INVALID,
+        "outcomes_so_far.trials",
+        None,
+    ),
+    (
+        "columns of outcomes that differ",
+        {"outcomes_so_far": {"successes": [0, 1, 0, 0], "trials": [1, 1]}},
+        INVALID,
+        "outcomes_so_far.trials",
+        None,
+    ),
+    (
+        "more successes than trials so far",
+        {"outcomes_so_far": {"successes": [0, 1, 2, 0], "trials": [1, 1, 1, 1]}},
+        INVALID,
+        "outcomes_so_far.successes",
+        2,
+    ),
+    (
+        "half a success",
+        {"outcomes_so_far": {"successes": [0, 0.5, 0, 0], "trials": [1, 1, 1, 1]}},
+        INVALID,
+        "outcomes_so_far.successes",
+        1,
+    ),
+    ("calibration of nothing", {"calibration": {"successes": [1], "trials": [1]}}, INVALID, "calibration.keys", None),
+    (
+        "calibration by an unknown key",
+        {"calibration": {"keys": ["k0", "nobody"], "successes": [1, 0], "trials": [1, 1]}},
+        MISSING,
+        "calibration.keys",
+        1,
+    ),
+    (
+        "calibration by vectors of another dimension",
+        {"calibration": {"vectors": [[1, 2, 3], [1]], "successes": [1, 0], "trials": [1, 1]}},
+        INVALID,
+        "calibration.vectors",
+        1,
+    ),
+    (
+        "calibration with more successes than trials",
+        {"calibration": {"keys": ["k0", "k1"], "successes": [1, 2], "trials": [1, 1]}},
+        INVALID,
+        "calibration.successes",
+        1,
+    ),
+    (
+        "wrong answers that do not add up",
+        {"calibration": {"keys": ["k0", "k1"], "successes": [1, 0], "trials": [1, 3], "wrong_answers": [[], [1, 1]]}},
+        INVALID,
+        "calibration.wrong_answers",
+        1,
+    ),
+]
+
 RUNS: Cases = [
     ("unknown pool", {"pool": "nobody"}, MISSING, None, None),
     ("no pool", {"pool": None}, INVALID, "pool", None),
@@ -190,6 +273,15 @@ def test_a_wrong_request_for_predictions_names_its_field_and_row(
     asked = {"run": world.run, "keys": ["k0"]} | change
     body = {name: value for name, value in asked.items() if value is not None}
     refused(world.http.post("/predict_difficulty", json=body), *answer, field, row)
+
+
+@pytest.mark.parametrize(CASE, **cases(BUDGETS))
+def test_a_wrong_request_for_a_budget_names_its_field_and_row(
+    world: World, change: dict[str, Any], answer: tuple[int, str], field: str | None, row: int | None
+) -> None:
+    asked = {"run": world.run, "total": 8} | FOUR | change
+    body = {name: value for name, value in asked.items() if value is not None}
+    refused(world.http.post("/allocate_budget", json=body), *answer, field, row)
 
 
 @pytest.mark.parametrize(CASE, **cases(RUNS))

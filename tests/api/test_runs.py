@@ -80,11 +80,18 @@ def send(world: World, report: dict[str, Any], **headers: str) -> Any:
     return answer.json()
 
 
+def receipt(stored: int, duplicates: int, conflicts: list[int], log_position: int) -> dict[str, Any]:
+    return {
+        "stored": stored, "duplicates": duplicates, "conflicts": conflicts, "superseded": 0,
+        "log_position": log_position,
+    }  # fmt: skip
+
+
 def test_a_report_sent_again_is_free_and_a_contradiction_changes_nothing(world: World) -> None:
-    assert send(world, world.outcomes()) == {"stored": 4, "duplicates": 0, "conflicts": [], "log_position": 4}
-    assert send(world, world.outcomes()) == {"stored": 0, "duplicates": 4, "conflicts": [], "log_position": 4}
+    assert send(world, world.outcomes()) == receipt(4, 0, [], 4)
+    assert send(world, world.outcomes()) == receipt(0, 4, [], 4)
     other = world.outcomes(successes=[1, 3, 0, 4])
-    assert send(world, other) == {"stored": 0, "duplicates": 3, "conflicts": [1], "log_position": 4}
+    assert send(world, other) == receipt(0, 3, [1], 4)
 
 
 def test_rollouts_come_one_by_one_in_any_order_and_twice(world: World) -> None:
@@ -105,14 +112,14 @@ def test_rollouts_come_one_by_one_in_any_order_and_twice(world: World) -> None:
 def test_a_row_that_is_twice_in_one_report_counts_once(world: World) -> None:
     draws = [world.draws[0], world.draws[0], world.draws[1], world.draws[1]]
     report = world.outcomes(draw_id=draws, successes=[1, 1, 2, 3])
-    assert send(world, report) == {"stored": 2, "duplicates": 1, "conflicts": [3], "log_position": 2}
+    assert send(world, report) == receipt(2, 1, [3], 2)
 
 
 def test_outcomes_by_prompt_go_by_their_idempotency_key(world: World) -> None:
     report = world.outcomes(draw_id=None, prompt=["k0", "k1", "k0", "k3"])
     key = {"Idempotency-Key": "step-7"}
     assert send(world, report, **key)["log_position"] == 4
-    assert send(world, report, **key) == {"stored": 0, "duplicates": 4, "conflicts": [], "log_position": 4}
+    assert send(world, report, **key) == receipt(0, 4, [], 4)
     assert send(world, report)["log_position"] == 8, "without a key every report counts"
     other = world.http.post("/outcomes", json=report | {"successes": [0, 0, 0, 0]}, headers=key)
     refused(other, 409, "conflict", "Idempotency-Key")

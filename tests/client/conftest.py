@@ -32,6 +32,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     hang: bool = False  # read the request, then say nothing until the test is over
     drop: bool = False  # read the request, then close the connection
+    until: threading.Event | None = None  # answer only then
 
     def bytes(self) -> bytes:
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
@@ -57,6 +58,7 @@ class Service(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.replies: deque[Reply] = deque()
+        self.at: dict[str, deque[Reply]] = {}  # replies to one path, which then takes no others
         self.seen: list[Seen] = []
         self.accepted = 0
         self.over = threading.Event()
@@ -67,6 +69,9 @@ class Service(ThreadingHTTPServer):
 
     def says(self, *replies: Reply) -> None:
         self.replies.extend(replies)
+
+    def asked(self, path: str) -> list[Seen]:
+        return [seen for seen in self.seen if seen.path == path]
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.accepted += 1
@@ -82,7 +87,10 @@ class Handler(BaseHTTPRequestHandler):
         body = self._chunked() if self.headers.get("Transfer-Encoding") else self.rfile.read(self._length())
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.seen.append(Seen(self.command, self.path, headers, body))
-        reply = self.server.replies.popleft() if self.server.replies else Reply(501, b"the script is over")
+        replies = self.server.at.get(self.path, self.server.replies)
+        reply = replies.popleft() if replies else Reply(501, b"the script is over")
+        if reply.until is not None:
+            reply.until.wait(20)
         if reply.hang:
             self.server.over.wait(20)
         if reply.hang or reply.drop:

@@ -173,6 +173,18 @@ def test_what_cannot_be_right_is_refused_before_it_is_sent(
     assert not service.seen
 
 
+def test_only_the_branch_that_was_meant_is_told(ask: Asker) -> None:
+    """A policy version is a number or a list of them; of a wrong row only the list's fault is of use."""
+    report = {"run": "r", "draw_id": ["a", "b"], "successes": [1.0, 1.0], "trials": [8, 8]}
+    with pytest.raises(gps.InvalidRequest) as raised:
+        ask("report_groups", **report, policy_version=[3, -1])
+    (fault,) = raised.value.problem.errors
+    assert (fault.field, fault.row) == ("policy_version", 1)
+    with pytest.raises(gps.InvalidRequest) as raised:
+        ask("report_groups", **report, policy_version=-1)
+    assert {(fault.field, fault.row) for fault in raised.value.problem.errors} == {("policy_version", None)}
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -43,6 +43,14 @@ ADDED = {"added": 2, "duplicates": 1, "total": 9}
 DIFFICULTY: dict[str, Any] = {"model_version": 1, "trained_through": 2} | {
     name: [0.5] for name in ("success_mean", "success_std", "lower", "upper", "difficulty")
 }
+BUDGET = {
+    "model_version": 1,
+    "trained_through": 2,
+    "samples": [3, 1],
+    "expected_value": 0.5,
+    "expected_value_uniform": 0.4,
+    "next_gain": 0.1,
+}
 METRICS = {"run": "r", "predictor": "beta", "served": "beta", "steps": 1, "series": {"mean_success": [0.5, None]}}
 READY = {"ready": True, "checks": {"database": "ok"}}
 
@@ -148,6 +156,28 @@ READY = {"ready": True, "checks": {"database": "ok"}}
             DIFFICULTY,
             gps.Difficulty,
         ),
+        (
+            "allocate_budget",
+            {
+                "run": "r",
+                "texts": ("a", "b"),
+                "mean": 2,
+                "outcomes_so_far": {"successes": np.array([0, 1]), "trials": (2, 2)},
+                "calibration": gps.Calibration(texts=["c"], successes=[1], trials=[3], wrong_answers=[[1, 1]]),
+            },
+            "POST /allocate_budget",
+            {
+                "run": "r",
+                "texts": ["a", "b"],
+                "mean": 2.0,
+                "minimum": 0,
+                "objective": "best_of_n",
+                "outcomes_so_far": {"successes": [0, 1], "trials": [2, 2]},
+                "calibration": {"texts": ["c"], "successes": [1], "trials": [3], "wrong_answers": [[1, 1]]},
+            },
+            BUDGET,
+            gps.Budget,
+        ),
         ("metrics", {"run": "r"}, "GET /runs/r/metrics", None, METRICS, gps.RunMetrics),
         ("ready", {}, "GET /readyz", None, READY, gps.Ready),
         ("healthy", {}, "GET /healthz", None, b"ok", bool),
@@ -170,6 +200,15 @@ def test_each_method(
     assert (seen.json() if seen.body else None) == body
     assert ("idempotency-key" in seen.headers) == (seen.method == "POST")
     assert seen.headers.get("content-type") == ("application/json" if body else None)
+
+
+def test_a_budget_that_cannot_be_met_is_not_even_asked_for(service: Service, ask: Asker) -> None:
+    with pytest.raises(gps.InvalidRequest, match="total: 5 samples are too few for 3 prompts with a minimum of 2"):
+        ask("allocate_budget", run="r", keys=["a", "b", "c"], total=5, minimum=2)
+    so_far = {"successes": [0, 2], "trials": [1, 1]}
+    with pytest.raises(gps.InvalidRequest, match=r"outcomes_so_far\.successes, row 1: 2 of 1"):
+        ask("allocate_budget", run="r", keys=["a", "b"], total=5, outcomes_so_far=so_far)
+    assert not service.seen
 
 
 def test_fields_of_a_newer_service_are_passed_over(service: Service, ask: Asker) -> None:

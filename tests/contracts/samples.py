@@ -78,6 +78,8 @@ def selection(sequence: int = 0, size: int = 3, **changes: object) -> SelectionR
         uncertainty=np.linspace(0.3, 0.0, size, dtype=np.float32),
         uniform=(np.arange(size) % 2).astype(np.uint8),
         warnings=["the pool looks too hard: «ü» \U0001f600"],
+        epoch=0,
+        waited=False,
     )
     return replace(record, **changes)  # type: ignore[arg-type]
 

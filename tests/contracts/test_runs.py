@@ -64,7 +64,7 @@ def test_segments_come_in_the_order_of_rows_from_a_row_on(store: Store) -> None:
 def test_a_receipt_is_kept_per_run_and_key(store: Store) -> None:
     run, other = make_run(store), make_run(store, "other")
     with store.write() as unit:
-        unit.runs.keep_receipt(run.id, "key", "digest", {"stored": 3, "conflicts": [1, 2]})
+        unit.runs.keep_receipt(run.id, "key", "digest", {"stored": 3, "conflicts": [1, 2]}, 3)
     with store.read() as unit:
         assert unit.runs.receipt(run.id, "key") == ("digest", {"stored": 3, "conflicts": [1, 2]})
         assert unit.runs.receipt(run.id, "another") is None

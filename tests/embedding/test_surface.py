@@ -35,9 +35,6 @@ def test_finite_and_of_their_own_text_only(texts):
         ("distinct_characters", "abba", 2),
         ("longest_line", "ab\nabcd\na", 4),
         ("last_sentence", "A story. It goes on! How many?", 9),
-        ("quoted", "Put the letters of 'qzkfa' in order.", 5),
-        ("quoted", "Anna's and Bob's \"seven\"", 5),
-        ("quoted", "run `f(x)`", 4),
         ("numbers", "3 of 12.5, then 3", 3),
         ("largest_number", "3 of 12.5", 12.5),
         ("variables", r"$\sin x + y$", 2),
@@ -52,6 +49,15 @@ def test_finite_and_of_their_own_text_only(texts):
 )
 def test_a_count_is_log_one_plus(name, text, count):
     assert feature(name, text) == pytest.approx(np.log1p(count), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [("Put the letters of 'qzkfa' in order.", 5), ("Anna's and Bob's \"seven\"", 5), ("run `f(x)`", 4), ("none", 0)],
+)
+def test_the_longest_quotation_counts_as_it_is(text, length):
+    assert feature("quoted", text) == length
+    assert feature("quoted", text + " '" + "x" * 1000 + "'") == 64
 
 
 def test_shares_and_means():

@@ -42,12 +42,17 @@ def skill(key: str) -> float:
 
 
 def add(
-    context: Context, count: int, *, pool: str = "pool", first: int = 0, domains: list[str | None] | None = None
-) -> PromptsAdded:
-    """Add prompts `{pool}-{number}`; the pool is made where it is missing."""
+    context: Context, count: int, *, pool: str = "pool", first: int = 0, domains: list[str | None] | None = None,
+    prior: list[tuple[float, float] | None] | None = None,
+) -> PromptsAdded:  # fmt: skip
+    """Add prompts `{pool}-{number}`, with offline successes and trials; the pool is made where it is missing."""
     create_pool(context, CreatePool(name=pool, embedding=Embedding(kind="given", dimension=DIMENSION)))
     keys = [f"{pool}-{number}" for number in range(first, first + count)]
-    chunk = PromptChunk(0, keys=keys, texts=[f"Text of {key}" for key in keys], vectors=vectors(keys), domains=domains)
+    chunk = PromptChunk(
+        0, keys=keys, texts=[f"Text of {key}" for key in keys], vectors=vectors(keys), domains=domains,
+        prior_successes=prior and [pair and pair[0] for pair in prior],
+        prior_trials=prior and [pair and pair[1] for pair in prior],
+    )  # fmt: skip
     return add_prompts(context, pool, [chunk])
 
 
@@ -94,7 +99,7 @@ def step(context: Context, batch_size: int, **request: Any) -> Batch:
 def settle(context: Context, run: str = "run") -> Run:
     """Wait until the model has learned from the whole log; answers the run."""
     desk = context.desk(run)
-    desk.trainer.wake(now=True)
+    desk.trainer.ask(desk.state.log_position)
     assert desk.state.wait_learned(desk.state.log_position, WAIT)
     return describe_run(context, run)
 

@@ -59,7 +59,8 @@ def test_a_process_that_starts_while_another_serves_reads_a_whole_state(context:
             for _ in range(12):
                 with opened_context(database_url, learning=SERVING) as other:
                     state = other.desk("run").state
-                    assert state.draws >= state.log_position == int(state.trials.sum()) / 8
+                    with state.lock:  # it is followed on
+                        assert state.draws >= state.log_position == int(state.trials.sum()) / 8
         finally:
             started.set()
         stored = sum(job.result() for job in jobs)
@@ -129,7 +130,7 @@ def test_a_process_that_closes_in_the_middle_of_learning_has_stored_everything(d
         open_run(context)
         for _ in range(5):
             report_groups(context, select(context, 8))
-        context.desk("run").trainer.wake(now=True)
+        context.desk("run").trainer.wake(40)
     with opened_context(database_url) as after:
         assert settle(after).trained_through == 40
         with after.store.read() as unit:

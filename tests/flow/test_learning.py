@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
-from promptgps_client.wire import ChangeRun, PredictDifficulty
+from promptgps_client.wire import ChangeRun, CreatePool, PredictDifficulty
 from promptgps_service.errors import Invalid, NotFound
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.open_run import change_run, describe_run, run_metrics
 from promptgps_service.flow.predict import predict_difficulty
+from promptgps_service.flow.prompt_columns import PromptChunk
+from promptgps_service.flow.register import add_prompts, create_pool
 from promptgps_service.flow.trainer import Learning
 
 from tests.databases import opened_context
-from tests.flow.driving import add, open_run, report, report_groups, select, settle, step
+from tests.flow.driving import add, open_run, report, report_groups, select, settle, step, vectors
 
 LAZY = Learning(enabled=True, groups=10_000, seconds=3600.0)  # learns only when somebody waits or a step is whole
 
@@ -74,7 +77,7 @@ def test_a_process_that_does_not_learn_says_so_when_asked_to_wait(database_url: 
         assert "had not learned" in batch.warnings[0]
 
 
-@pytest.mark.parametrize("predictor", ["hierarchical", "beta", "constant"])
+@pytest.mark.parametrize("predictor", ["hierarchical", "beta", "bots", "constant"])
 def test_predictions_move_towards_what_was_seen(context: Context, predictor: str) -> None:
     add(context, 20)
     open_run(context, selection={"predictor": predictor})
@@ -103,6 +106,61 @@ def test_every_step_leaves_its_metrics(context: Context) -> None:
     assert metrics.series["trained_through"] == [40.0, 80.0, 120.0, 160.0]
     assert {len(column) for column in metrics.series.values()} == {4}
     assert all(value is None or math.isfinite(value) for column in metrics.series.values() for value in column)
+
+
+def test_everybody_is_scored_on_the_uniform_picks_where_there_are_some(context: Context) -> None:
+    add(context, 60)
+    open_run(context, selection={"uniform_share": 0.5})
+    step(context, 20)
+    change(context, uniform_share=0.0)
+    step(context, 20)
+    settle(context)
+    series = run_metrics(context, "run").series
+    assert series["uniform_prompts"][0] > 0 == series["uniform_prompts"][1]
+    for name in ("hierarchical", "beta", "ridge", "constant"):
+        for score in ("log_loss", "brier"):
+            with_some, without = series[f"{name}.uniform_{score}"]
+            assert 0 < with_some < 1
+            assert without is None
+            assert series[f"{name}.{score}"][1] is not None
+    assert series["uniform_log_loss"] == series["hierarchical.uniform_log_loss"]
+
+
+def test_a_fit_that_diverges_is_not_served_and_the_metrics_say_so(context: Context) -> None:
+    add(context, 60)
+    parameters = {"width": 8, "iterations": 3, "rate": 4096.0}  # no net survives steps as large as this
+    open_run(context, selection={"predictor": "neural", "predictor_parameters": parameters})
+    for number in range(3):
+        step(context, 30, policy_version=number)
+    assert settle(context).trained_through == 90
+    metrics = run_metrics(context, "run")
+    assert metrics.predictor == "neural"
+    assert metrics.served in {"beta", "ridge", "constant"}
+    assert metrics.series["neural.failed"] == [1.0, 1.0, 1.0]
+    assert metrics.series["constant.failed"] == [0.0, 0.0, 0.0]
+    assert metrics.series["neural.served"] == [1.0, 0.0, 0.0]  # at first nothing was known against it
+    assert all(0 < rate < 1 for rate in predicted(context, [f"pool-{n}" for n in range(60)]))
+
+
+@pytest.mark.parametrize(
+    ("predictor", "parameters", "vitals"),
+    [
+        ("neural", {"width": 8, "iterations": 3}, ["neural.latent_information", "neural.latent_kl"]),
+        ("stack", {"members": "beta,ridge"}, ["stack.weight.beta", "stack.weight.ridge"]),
+    ],
+)
+def test_what_a_predictor_tells_of_itself_is_in_the_metrics(
+    context: Context, predictor: str, parameters: dict[str, object], vitals: list[str]
+) -> None:
+    add(context, 60)
+    open_run(context, selection={"predictor": predictor, "predictor_parameters": parameters})
+    for number in range(2):
+        step(context, 30, policy_version=number)
+    settle(context)
+    series = run_metrics(context, "run").series
+    for name in vitals:
+        assert len(series[name]) == 2
+        assert all(value is not None and value >= 0 for value in series[name])
 
 
 @pytest.mark.parametrize("predictor", ["hierarchical", "beta", "constant"])
@@ -178,9 +236,11 @@ def test_one_run_starts_from_what_another_has_learned(context: Context) -> None:
         report(context, run="first", prompt=["pool-0", "pool-1"], successes=[8, 0], trials=[8, 8])
         settle(context, "first")
     open_run(context, warm_start_from="first")
-    ahead = predict_difficulty(context, PredictDifficulty(run="first", keys=["pool-0", "pool-1"]))
-    warm = predicted(context, ["pool-0", "pool-1"])
-    assert warm == pytest.approx(ahead.success_mean, abs=1e-9)
+    known = predict_difficulty(context, PredictDifficulty(run="first", keys=["pool-0", "pool-1"]))
+    warm = predict_difficulty(context, PredictDifficulty(run="run", keys=["pool-0", "pool-1"]))
+    assert known.success_mean[0] > warm.success_mean[0] > 0.8  # the policy is another: believed, with doubt
+    assert known.success_mean[1] < warm.success_mean[1] < 0.2
+    assert min(warm.success_std) > max(known.success_std)
     assert describe_run(context, "run").log_position == 0
 
 
@@ -195,14 +255,57 @@ def test_a_run_starts_from_one_whose_pool_was_smaller_then(context: Context) -> 
     assert warm[0] > warm[1] + 0.1
 
 
+def told_by_the_vectors(context: Context, run: str, pool: str, count: int) -> None:
+    """Report what a policy does that solves a prompt by the sign of its vector's first entry."""
+    keys = [f"{pool}-{number}" for number in range(count)]
+    successes = [7.0 if vectors([key])[0, 0] > 0 else 1.0 for key in keys]
+    report(context, run=run, prompt=keys, successes=successes, trials=[8] * count)
+    settle(context, run)
+
+
+def test_a_run_over_another_pool_starts_with_what_texts_and_vectors_mean(context: Context) -> None:
+    add(context, 200, pool="elsewhere")
+    add(context, 60)
+    open_run(context, name="first", pool="elsewhere")
+    told_by_the_vectors(context, "first", "elsewhere", 200)
+    open_run(context, warm_start_from="first")
+    keys = [f"pool-{number}" for number in range(60)]
+    easy = vectors(keys)[:, 0] > 0
+    warm = np.array(predicted(context, keys))
+    assert warm[easy].mean() > warm[~easy].mean() + 0.2
+    step(context, 8)
+    assert np.array(predicted(context, keys))[easy].mean() > warm[~easy].mean() + 0.1
+
+
+def test_the_state_that_a_run_started_from_is_its_own(database_url: str) -> None:
+    with opened_context(database_url) as context:
+        add(context, 30)
+        open_run(context, name="first")
+        told_by_the_vectors(context, "first", "pool", 20)
+        open_run(context, warm_start_from="first")
+        before = predicted(context, ["pool-0", "pool-1"])
+        told_by_the_vectors(context, "first", "pool", 30)
+    with opened_context(database_url) as context:
+        assert predicted(context, ["pool-0", "pool-1"]) == before
+
+
+def test_offline_pass_rates_tell_prompts_apart_before_any_outcome(context: Context) -> None:
+    add(context, 3, prior=[(8.0, 8.0), (0.0, 8.0), None])
+    open_run(context)
+    easy, hard, unknown = predicted(context, ["pool-0", "pool-1", "pool-2"])
+    assert easy > unknown + 0.1 > hard + 0.2
+
+
 def test_a_warm_start_from_what_does_not_fit_is_refused(context: Context) -> None:
     add(context, 10)
-    add(context, 10, pool="elsewhere")
+    create_pool(context, CreatePool(name="elsewhere"))
+    add_prompts(context, "elsewhere", [PromptChunk(0, keys=None, texts=["a text", "another"])])
     open_run(context, name="first", pool="elsewhere")
     open_run(context, name="second", selection={"predictor": "beta"})
+    open_run(context, name="third")
     with pytest.raises(NotFound):
         open_run(context, warm_start_from="nobody")
-    for source in ("first", "second"):
+    for source in ("first", "second", "third"):
         with pytest.raises(Invalid) as refused:
             open_run(context, warm_start_from=source)
         assert refused.value.faults[0].field == "warm_start_from"

@@ -64,7 +64,7 @@ def make_world(
     theta = level + own**0.5 * torch.randn(prompts, generator=random, dtype=torch.float64)
     if dimension:
         w = torch.randn(dimension, generator=random, dtype=torch.float64)
-        told = features.x.double() @ w
+        told = features.x[:, :dimension].double() @ w  # the blocks come first, what is made of them after
         theta += text**0.5 * told / told.square().mean().sqrt()
     return World(features, theta, random, drift, lift)
 
@@ -74,8 +74,8 @@ def make_features(prompts: int, dimension: int, random: torch.Generator) -> Feat
         return Features(torch.zeros(prompts, 0), (), prompts)
     half = dimension // 2
     raw = torch.randn(prompts, dimension, generator=random)
-    frame = fit_frame({"embedding": raw[:, half:], "surface": raw[:, :half]})
-    return frame.features([raw[:, half:], raw[:, :half]])
+    blocks = {"embedding": raw[:, half:], "surface": raw[:, :half]}
+    return fit_frame(blocks).features(blocks)
 
 
 @pytest.fixture(scope="session")

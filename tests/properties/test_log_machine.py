@@ -1,4 +1,7 @@
-"""Any sequence of selections, reports, repetitions, contradictions, growth and restarts, against plain dictionaries."""
+"""Any sequence of selections, reports, repetitions, contradictions, growth, restarts, snapshots and restores.
+
+The service is held against plain dictionaries.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +24,17 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from promptgps_client.wire import Batch
+from promptgps_client.wire import Batch, Restore, TakeSnapshot
 from promptgps_service.errors import Conflict, Invalid, NotFound
 from promptgps_service.flow.context import Context
+from promptgps_service.flow.open_run import describe_run
+from promptgps_service.flow.restore import restore_run
+from promptgps_service.flow.snapshot import list_snapshots, take_snapshot
 from promptgps_service.store.records import STATUS_CODES
+from sqlalchemy import text
 
 from tests.databases import copied_file, opened_context, postgres_database
-from tests.flow.driving import add, log_length, open_run, report, select, settle
+from tests.flow.driving import WAIT, add, log_length, open_run, report, select, settle
 
 ROLLOUTS = 3
 GROUP = -1
@@ -34,6 +42,7 @@ NEVER = "d1-999999"
 Line = tuple[float, int, float | None, int]  # successes, trials, reward, status
 Database = Callable[[], AbstractContextManager[str]]
 
+tags = st.sampled_from(["a", "b", "c"])
 places = st.lists(st.integers(0, 10_000), min_size=1, max_size=6)  # of draws, taken modulo their number
 groups = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, ROLLOUTS)), min_size=1, max_size=6)
 rollouts = st.lists(
@@ -45,8 +54,22 @@ rollouts = st.lists(
 )  # fmt: skip
 
 
+@dataclass
+class Story:
+    """A run up to a moment, as a careful clerk would have written it down."""
+
+    batches: dict[int, tuple[int, Batch]] = field(default_factory=dict)  # sequence: size asked for, answer
+    draws: list[tuple[str, str]] = field(default_factory=list)  # draw id, prompt
+    known: dict[tuple[str, int], Line] = field(default_factory=dict)  # draw id, rollout
+    log: int = 0
+    counts: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def copy(self) -> Story:
+        return Story(dict(self.batches), list(self.draws), dict(self.known), self.log, dict(self.counts))
+
+
 class LogMachine(RuleBasedStateMachine):
-    """The service on one side; on the other what a careful clerk would have written down."""
+    """The service on one side, the clerk on the other."""
 
     def __init__(self, database: Database) -> None:
         super().__init__()
@@ -55,11 +78,12 @@ class LogMachine(RuleBasedStateMachine):
         self.process = ExitStack()
         self.context = self.open()
         self.prompts = 0
-        self.batches: dict[int, tuple[int, Batch]] = {}  # sequence: size asked for, answer
-        self.draws: list[tuple[str, str]] = []  # draw id, prompt
-        self.known: dict[tuple[str, int], Line] = {}  # draw id, rollout
-        self.log = 0
-        self.counts: dict[str, tuple[float, int]] = {}
+        self.now = Story()
+        self.marks: dict[str, tuple[Story, bool]] = {}  # tag: the run then, and whether all of it was learned
+        self.epoch = 0
+        self.superseded: list[str] = []  # draw ids
+        self.kept: set[tuple[str, int]] = set()  # draw id, rollout of superseded outcomes that name a draw
+        self.kept_by_key = 0
 
     def open(self) -> Context:
         return self.process.enter_context(opened_context(self.url))
@@ -67,7 +91,7 @@ class LogMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if self.prompts:
-                assert settle(self.context).trained_through == self.log
+                assert settle(self.context).trained_through == self.now.log
         finally:
             self.process.close()
             self.stack.close()
@@ -86,43 +110,43 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(size=st.integers(1, 7), sequence=st.none() | st.integers(0, 30))
     def select(self, size: int, sequence: int | None) -> None:
-        if sequence in self.batches:
+        if sequence in self.now.batches:
             self.ask_again(sequence, size)
             return
         batch = select(self.context, size, sequence=sequence)
         assert not batch.replayed
-        assert batch.sequence == (max(self.batches, default=-1) + 1 if sequence is None else sequence)
+        assert batch.sequence == (max(self.now.batches, default=-1) + 1 if sequence is None else sequence)
         assert len(set(batch.draws.prompt)) == len(batch.draws.draw_id) == size
-        assert not {draw for draw, _ in self.draws} & set(batch.draws.draw_id)
-        waiting = {prompt for draw, prompt in self.draws if not self.answered(draw)}
+        assert not {*(draw for draw, _ in self.now.draws), *self.superseded} & set(batch.draws.draw_id)
+        waiting = {prompt for draw, prompt in self.now.draws if not self.answered(draw)}
         if not any("pending" in warning for warning in batch.warnings):
             assert waiting.isdisjoint(batch.draws.prompt)
-        self.batches[batch.sequence] = size, batch
-        self.draws += zip(batch.draws.draw_id, batch.draws.prompt, strict=True)
+        self.now.batches[batch.sequence] = size, batch
+        self.now.draws += zip(batch.draws.draw_id, batch.draws.prompt, strict=True)
 
     def ask_again(self, sequence: int, size: int) -> None:
-        asked, first = self.batches[sequence]
+        asked, first = self.now.batches[sequence]
         if asked == size:
             assert select(self.context, size, sequence=sequence) == first.model_copy(update={"replayed": True})
         else:
             with pytest.raises(Conflict):
                 select(self.context, size, sequence=sequence)
 
-    @precondition(lambda self: self.batches)
+    @precondition(lambda self: self.now.batches)
     @rule(place=st.integers(0, 10_000))
     def replay(self, place: int) -> None:
-        sequence = sorted(self.batches)[place % len(self.batches)]
-        self.ask_again(sequence, self.batches[sequence][0])
+        sequence = sorted(self.now.batches)[place % len(self.now.batches)]
+        self.ask_again(sequence, self.now.batches[sequence][0])
 
     @rule()
     def ask_for_more_than_there_is(self) -> None:
         with pytest.raises(Invalid):
             select(self.context, self.prompts + 1)
 
-    @precondition(lambda self: self.draws)
+    @precondition(lambda self: self.now.draws)
     @rule(rows=groups)
     def report_groups(self, rows: list[tuple[int, int]]) -> None:
-        named = [(self.draws[place % len(self.draws)], successes) for place, successes in rows]
+        named = [(self.now.draws[place % len(self.now.draws)], successes) for place, successes in rows]
         answer = report(
             self.context, draw_id=[draw for (draw, _), _ in named], successes=[s for _, s in named],
             trials=[ROLLOUTS] * len(named),
@@ -130,10 +154,24 @@ class LogMachine(RuleBasedStateMachine):
         lines = [(draw, prompt, GROUP, (float(s), ROLLOUTS, None, 0)) for (draw, prompt), s in named]
         self.compare(answer, lines)
 
-    @precondition(lambda self: self.draws)
+    @precondition(lambda self: self.superseded)
+    @rule(rows=groups, standing=st.integers(0, 10_000), successes=st.integers(0, ROLLOUTS))
+    def report_late(self, rows: list[tuple[int, int]], standing: int, successes: int) -> None:
+        """Outcomes of superseded draws, and one more where a draw stands: it alone is news."""
+        late = [(self.superseded[place % len(self.superseded)], won) for place, won in rows]
+        mine = self.now.draws[standing % len(self.now.draws) :][:1] if self.now.draws else []
+        named = [*((draw, successes) for draw, _ in mine), *late]
+        answer = report(
+            self.context, draw_id=[draw for draw, _ in named], successes=[won for _, won in named],
+            trials=[ROLLOUTS] * len(named),
+        )  # fmt: skip
+        self.compare(answer, [(*draw, GROUP, (float(successes), ROLLOUTS, None, 0)) for draw in mine], late=len(late))
+        self.kept |= {(draw, GROUP) for draw, _ in late}
+
+    @precondition(lambda self: self.now.draws)
     @rule(rows=rollouts)
     def report_rollouts(self, rows: list[tuple[int, int, float, str]]) -> None:
-        named = [(self.draws[place % len(self.draws)], *rest) for place, *rest in rows]
+        named = [(self.now.draws[place % len(self.now.draws)], *rest) for place, *rest in rows]
         answer = report(
             self.context, draw_id=[draw for (draw, _), *_ in named], rollout_index=[index for _, index, *_ in named],
             reward=[reward for _, _, reward, _ in named], status=[status for *_, status in named],
@@ -155,7 +193,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(rows=places)
     def report_what_was_never_drawn(self, rows: list[int]) -> None:
-        ids = [self.draws[place % len(self.draws)][0] for place in rows] if self.draws else []
+        ids = [self.now.draws[place % len(self.now.draws)][0] for place in rows] if self.now.draws else []
         with pytest.raises(NotFound):
             report(self.context, draw_id=[*ids, NEVER], successes=[0] * (len(ids) + 1), trials=[1] * (len(ids) + 1))
 
@@ -166,24 +204,81 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule()
     def wait_for_the_model(self) -> None:
-        assert settle(self.context).trained_through == self.log
+        assert settle(self.context).trained_through == self.now.log
+
+    # ---- checkpoints ---------------------------------------------------------------------------------------
+
+    @rule(tag=tags, learned=st.booleans())
+    def mark(self, tag: str, learned: bool) -> None:
+        if learned:
+            settle(self.context)
+        made, new = take_snapshot(self.context, "run", TakeSnapshot(tag=tag))
+        assert new == (tag not in self.marks)
+        then, _ = self.marks.setdefault(tag, (self.now.copy(), learned))
+        assert (made.log_position, made.draws, made.selections) == (then.log, len(then.draws), len(then.batches))
+
+    @precondition(lambda self: self.marks)
+    @rule(place=st.integers(0, 10_000))
+    def go_back(self, place: int) -> None:
+        self.put_back(list(self.marks)[place % len(self.marks)])
+
+    @rule(tag=tags)
+    def go_back_to_what_does_not_stand(self, tag: str) -> None:
+        if tag not in self.marks:
+            with pytest.raises(NotFound):
+                restore_run(self.context, "run", Restore(tag=tag), None)
+
+    @precondition(lambda self: any(learned for _, learned in self.marks.values()))
+    @rule(place=st.integers(0, 10_000), size=st.integers(1, 7))
+    def live_it_again(self, place: int, size: int) -> None:
+        learned = [tag for tag, (_, learned) in self.marks.items() if learned]
+        tag = learned[place % len(learned)]
+        drawn = []
+        for _ in range(2):
+            self.put_back(tag)
+            sequence = max(self.now.batches, default=-1) + 1
+            batch = select(self.context, size, sequence=sequence, wait_seconds=WAIT)
+            self.now.batches[sequence] = size, batch
+            self.now.draws += zip(batch.draws.draw_id, batch.draws.prompt, strict=True)
+            drawn.append(batch.draws.model_dump(exclude={"draw_id"}))
+        assert drawn[0] == drawn[1]
+
+    def put_back(self, tag: str) -> None:
+        then, _ = self.marks[tag]
+        gone = self.now.draws[len(then.draws) :]
+        lines = self.now.known.keys() - then.known.keys()
+        later = list(self.marks)[list(self.marks).index(tag) + 1 :]
+        moved = bool(gone) or self.now.log > then.log
+        answer = restore_run(self.context, "run", Restore(tag=tag), None)
+        self.epoch += moved
+        assert (answer.epoch, answer.log_position, answer.draws) == (self.epoch, then.log, len(then.draws))
+        counted = answer.superseded
+        assert (counted.draws, counted.outcomes) == (len(gone), self.now.log - then.log)
+        assert counted.snapshots == (len(later) if moved else 0)
+        self.superseded += [draw for draw, _ in gone]
+        self.kept |= lines
+        self.kept_by_key += self.now.log - then.log - len(lines)
+        if moved:
+            for each in later:
+                del self.marks[each]
+        self.now = then.copy()
 
     # ---- what the clerk writes down ------------------------------------------------------------------------
 
     def answered(self, draw: str) -> set[int]:
-        return {rollout for known, rollout in self.known if known == draw}
+        return {rollout for known, rollout in self.now.known if known == draw}
 
     def count(self, prompt: str, successes: float, trials: int) -> None:
-        had = self.counts.get(prompt, (0.0, 0))
-        self.counts[prompt] = had[0] + successes, had[1] + trials
-        self.log += 1
+        had = self.now.counts.get(prompt, (0.0, 0))
+        self.now.counts[prompt] = had[0] + successes, had[1] + trials
+        self.now.log += 1
 
-    def compare(self, answer: Any, lines: list[tuple[str, str, int, Line]]) -> None:
+    def compare(self, answer: Any, lines: list[tuple[str, str, int, Line]], *, late: int = 0) -> None:
         stored, duplicates, conflicts = 0, 0, []
         for row, (draw, prompt, rollout, line) in enumerate(lines):
             before = self.answered(draw)
             if rollout in before:
-                if self.known[draw, rollout] == line:
+                if self.now.known[draw, rollout] == line:
                     duplicates += 1
                 else:
                     conflicts.append(row)
@@ -191,30 +286,43 @@ class LogMachine(RuleBasedStateMachine):
                 conflicts.append(row)
             else:
                 stored += 1
-                self.known[draw, rollout] = line
+                self.now.known[draw, rollout] = line
                 self.count(prompt, line[0], line[1])
         assert (answer.stored, answer.duplicates, answer.conflicts) == (stored, duplicates, conflicts)
-        assert answer.log_position == self.log
+        assert answer.superseded == late
+        assert answer.log_position == self.now.log
 
     # ---- what must hold after every step -------------------------------------------------------------------
 
     @precondition(lambda self: self.prompts)
     @invariant()
     def the_log_is_gapless_and_of_the_right_length(self) -> None:
-        assert log_length(self.context) == self.log
+        assert log_length(self.context) == self.now.log
 
     @precondition(lambda self: self.prompts)
     @invariant()
     def counts_and_pending_are_those_of_the_log(self) -> None:
         state = self.context.desk("run").state
-        assert state.draws == len(self.draws)
+        assert state.draws == len(self.now.draws)
         waiting: dict[str, int] = {}
-        for draw, prompt in self.draws:
+        for draw, prompt in self.now.draws:
             waiting[prompt] = waiting.get(prompt, 0) + (not self.answered(draw))
         for row in range(state.rows):
             key = f"pool-{row}"
-            assert (float(state.successes[row]), int(state.trials[row])) == self.counts.get(key, (0.0, 0))
+            assert (float(state.successes[row]), int(state.trials[row])) == self.now.counts.get(key, (0.0, 0))
             assert int(state.traffic.open[row]) == waiting.get(key, 0)
+
+
+    @precondition(lambda self: self.prompts)
+    @invariant()
+    def nothing_that_was_put_back_is_deleted(self) -> None:
+        with self.context.store.read() as unit:
+            ((outcomes,),) = unit.connection.execute(text("SELECT count(*) FROM superseded_outcomes")).all()
+            ((draws,),) = unit.connection.execute(text("SELECT sum(size) FROM superseded_selections")).all()
+        assert (outcomes, draws or 0) == (len(self.kept) + self.kept_by_key, len(self.superseded))
+        told = list_snapshots(self.context, "run")
+        assert [each.tag for each in told.snapshots if not each.superseded] == list(self.marks)
+        assert told.epoch == len(told.restores) == describe_run(self.context, "run").epoch == self.epoch
 
 
 def machine_settings(examples: int) -> settings:

@@ -49,7 +49,10 @@ def test_every_endpoint_documents_its_problems(document: dict[str, Any]) -> None
                 assert answer["description"], f"{name} {status}"
 
 
-@pytest.mark.parametrize("path", ["/pools/{pool}", "/runs/{run}", "/runs/{run}/metrics", "/select_batch", "/outcomes"])
+@pytest.mark.parametrize(
+    "path",
+    ["/pools/{pool}", "/runs/{run}", "/runs/{run}/metrics", "/select_batch", "/outcomes", "/allocate_budget"],
+)
 def test_endpoints_that_name_a_thing_document_that_it_may_not_be_there(document: dict[str, Any], path: str) -> None:
     for operation in document["paths"][path].values():
         assert "404" in operation["responses"]

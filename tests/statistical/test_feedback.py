@@ -27,7 +27,7 @@ LOG_ODDS = torch.cat([torch.full((300,), -5.0), torch.linspace(-3, 3, 400), torc
 def features() -> Features:
     random = torch.Generator().manual_seed(11)
     raw = {name: torch.randn(PROMPTS, width, generator=random) for name, width in (("embedding", 24), ("surface", 6))}
-    return fit_frame(raw).features(list(raw.values()))
+    return fit_frame(raw).features(raw)
 
 
 @pytest.fixture(autouse=True)

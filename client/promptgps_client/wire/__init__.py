@@ -14,6 +14,7 @@ from promptgps_client.wire.answers import (
 )
 from promptgps_client.wire.base import (
     MAX_BATCH,
+    MAX_BUDGETED,
     MAX_CANDIDATES,
     MAX_DIMENSION,
     MAX_INTEGER,
@@ -21,6 +22,8 @@ from promptgps_client.wire.base import (
     MAX_PREDICTIONS,
     MAX_PROMPTS_IN_REQUEST,
     MAX_ROLLOUTS_IN_REPORT,
+    MAX_SAMPLES,
+    MAX_SAMPLES_OF_ONE,
     MAX_TEXT,
     MAX_WAIT_SECONDS,
     Count,
@@ -52,6 +55,13 @@ from promptgps_client.wire.batches import (
     ReportOutcomes,
     SelectBatch,
 )
+from promptgps_client.wire.budgets import (
+    AllocateBudget,
+    Budget,
+    Calibration,
+    Objective,
+    OutcomesSoFar,
+)
 from promptgps_client.wire.pools import (
     AddPrompts,
     CreatePool,
@@ -69,9 +79,19 @@ from promptgps_client.wire.runs import (
     Runs,
     Selection,
 )
+from promptgps_client.wire.snapshots import (
+    Restore,
+    Restored,
+    RestoreNote,
+    Snapshot,
+    Snapshots,
+    SupersededCounts,
+    TakeSnapshot,
+)
 
 __all__ = [
     "MAX_BATCH",
+    "MAX_BUDGETED",
     "MAX_CANDIDATES",
     "MAX_DIMENSION",
     "MAX_INTEGER",
@@ -79,10 +99,15 @@ __all__ = [
     "MAX_PREDICTIONS",
     "MAX_PROMPTS_IN_REQUEST",
     "MAX_ROLLOUTS_IN_REPORT",
+    "MAX_SAMPLES",
+    "MAX_SAMPLES_OF_ONE",
     "MAX_TEXT",
     "MAX_WAIT_SECONDS",
     "AddPrompts",
+    "AllocateBudget",
     "Batch",
+    "Budget",
+    "Calibration",
     "ChangeRun",
     "Count",
     "CreatePool",
@@ -97,6 +122,8 @@ __all__ = [
     "GroupTrials",
     "Key",
     "Name",
+    "Objective",
+    "OutcomesSoFar",
     "OutcomesStored",
     "Parameter",
     "ParameterName",
@@ -110,6 +137,9 @@ __all__ = [
     "PromptsAdded",
     "Ready",
     "ReportOutcomes",
+    "Restore",
+    "RestoreNote",
+    "Restored",
     "Reward",
     "RolloutIndex",
     "Run",
@@ -118,8 +148,12 @@ __all__ = [
     "SelectBatch",
     "Selection",
     "Share",
+    "Snapshot",
+    "Snapshots",
     "Status",
     "Strategy",
+    "SupersededCounts",
+    "TakeSnapshot",
     "Text",
     "UtilityName",
     "Vector",

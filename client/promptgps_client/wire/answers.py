@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from promptgps_client.wire.base import MAX_PREDICTIONS, Key, Name, Text, Vector, Wire, columns_fault
+from promptgps_client.wire.base import MAX_PREDICTIONS, Key, Name, Text, Vector, Wire, exactly_one
 
 
 class PredictDifficulty(Wire):
@@ -20,8 +20,7 @@ class PredictDifficulty(Wire):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> PredictDifficulty:
-        if sum(column is not None for column in (self.keys, self.texts, self.vectors)) != 1:
-            raise columns_fault("keys", "exactly one of keys, texts and vectors is needed")
+        exactly_one(keys=self.keys, texts=self.texts, vectors=self.vectors)
         return self
 
 

@@ -11,6 +11,9 @@ MAX_BATCH = 16_384
 MAX_ROLLOUTS_IN_REPORT = 131_072
 MAX_PROMPTS_IN_REQUEST = 100_000
 MAX_PREDICTIONS = 8_192
+MAX_BUDGETED = 100_000
+MAX_SAMPLES = 1_000_000
+MAX_SAMPLES_OF_ONE = 4096
 MAX_CANDIDATES = 2_000_000
 MAX_TEXT = 1_000_000
 MAX_KEY = 512
@@ -40,8 +43,8 @@ Parameter = (
     | Annotated[str, StringConstraints(max_length=32, pattern=NO_NUL)]
 )
 Strategy = Literal["promptgps", "gps", "mopps", "uniform"]
-PredictorName = Literal["hierarchical", "neural", "beta", "ridge", "constant"]
-UtilityName = Literal["mixed", "information", "target", "thompson", "band", "uniform"]
+PredictorName = Literal["hierarchical", "neural", "stack", "beta", "bots", "ridge", "constant"]
+UtilityName = Literal["mixed", "information", "variance", "target", "thompson", "band", "uniform"]
 
 
 class Wire(BaseModel):
@@ -53,6 +56,17 @@ class Wire(BaseModel):
 def columns_fault(field: str, detail: str) -> PydanticCustomError:
     """A fault between columns, told at one field; the service's problem answer reads ``field`` from its context."""
     return PydanticCustomError("columns", "{field}: {detail}", {"field": field, "detail": detail})
+
+
+def exactly_one(**fields: object) -> None:
+    """Check that one of the fields is given.
+
+    Raises:
+        PydanticCustomError: naming the first.
+    """
+    if sum(value is not None for value in fields.values()) != 1:
+        *names, last = fields
+        raise columns_fault(next(iter(fields)), f"exactly one of {', '.join(names)} and {last} is needed")
 
 
 def same_length(**columns: list[Any] | None) -> int:

@@ -132,4 +132,7 @@ class OutcomesStored(Wire):
     stored: int
     duplicates: int
     conflicts: list[int]
+    superseded: int = Field(
+        0, description="Rows about draws that a restore has superseded: kept, not learned from; nothing is to be done."
+    )
     log_position: int

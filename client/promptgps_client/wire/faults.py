@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from promptgps_client.wire.answers import ProblemFault
 
 # Pydantic puts the branch of a union into a fault's location; it is no part of the field's name.
 UNION_BRANCH = re.compile(r"constrained-\w+|(list|literal)\[.*\]")
+
+
+Error = TypeVar("Error", bound=Mapping[str, Any])
+
+
+def meant(errors: Sequence[Error]) -> list[Error]:
+    """Without what the other branches of a union say of a list whose rows are at fault: it was meant as a list."""
+    lists = {
+        tuple(error["loc"][:place])
+        for error in errors
+        for place, part in enumerate(error["loc"][:-1])
+        if isinstance(part, str) and UNION_BRANCH.fullmatch(part)
+    }
+    return [error for error in errors if tuple(error["loc"][:-1]) not in lists]
 
 
 def fault_of(

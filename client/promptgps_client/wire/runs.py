@@ -47,6 +47,20 @@ class Reward(Wire):
             raise columns_fault("high", "is too far from low: the distance is not a finite number")
         return self
 
+    def success(self, raw: float) -> float:
+        """A raw reward as a success in [0, 1].
+
+        Raises:
+            ValueError: A binary reward that is neither 0 nor 1.
+        """
+        if self.threshold is not None:
+            return float(raw >= self.threshold)
+        if self.low is not None and self.high is not None:
+            return min(max((raw - self.low) / (self.high - self.low), 0.0), 1.0)
+        if raw not in (0.0, 1.0):
+            raise ValueError(f"{raw:g} is not 0 or 1; open the run with a threshold or affine reward for other values")
+        return float(raw)
+
 
 class Selection(Wire):
     """How a batch is chosen. `strategy` only presets the others; whatever is left out takes the preset's value."""
@@ -55,8 +69,8 @@ class Selection(Wire):
     predictor: PredictorName | None = None
     predictor_parameters: dict[ParameterName, Parameter] | None = Field(
         None,
-        description="Of the predictor, by name: `discount` of beta (MoPPS's λ); `own_record`, `residual`, `prior` and "
-        "sizes of neural.",
+        description="Of the predictor, by name: `discount` of beta (MoPPS's λ) and bots, `weight` of bots; "
+        "`own_record`, `residual`, `prior` and sizes of neural; `members` of stack, with commas between, and neural's.",
     )
     fallback: bool | None = Field(
         None, description="Serve the best baseline where the predictor has for long been worse than it."
@@ -162,6 +176,7 @@ class Run(Wire):
     log_position: int = Field(description="Outcomes acknowledged so far.")
     model_version: int
     trained_through: int = Field(description="Log position up to which the served model has learned.")
+    epoch: int = Field(0, description="How often the run was put back to a snapshot.")
     created_at: str
 
 

@@ -51,6 +51,7 @@ class Field:
         tier: int8[N], see ``reuse``.
         last_draw: int64[N], to prefer what was drawn longest ago where the free ones do not suffice.
         posterior: of all N prompts.
+        softness: float64[N], see ``softness``; None where rewards are binary.
         embedding: float[N, d], unit rows; used with diversity.
         anchors: long[A], rows of recent batches; used with diversity.
         groups: with exact shares; empty for none.
@@ -63,6 +64,7 @@ class Field:
     embedding: Tensor | None = None
     anchors: Tensor | None = None
     groups: tuple[Group, ...] = ()
+    softness: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def _best(field_: Field, rules: Rules, candidates: Tensor, count: int, seed: int
     if count == 0:
         return candidates[:0]
     identity = field_.identity[candidates]
-    values = utility(field_.posterior.take(candidates), rules.aim, uniforms(identity, seed, THOMPSON))
+    softness = 0.0 if field_.softness is None else field_.softness[candidates]
+    values = utility(field_.posterior.take(candidates), rules.aim, uniforms(identity, seed, THOMPSON), softness)
     values = values + 0.5 * TIE * uniforms(identity, seed, TIES)
     if rules.diversity == 0 or field_.embedding is None:
         return candidates[values.topk(count).indices]

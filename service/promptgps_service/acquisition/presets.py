@@ -11,7 +11,7 @@ _BASE: dict[str, Any] = {
     "utility": "mixed",
     "target": 0.5,
     "band": [0.2, 0.8],
-    "bonus": 0.5,
+    "bonus": 1.0,  # half of it does as well on the first prompts found, and stays with them
     "cooldown": "auto",
     "candidate_factor": 8,
     "uniform_share": 0.05,

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import time
+
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from promptgps_client.wire import Ready, Wire
 
 from promptgps_service.api.dependencies import Ctx
 from promptgps_service.api.problems import responses
-from promptgps_service.telemetry import LANE_DEPTH, LOG_POSITION, MODEL_VERSION, TRAINED_THROUGH
+from promptgps_service.telemetry import (
+    LAG,
+    LANE_DEPTH,
+    LEASED,
+    LOG_POSITION,
+    MODEL_AGE,
+    MODEL_VERSION,
+    TRAINED_THROUGH,
+)
 
 router = APIRouter(tags=["health"])
 metrics_router = APIRouter(tags=["health"])
@@ -42,9 +52,13 @@ def readyz(context: Ctx, response: Response) -> Ready:
 def metrics(context: Ctx) -> Response:
     """Prometheus exposition."""
     LANE_DEPTH.set(context.lane.depth)
-    for state in context.states():
+    for desk in context.desks():
+        state, table = desk.state, desk.state.table
         LOG_POSITION.labels(state.name).set(state.log_position)
-        if state.table is not None:
-            MODEL_VERSION.labels(state.name).set(state.table.model_version)
-            TRAINED_THROUGH.labels(state.name).set(state.table.trained_through)
+        LEASED.labels(state.name).set(context.leases.holds(state.id))
+        if table is not None:
+            MODEL_VERSION.labels(state.name).set(table.model_version)
+            MODEL_AGE.labels(state.name).set(time.monotonic() - table.made_at)
+            TRAINED_THROUGH.labels(state.name).set(table.trained_through)
+            LAG.labels(state.name).set(state.log_position - table.trained_through)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from promptgps_client.wire import Problem, ProblemFault
-from promptgps_client.wire.faults import UNION_BRANCH, fault_of
+from promptgps_client.wire.faults import fault_of, meant
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -85,7 +85,7 @@ def answer_error(request: Request, error: Exception) -> Response:
 def answer_validation(request: Request, error: Exception) -> Response:
     """Answer a body or parameter that the wire vocabulary refuses: field and row by field and row."""
     assert isinstance(error, RequestValidationError)
-    errors = _meant(error.errors())
+    errors = meant(error.errors())
     if any(item["type"] == "json_invalid" for item in errors):
         detail = f"the body is not JSON: {errors[0].get('ctx', {}).get('error', 'it cannot be parsed')}"
         return problem(_id(request), 400, "malformed", _HTTP_TITLES[400][1], detail)
@@ -97,17 +97,6 @@ def answer_validation(request: Request, error: Exception) -> Response:
     if all(item["type"] == "too_long" for item in errors):
         status, kind, title = 413, *_HTTP_TITLES[413]
     return problem(_id(request), status, kind, title, f"{where}: {first.detail}{more}", faults)
-
-
-def _meant(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Without what the other branches of a union say of a list whose rows are at fault: it was meant as a list."""
-    lists = {
-        tuple(item["loc"][:place])
-        for item in errors
-        for place, part in enumerate(item["loc"][:-1])
-        if isinstance(part, str) and UNION_BRANCH.fullmatch(part)
-    }
-    return [item for item in errors if tuple(item["loc"][:-1]) not in lists]
 
 
 def _fault(item: Mapping[str, Any]) -> ProblemFault:

@@ -20,6 +20,7 @@ import numpy as np
 MAX_CHARACTERS = 8192
 """Characters of a text that are counted; only ``characters`` looks at the whole length."""
 
+LONGEST_QUOTED = 64  # a longer quotation is a text, not an instance
 LARGEST = 1e18  # numbers are counted up to here: beyond it lie digit strings, not sizes
 
 SURFACE_NAMES = (
@@ -66,7 +67,10 @@ def surface_features(texts: Sequence[str]) -> np.ndarray:
 
 
 def _features(text: str) -> tuple[float, ...]:
-    """Features of one text; counts as log(1 + count), for their tails are heavy, and one share."""
+    """Features of one text; counts as log(1 + count), for their tails are heavy, one share and one plain length.
+
+    An instance of five letters is as much harder than one of four as one of eight is than one of seven.
+    """
     head = text[:MAX_CHARACTERS]
     words = head.split()
     numbers = [log1p(min(float(number), LARGEST)) for number in _NUMBER.findall(head)]
@@ -77,7 +81,7 @@ def _features(text: str) -> tuple[float, ...]:
         log1p(len(set(head))),
         log1p(max(map(len, head.splitlines()), default=0)),
         log1p(len(_SENTENCE_END.split(head.strip())[-1])),
-        log1p(max((len(a or b or c) for a, b, c in _QUOTED.findall(head)), default=0)),
+        min(max((len(a or b or c) for a, b, c in _QUOTED.findall(head)), default=0), LONGEST_QUOTED),
         log1p(len(numbers)),
         sum(numbers) / max(len(numbers), 1),
         max(numbers, default=0.0),

@@ -1,23 +1,28 @@
-"""What the use cases share: the store, the lane, the pools' vectors, and the runs this process knows."""
+"""What the use cases share: the store, the lane, the pools' vectors, and the runs that this process has opened."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 
 from promptgps_service.errors import Unavailable
 from promptgps_service.flow.feature_space import FeatureSpace
+from promptgps_service.flow.follow import POLL_SECONDS, Follower
 from promptgps_service.flow.lane import Lane
+from promptgps_service.flow.leases import LEASE_SECONDS, Leases
 from promptgps_service.flow.limits import Limits
-from promptgps_service.flow.run_state import RunState, ScoreTable
+from promptgps_service.flow.run_state import RunState
 from promptgps_service.flow.stillness import Stillness
+from promptgps_service.flow.ticker import Ticker
 from promptgps_service.flow.trainer import Learning, Trainer
 from promptgps_service.store.records import RunRecord, Segment
 from promptgps_service.store.unit import Store, Unit
 
-LEASE_SECONDS = 10.0
+# So long without an answer from the database, or with one job, and a load balancer should ask another process.
+SILENCE_SECONDS = 15.0
 
 
 @dataclass
@@ -33,7 +38,8 @@ class Context:
 
     def __init__(
         self, store: Store, *, device: torch.device, learning: Learning, lane_depth: int,
-        lease_seconds: float = LEASE_SECONDS, limits: Limits | None = None,
+        poll_seconds: float = POLL_SECONDS, lease_seconds: float = LEASE_SECONDS,
+        limits: Limits | None = None,
     ) -> None:  # fmt: skip
         self.store = store
         self.limits = limits or Limits()
@@ -42,16 +48,31 @@ class Context:
         self.learning = learning
         self.lane = Lane(str(device), lane_depth)
         self.features = FeatureSpace(store, device, self.limits.embedding_root)
+        self.leases = Leases(store, lease_seconds)
         self.imports = Stillness()
         self.import_seconds = 2 * lease_seconds  # an import shows a sign of life only with each chunk
+        self._poll_seconds = poll_seconds
+        self._tickers = {"leases": Ticker("leases", self.leases.pause, self.leases.beat)}
         self._desks: dict[str, Desk] = {}
         self._opening = threading.Lock()
         self._all_open = False
 
+    def follow(self, only: Collection[str] | None = None) -> None:
+        """Follow from now on what other processes write, and learn their runs, or ``only`` those of these names."""
+        self._tickers["follow"] = Ticker("follow", self._poll_seconds, Follower(self, only).look)
+
     def close(self) -> None:
-        """Stop learning and close the database; what was acknowledged is in the log."""
+        """Stop learning, give the runs back and close the database; what was acknowledged is in the log."""
+        if "follow" in self._tickers:
+            self._tickers["follow"].stop()
         self.lane.stop()
+        self._tickers["leases"].stop()  # what the lane was learning to its end was still this process's to learn
+        self.leases.leave()
         self.store.close()
+
+    def opened(self, name: str) -> Desk | None:
+        """The run of that name, if this process has opened it."""
+        return self._desks.get(name)
 
     def desk(self, name: str) -> Desk:
         """The run of that name, read from the database on first use.
@@ -68,16 +89,14 @@ class Context:
                     record = unit.runs.get(name)
                 state = RunState(record, self.device)
                 self.catch_up(state)
-                trainer = Trainer(self.store, self.features, self.lane, state, self.learning, self.catch_up)
+                trainer = Trainer(
+                    self.store, self.features, self.lane, state, self.learning, self.leases, self.catch_up
+                )
                 self.lane.call(trainer.load)
                 self._desks[name] = Desk(state, trainer)
+                trainer.refresh()  # from here on the follower knows the run; what it has passed over until now
                 trainer.wake()
             return self._desks[name]
-
-    def served(self, name: str) -> ScoreTable | None:
-        """What this process serves of a run, if it has opened it."""
-        desk = self._desks.get(name)
-        return None if desk is None else desk.state.table
 
     def open_all(self) -> None:
         """Read every run, so that the first request after a restart does not wait for it."""
@@ -87,14 +106,22 @@ class Context:
             self.desk(name)
         self._all_open = True
 
-    def states(self) -> list[RunState]:
+    def desks(self) -> list[Desk]:
         """The runs that this process has opened."""
-        return [desk.state for desk in list(self._desks.values())]
+        return list(self._desks.values())
+
+    @property
+    def alive(self) -> bool:
+        """Whether every thread of the process still works."""
+        return self.lane.alive and all(ticker.alive for ticker in self._tickers.values())
 
     def checks(self) -> dict[str, str]:
         """Readiness part by part: `ok`, or what is wrong."""
         checks = {"lane": "ok" if self.lane.alive else "the training lane has stopped"}
         checks["runs"] = "ok" if self._all_open else "runs are being read"
+        for name, ticker in self._tickers.items():
+            silent = ticker.silence
+            checks[name] = "ok" if silent < SILENCE_SECONDS else f"not done for {silent:.0f} s"
         try:
             current = self.store.is_current()
             checks["database"] = "ok"
@@ -103,14 +130,22 @@ class Context:
             checks["database"] = error.detail
         return checks
 
-    def catch_up(self, state: RunState) -> None:
-        """Bring a run's state up to the database."""
+    def catch_up(self, state: RunState) -> RunRecord:
+        """Bring a run's state up to the database; answers the heads that it has come to."""
         with self.store.read() as unit:
-            self.catch_up_in(unit, state, unit.runs.get(state.name))
+            record = unit.runs.get(state.name)
+            self.catch_up_in(unit, state, record)
+        return record
 
     def catch_up_in(self, unit: Unit, state: RunState, record: RunRecord) -> None:
         """The same inside a unit of work that already has the run's heads; costs nothing when up to date."""
         with state.lock:
+            if record.epoch < state.epoch:
+                return  # read before a restore that the state has seen
+            if record.epoch > state.epoch:
+                state.rewind(record.epoch)
+            if record.revision > state.revision:
+                state.retune(record)
             segments = unit.runs.segments(state.id, after=state.rows)
             if segments:
                 state.add_rows(segments, self.features.identity(unit, segments))

@@ -1,4 +1,8 @@
-"""Draw ids: the only place that makes or reads one. `d{run}-{number}` is short, unique and needs no index."""
+"""Draw ids: the only place that makes or reads one.
+
+`d{run}-{number}` is short, unique and needs no index. After a restore numbers come again, so that from then on the id
+says in which epoch of the run the draw was issued: `d{run}.{epoch}-{number}`.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +15,27 @@ from numpy.typing import NDArray
 from promptgps_service.errors import Fault, NotFound
 
 FAULTS_NAMED = 20
-_FORM = re.compile(r"d(\d{1,12})-(\d{1,15})", re.ASCII)
+_FORM = re.compile(r"d(\d{1,12})(?:\.([1-9]\d{0,8}))?-(\d{1,15})", re.ASCII)
 
 
-def draw_ids(run_id: int, first: int, size: int) -> list[str]:
+def draw_ids(run_id: int, epoch: int, first: int, size: int) -> list[str]:
     """Ids of ``size`` draws from number ``first`` on."""
-    return [f"d{run_id}-{number}" for number in range(first, first + size)]
+    prefix = f"d{run_id}.{epoch}" if epoch else f"d{run_id}"
+    return [f"{prefix}-{number}" for number in range(first, first + size)]
 
 
-def draw_numbers(run_id: int, ids: Sequence[str], issued: int) -> NDArray[np.int64]:
-    """Numbers of draws, int64[M].
-
-    Raises:
-        NotFound: naming the rows whose id is not one of the run's draws.
-    """
-    numbers = np.full(len(ids), -1, np.int64)
-    prefix = f"d{run_id}-"
+def draw_numbers(run_id: int, ids: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Epoch and number of draws, int64[M] each; the number is -1 where it is not an id of the run's."""
+    epochs, numbers = np.zeros(len(ids), np.int64), np.full(len(ids), -1, np.int64)
+    run = str(run_id)
     for row, draw_id in enumerate(ids):
-        if draw_id.startswith(prefix) and (form := _FORM.fullmatch(draw_id)) and int(form[2]) < issued:
-            numbers[row] = int(form[2])
-    unknown = np.flatnonzero(numbers < 0)
-    if unknown.size:
-        faults = tuple(
-            Fault("draw_id", f"{ids[row]!r} is not a draw of this run", int(row)) for row in unknown[:FAULTS_NAMED]
-        )
-        raise NotFound(f"{unknown.size} of {len(ids)} draw ids are not of this run", faults)
-    return numbers
+        form = _FORM.fullmatch(draw_id)
+        if form is not None and form[1] == run:
+            epochs[row], numbers[row] = int(form[2] or 0), int(form[3])
+    return epochs, numbers
+
+
+def not_drawn(ids: Sequence[str], rows: NDArray[np.int64]) -> NotFound:
+    """The error that names the rows whose id is not one of the run's draws."""
+    faults = tuple(Fault("draw_id", f"{ids[row]!r} is not a draw of this run", int(row)) for row in rows[:FAULTS_NAMED])
+    return NotFound(f"{rows.size} of {len(ids)} draw ids are not of this run", faults)

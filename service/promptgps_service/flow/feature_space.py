@@ -4,32 +4,54 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from promptgps_service.embedding import Embedder, make_embedder
-from promptgps_service.embedding.surface import SURFACE_NAMES, surface_features
-from promptgps_service.model.features import Features, Frame, fit_frame
+from promptgps_service.embedding.surface import surface_features
+from promptgps_service.model.features import Features, Frame, fit_frame, offline_log_odds
 from promptgps_service.store.records import PoolRecord, Segment
 from promptgps_service.store.unit import Store, Unit
 
 
 @dataclass(frozen=True)
 class PoolVectors:
-    """The first M prompts of a pool: identity int64[M], embedding float32[M, d] (unit rows), surface float32[M, S]."""
+    """The first M prompts of a pool.
+
+    Attributes:
+        identity: int64[M].
+        embedding: float32[M, d], unit rows.
+        surface: float32[M, S].
+        offline: float64[M, 2], successes and trials of the offline pass rate; 0 trials where there is none.
+    """
 
     identity: Tensor
     embedding: Tensor
     surface: Tensor
+    offline: Tensor
 
     @property
     def length(self) -> int:
         """M."""
         return int(self.identity.numel())
+
+    def rows(self, start: int, stop: int) -> PoolVectors:
+        """Prompts ``start`` to ``stop``."""
+        return PoolVectors(*(getattr(self, field.name)[start:stop] for field in fields(self)))
+
+    def raw(self) -> dict[str, Tensor]:
+        """The blocks that features are made of."""
+        return {"embedding": self.embedding, "surface": self.surface, "offline": offline_log_odds(self.offline)}
+
+
+def joined(parts: Sequence[PoolVectors]) -> PoolVectors:
+    """One after the other."""
+    return PoolVectors(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(PoolVectors)))
 
 
 @dataclass(frozen=True)
@@ -38,7 +60,19 @@ class Matrix:
 
     features: Features
     frame: Frame
-    embedding: Tensor
+    identity: Tensor
+
+
+class Stretch(NamedTuple):
+    """Prompts ``start .. stop`` of a pool, the first ``frame_rows`` of which its frame is taken from."""
+
+    pool_id: int
+    start: int
+    stop: int
+    frame_rows: int
+
+
+Key = tuple[Stretch, ...]
 
 
 class FeatureSpace:
@@ -50,7 +84,8 @@ class FeatureSpace:
         self._device = device
         self._lock = threading.Lock()
         self._vectors: dict[int, PoolVectors] = {}
-        self._matrices: dict[tuple[tuple[int, int, int], ...], Matrix] = {}
+        self._matrices: dict[tuple[Key, Key], Matrix] = {}
+        self._embeddings: dict[Key, Tensor] = {}
         self._embedders: dict[str, Embedder] = {}
 
     def vectors(self, pool: PoolRecord, length: int) -> PoolVectors:
@@ -70,14 +105,9 @@ class FeatureSpace:
             torch.from_numpy(read.identity.astype(np.int64)),
             torch.from_numpy(read.embedding.astype(np.float32)),
             torch.from_numpy(read.surface.astype(np.float32)),
+            torch.from_numpy(read.offline),
         )
-        if known is None:
-            return fresh
-        return PoolVectors(
-            torch.cat([known.identity, fresh.identity]),
-            torch.cat([known.embedding, fresh.embedding]),
-            torch.cat([known.surface, fresh.surface]),
-        )
+        return fresh if known is None else joined([known, fresh])
 
     def identity(self, unit: Unit, segments: Sequence[Segment]) -> Tensor:
         """int64[rows of the segments]: what names each prompt."""
@@ -88,43 +118,68 @@ class FeatureSpace:
             parts.append(vectors.identity[segment.start : segment.start + segment.count])
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
 
-    def matrix(self, segments: Sequence[Segment]) -> Matrix:
-        """Features of the rows of the segments, on the device; shared by runs over the same segments."""
-        with self._store.read() as unit:
-            pools = {segment.pool_id: unit.pools.by_id(segment.pool_id) for segment in segments}
-        if len(pools) == 1:
-            segments = _joined(segments)
-        key = tuple((segment.pool_id, segment.count, pools[segment.pool_id].frame_rows) for segment in segments)
+    def matrix(self, segments: Sequence[Segment], framed_by: Sequence[Segment] | None = None) -> Matrix:
+        """Features of the rows of the segments, on the device; shared by runs over the same segments.
+
+        Args:
+            segments: of the run.
+            framed_by: segments of another run, in whose frame the features are to be; default: their own.
+        """
+        key = (self._key(segments), self._key(segments if framed_by is None else framed_by))
         with self._lock:
             found = self._matrices.get(key)
         if found is not None:
             return found
-        made = self._make(segments, pools)
+        made = self._make(*key)
         with self._lock:
             # An older length of the same pools is not asked for again once every run has moved on.
-            stale = [other for other in self._matrices if [k[0] for k in other] == [k[0] for k in key]]
-            for other in stale:
-                del self._matrices[other]
-            self._matrices[key] = made
+            self._matrices = {
+                other: kept for other, kept in self._matrices.items() if _of_pools(other) != _of_pools(key)
+            } | {key: made}
         return made
 
-    def _make(self, segments: Sequence[Segment], pools: dict[int, PoolRecord]) -> Matrix:
-        embedding, surface, framed_embedding, framed_surface = [], [], [], []
-        for segment in segments:
-            pool = pools[segment.pool_id]
-            stop = segment.start + segment.count
-            vectors = self.vectors(pool, stop)
-            framed = slice(segment.start, max(min(stop, pool.frame_rows), segment.start))
-            embedding.append(vectors.embedding[segment.start : stop])
-            surface.append(vectors.surface[segment.start : stop])
-            framed_embedding.append(vectors.embedding[framed])
-            framed_surface.append(vectors.surface[framed])
-        raw = {"embedding": torch.cat(framed_embedding), "surface": torch.cat(framed_surface)}
-        frame = fit_frame({name: part for name, part in raw.items() if part.shape[1] > 0})
-        whole = {"embedding": torch.cat(embedding), "surface": torch.cat(surface)}
-        features = frame.features([whole[block.name] for block in frame.blocks])
-        features = Features(features.x.to(self._device), features.blocks, features.frame_rows)
-        return Matrix(features, frame, whole["embedding"].to(self._device))
+    def _key(self, segments: Sequence[Segment]) -> Key:
+        with self._store.read() as unit:
+            pools = {segment.pool_id: unit.pools.by_id(segment.pool_id) for segment in segments}
+        if len(pools) == 1:  # one pool's segments follow each other without a gap: they are one
+            segments = [Segment(0, segments[0].pool_id, 0, sum(segment.count for segment in segments))]
+        return tuple(
+            Stretch(
+                segment.pool_id, segment.start, segment.start + segment.count, pools[segment.pool_id].frame_rows
+            )
+            for segment in segments
+        )
+
+    def _make(self, own: Key, framing: Key) -> Matrix:
+        frame = fit_frame(self._vectors_of(framing, framing=True).raw())
+        vectors = self._vectors_of(own)
+        offline = vectors.offline if bool((vectors.offline[:, 1] > 0).any()) else None
+        features = frame.features(vectors.raw(), offline)
+        features = replace(features, x=features.x.to(self._device))
+        return Matrix(features, frame, vectors.identity)
+
+    def embedding(self, segments: Sequence[Segment]) -> Tensor:
+        """Unit rows float32[N, d] of the segments, on the device."""
+        key = self._key(segments)
+        with self._lock:
+            found = self._embeddings.get(key)
+        if found is None:
+            found = self._vectors_of(key).embedding.to(self._device)
+            with self._lock:
+                self._embeddings = {
+                    other: kept for other, kept in self._embeddings.items() if _pools(other) != _pools(key)
+                } | {key: found}
+        return found
+
+    def _vectors_of(self, key: Key, *, framing: bool = False) -> PoolVectors:
+        """Vectors of segments; for framing those of the rows only that the pools' frames are taken from."""
+        parts = []
+        for pool_id, start, stop, frame_rows in key:
+            with self._store.read() as unit:
+                pool = unit.pools.by_id(pool_id)
+            until = max(min(stop, frame_rows), start) if framing else stop
+            parts.append(self.vectors(pool, stop).rows(start, until))
+        return joined(parts)
 
     def embedder(self, pool: PoolRecord) -> Embedder:
         """The pool's own embedder."""
@@ -141,18 +196,20 @@ class FeatureSpace:
             return self._embedders[key]
 
     def new_features(self, matrix: Matrix, embedding: np.ndarray, texts: Sequence[str] | None) -> Tensor:
-        """Features float32[M, D] of prompts that are not in the pool, in the frame of the matrix."""
-        raw = []
-        for block in matrix.frame.blocks:
-            if block.name == "embedding":
-                raw.append(torch.from_numpy(embedding.astype(np.float32)))
-            else:
-                absent = np.zeros((len(embedding), len(SURFACE_NAMES)))
-                counts = surface_features(texts) if texts is not None else absent
-                raw.append(torch.from_numpy(np.asarray(counts, np.float32)))
+        """Features float32[M, D] of prompts that are not in the pool, in the frame of the matrix.
+
+        Without texts their surface is taken for the pool's average.
+        """
+        raw = {block.name: torch.full((len(embedding), len(block.mean)), torch.nan) for block in matrix.frame.blocks}
+        raw["embedding"] = torch.from_numpy(embedding.astype(np.float32))
+        if texts is not None:
+            raw["surface"] = torch.from_numpy(surface_features(texts))
         return matrix.frame.apply(raw).to(self._device)
 
 
-def _joined(segments: Sequence[Segment]) -> list[Segment]:
-    """One pool's segments follow each other without a gap: they are one."""
-    return [Segment(0, segments[0].pool_id, 0, sum(segment.count for segment in segments))]
+def _pools(key: Key) -> list[int]:
+    return [stretch.pool_id for stretch in key]
+
+
+def _of_pools(keys: tuple[Key, Key]) -> tuple[list[int], list[int]]:
+    return _pools(keys[0]), _pools(keys[1])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from promptgps_client.wire import ChangeRun, CreateRun, Run, RunMetrics, Runs
 
-from promptgps_service.errors import Conflict, Fault, Invalid, NotFound
-from promptgps_service.flow.context import Context
+from promptgps_service.errors import Conflict, Fault, Invalid
+from promptgps_service.flow.context import Context, Desk
 from promptgps_service.flow.run_settings import RunSettings
+from promptgps_service.flow.warm_start import pin, source_of
 from promptgps_service.model.features import Features
 from promptgps_service.model.registry import make_predictor
 from promptgps_service.store.records import PoolRecord, RunRecord, Segment
@@ -20,7 +21,7 @@ def create_run(context: Context, request: CreateRun) -> tuple[Run, bool]:
     Raises:
         NotFound: a pool or the run to start from is not there.
         Conflict: the name is taken by a run with other settings.
-        Invalid: a setting does not fit the pools.
+        Invalid: a setting does not fit the pools, or the run to start from does not fit this one.
     """
     settings = RunSettings.of(request)
     asked = settings.dump()
@@ -30,9 +31,12 @@ def create_run(context: Context, request: CreateRun) -> tuple[Run, bool]:
         if found is None:
             pools = _pools(unit, settings)
             _check(unit, settings, pools)
+            source = source_of(unit, settings, pools)
             record = unit.runs.create(request.name, asked, asked)
             if record is not None:
                 _add_rows(unit, record, pools)
+                if source is not None:
+                    pin(unit, record, source)
             else:  # another process has made it just now
                 found = unit.runs.get(request.name)
         if found is not None and found.request != asked:
@@ -68,8 +72,6 @@ def _check(unit: Unit, settings: RunSettings, pools: list[PoolRecord]) -> None:
         for domain in quotas:
             if domain not in known:
                 raise Invalid.at("selection.domain_quotas", f"no prompt has the domain {domain!r}")
-    if settings.warm_start_from is not None:
-        _check_warm_start(unit, settings)
 
 
 def _check_predictor(settings: RunSettings) -> None:
@@ -93,17 +95,6 @@ def _check_shares(settings: RunSettings) -> None:
             raise Invalid.at("pools", "a pool has a weight or a quota, not both", row)
 
 
-def _check_warm_start(unit: Unit, settings: RunSettings) -> None:
-    source = unit.runs.find(settings.warm_start_from or "")
-    if source is None:
-        raise NotFound(f"there is no run {settings.warm_start_from!r}", (Fault("warm_start_from", "no such run"),))
-    other = RunSettings.load(source.settings)
-    if [share.pool for share in other.pools] != [share.pool for share in settings.pools]:
-        raise Invalid.at("warm_start_from", "that run draws from other pools")
-    if other.predictor() != settings.predictor():
-        raise Invalid.at("warm_start_from", "that run has another predictor")
-
-
 def _add_rows(unit: Unit, record: RunRecord, pools: list[PoolRecord]) -> None:
     offset = 0
     for pool in pools:
@@ -121,10 +112,18 @@ def change_run(context: Context, name: str, request: ChangeRun) -> Run:
         settings = RunSettings.load(record.settings).changed(request)
         _check(unit, settings, _pools(unit, settings))
         unit.runs.set_settings(record.id, settings.dump())
-    desk.state.settings = settings
-    desk.state.group_rows = {}
-    desk.trainer.reconfigure()
+    desk.trainer.update()
+    _tell_what_is_learned(context, desk)
+    desk.trainer.ask(desk.state.log_position)
     return describe_run(context, name)
+
+
+def _tell_what_is_learned(context: Context, desk: Desk) -> None:
+    """Another predictor has learned nothing of the log yet: then the run is behind, which a worker sees."""
+    with context.store.write() as unit:
+        record, table = unit.runs.lock(desk.state.id), desk.state.table
+        if table is not None and table.made_of[:3] == (record.epoch, record.revision, record.model_version):
+            unit.runs.advance(record.id, trained_through=table.trained_through)
 
 
 def describe_run(context: Context, name: str) -> Run:
@@ -141,8 +140,10 @@ def list_runs(context: Context) -> Runs:
 
 def _run(context: Context, unit: Unit, record: RunRecord) -> Run:
     settings = RunSettings.load(record.settings)
-    served = context.served(record.name)
-    version = (served.model_version, served.trained_through) if served else unit.versions.head(record.id)
+    desk = context.opened(record.name)
+    served = record if desk is None or desk.state.table is None else desk.state.table
+    if served.epoch != record.epoch:  # a restore that this process has not followed yet
+        served = record
     return Run(
         name=record.name,
         pools=list(settings.pools),
@@ -155,8 +156,9 @@ def _run(context: Context, unit: Unit, record: RunRecord) -> Run:
         selections=record.selections,
         draws=record.draws,
         log_position=record.log_position,
-        model_version=version[0],
-        trained_through=version[1],
+        model_version=served.model_version,
+        trained_through=served.trained_through,
+        epoch=record.epoch,
         created_at=record.created_at,
     )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import torch
-from promptgps_client.wire import Difficulty, PredictDifficulty
+from promptgps_client.wire import MAX_PREDICTIONS, AllocateBudget, Calibration, Difficulty, PredictDifficulty
 
 from promptgps_service.embedding.given import unit_vectors
 from promptgps_service.errors import Invalid
@@ -12,6 +14,8 @@ from promptgps_service.flow.context import Context, Desk
 from promptgps_service.flow.rows import rows_of
 from promptgps_service.flow.run_state import ScoreTable
 from promptgps_service.model.predictor import Posterior
+
+Prompts: TypeAlias = PredictDifficulty | AllocateBudget | Calibration  # by keys, texts or vectors
 
 
 def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficulty:
@@ -22,11 +26,7 @@ def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficul
         Invalid: texts for a pool of given vectors, or vectors of another dimension.
         Busy: the lane is full (texts and vectors only; keys are read from the served table).
     """
-    desk = context.desk(request.run)
-    if request.keys is not None:
-        posterior, table = _known(context, desk, request.keys)
-    else:
-        posterior, table = _new(context, desk, request)
+    (posterior,), table = predicted(context, context.desk(request.run), request)
     ends = [posterior.quantile(torch.tensor(end)) for end in ((1 - request.level) / 2, (1 + request.level) / 2)]
     mean = posterior.mean
     return Difficulty(
@@ -40,27 +40,44 @@ def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficul
     )
 
 
-def _known(context: Context, desk: Desk, keys: list[str]) -> tuple[Posterior, ScoreTable]:
+def predicted(context: Context, desk: Desk, prompts: Prompts) -> tuple[list[Posterior], ScoreTable]:
+    """Posteriors of prompts in their order, and the version they come from.
+
+    New prompts come in parts of at most ``MAX_PREDICTIONS``, so that no request holds the lane for long.
+
+    Raises:
+        NotFound: keys that the run's pools do not have.
+        Invalid: texts for a pool of given vectors, or vectors of another dimension.
+        Busy: the lane is full (texts and vectors only).
+    """
+    if prompts.keys is not None:
+        return _known(context, desk, prompts.keys)
+    return _new(context, desk, prompts)
+
+
+def _known(context: Context, desk: Desk, keys: list[str]) -> tuple[list[Posterior], ScoreTable]:
     with context.store.read() as unit:
         rows = rows_of(unit, desk.state.segments, keys, "keys")
     if desk.state.table is None or (rows.size and int(rows.max()) >= desk.state.table.rows):
-        desk.trainer.grow()
+        desk.trainer.update()
     table = desk.state.table
     assert table is not None
-    return table.posterior.take(torch.from_numpy(rows).to(desk.state.device)), table
+    return [table.posterior.take(torch.from_numpy(rows).to(desk.state.device))], table
 
 
-def _new(context: Context, desk: Desk, request: PredictDifficulty) -> tuple[Posterior, ScoreTable]:
+def _new(context: Context, desk: Desk, prompts: Prompts) -> tuple[list[Posterior], ScoreTable]:
     with context.store.read() as unit:
         pool = unit.pools.by_id(desk.state.segments[0].pool_id)
-    if request.texts is not None:
-        embedding = context.features.embedder(pool).embed(request.texts)
+    if prompts.texts is not None:
+        embedding = context.features.embedder(pool).embed(prompts.texts)
     else:
         if pool.embedding["kind"] != "given":
             raise Invalid.at("vectors", f"pool {pool.name!r} embeds texts itself: send texts")
-        lengths = {len(vector) for vector in request.vectors or []}
+        lengths = {len(vector) for vector in prompts.vectors or []}
         if lengths != {pool.dimension}:
-            row = next(i for i, vector in enumerate(request.vectors or []) if len(vector) != pool.dimension)
+            row = next(i for i, vector in enumerate(prompts.vectors or []) if len(vector) != pool.dimension)
             raise Invalid.at("vectors", f"this pool's vectors have dimension {pool.dimension}", row)
-        embedding = unit_vectors(np.array(request.vectors, np.float64), pool.dimension)
-    return desk.trainer.predict_new(embedding, request.texts)
+        embedding = unit_vectors(np.array(prompts.vectors, np.float64), pool.dimension)
+    parts = [slice(start, start + MAX_PREDICTIONS) for start in range(0, len(embedding), MAX_PREDICTIONS)]
+    answers = [desk.trainer.predict_new(embedding[part], prompts.texts and prompts.texts[part]) for part in parts]
+    return [posterior for posterior, _ in answers], answers[0][1]

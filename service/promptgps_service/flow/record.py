@@ -11,8 +11,7 @@ from promptgps_client.wire import OutcomesStored, ReportOutcomes, Reward
 from promptgps_service.errors import Conflict, Fault, Invalid
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.digest import request_digest
-from promptgps_service.flow.draw_ids import draw_numbers
-from promptgps_service.flow.rows import rows_of
+from promptgps_service.flow.reported import Reported, reported_of
 from promptgps_service.flow.run_state import RunState
 from promptgps_service.store.records import GROUP, OK, STATUS_CODES, TRUNCATED, LogSlice, OutcomeRecord
 from promptgps_service.store.unit import Unit
@@ -39,16 +38,18 @@ def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: 
             receipt = _receipt(unit, state, request, idempotency_key)
             if receipt is not None:
                 return receipt
-            reported = _records(unit, state, request)
-            fresh, duplicates, conflicts = _sort_out(unit, state, reported)
+            about = reported_of(unit, state, request)
+            lines = _records(state, request, about)
+            fresh, duplicates, conflicts = _sort_out(unit, state, lines, about.superseded_in)
             position = unit.log.append(state.id, head.log_position, fresh)
             unit.runs.advance(state.id, log_position=position)
             answer = OutcomesStored(
-                stored=len(fresh), duplicates=duplicates, conflicts=conflicts, log_position=position
-            )
+                stored=len(fresh), duplicates=duplicates, conflicts=conflicts,
+                superseded=_keep_superseded(unit, state, lines, about.superseded_in), log_position=position,
+            )  # fmt: skip
             if idempotency_key is not None and request.prompt is not None:
                 digest = request_digest(request, frozenset())
-                unit.runs.keep_receipt(state.id, idempotency_key, digest, answer.model_dump())
+                unit.runs.keep_receipt(state.id, idempotency_key, digest, answer.model_dump(), position)
         if fresh:
             state.apply_log(log_slice(position, fresh))
     if fresh:
@@ -75,25 +76,17 @@ def _receipt(unit: Unit, state: RunState, request: ReportOutcomes, key: str | No
 # ---- from columns to lines of the log ------------------------------------------------------------------------
 
 
-def _records(unit: Unit, state: RunState, request: ReportOutcomes) -> list[OutcomeRecord]:
-    if request.draw_id is not None:
-        draws = draw_numbers(state.id, request.draw_id, state.draws)
-        rows = state.issued.row.view[draws].astype(np.int64)
-    else:
-        draws = None
-        rows = rows_of(unit, state.segments, request.prompt or [], "prompt")
+def _records(state: RunState, request: ReportOutcomes, about: Reported) -> list[OutcomeRecord]:
     versions = request.policy_version
-    of_row = versions if isinstance(versions, list) else [versions] * rows.size
+    of_row = versions if isinstance(versions, list) else [versions] * about.row.size
     if request.rollout_index is None:
-        return _groups(state, request, draws, rows, of_row)
-    assert draws is not None
-    return _rollouts(state, request, draws, rows, of_row)
+        return _groups(state, request, about, of_row)
+    return _rollouts(state, request, about, of_row)
 
 
 def _groups(
-    state: RunState, request: ReportOutcomes, draws: NDArray[np.int64] | None, rows: NDArray[np.int64],
-    versions: Sequence[int | None],
-) -> list[OutcomeRecord]:  # fmt: skip
+    state: RunState, request: ReportOutcomes, about: Reported, versions: Sequence[int | None]
+) -> list[OutcomeRecord]:
     successes, trials = request.successes or [], request.trials or []
     if state.settings.reward.kind != "affine":
         for row, value in enumerate(successes):
@@ -102,18 +95,18 @@ def _groups(
                 raise Invalid.at("successes", detail, row)
     return [
         OutcomeRecord(
-            None if draws is None else int(draws[index]), int(row), GROUP, float(successes[index]), trials[index],
-            None, OK, versions[index],
+            None if about.draw is None else int(about.draw[index]), int(row), GROUP, float(successes[index]),
+            trials[index], None, OK, versions[index],
         )
-        for index, row in enumerate(rows)
+        for index, row in enumerate(about.row)
     ]  # fmt: skip
 
 
 def _rollouts(
-    state: RunState, request: ReportOutcomes, draws: NDArray[np.int64], rows: NDArray[np.int64],
-    versions: Sequence[int | None],
-) -> list[OutcomeRecord]:  # fmt: skip
-    of_draw = state.issued.rollouts.view[state.issued.selection_of(draws)]
+    state: RunState, request: ReportOutcomes, about: Reported, versions: Sequence[int | None]
+) -> list[OutcomeRecord]:
+    assert about.draw is not None
+    draws, rows, of_draw = about.draw, about.row, about.rollouts
     rewards, indices = request.reward or [], request.rollout_index or []
     statuses = [STATUS_CODES[name] for name in request.status] if request.status else [OK] * len(indices)
     records = []
@@ -149,16 +142,17 @@ def _success(mapping: Reward, reward: float, row: int) -> float:
 
 
 def _sort_out(
-    unit: Unit, state: RunState, reported: list[OutcomeRecord]
+    unit: Unit, state: RunState, lines: list[OutcomeRecord], superseded_in: NDArray[np.int64]
 ) -> tuple[list[OutcomeRecord], int, list[int]]:
     """New records, the number of repetitions, and the rows that contradict the log or an earlier row."""
-    draws = sorted({record.draw for record in reported if record.draw is not None})
+    standing = [(row, lines[row]) for row in np.flatnonzero(superseded_in == 0).tolist()]
+    draws = sorted({record.draw for _, record in standing if record.draw is not None})
     known = {(record.draw, record.rollout): record for record in unit.log.of_draws(state.id, draws)}
     grouped = {draw for draw, rollout in known if rollout == GROUP}
     single = {draw for draw, rollout in known if rollout != GROUP}
     fresh: list[OutcomeRecord] = []
     duplicates, conflicts = 0, []
-    for row, record in enumerate(reported):
+    for row, record in standing:
         if record.draw is None:
             fresh.append(record)
             continue
@@ -172,6 +166,16 @@ def _sort_out(
             known[(record.draw, record.rollout)] = record
             (grouped if record.rollout == GROUP else single).add(record.draw)
     return fresh, duplicates, conflicts
+
+
+def _keep_superseded(
+    unit: Unit, state: RunState, lines: list[OutcomeRecord], superseded_in: NDArray[np.int64]
+) -> int:
+    """Keep outcomes of superseded draws apart from the log, where nobody learns from them; answers their number."""
+    for epoch in np.unique(superseded_in[superseded_in > 0]):
+        late = [lines[row] for row in np.flatnonzero(superseded_in == epoch)]
+        unit.superseded.keep(state.id, int(epoch), late)
+    return int((superseded_in > 0).sum())
 
 
 def log_slice(head: int, records: Sequence[OutcomeRecord]) -> LogSlice:

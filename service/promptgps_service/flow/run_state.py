@@ -6,6 +6,7 @@ Everything here can be thrown away and read again from the database; nothing her
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from promptgps_service.acquisition.reuse import Traffic
+from promptgps_service.flow.reward_sums import RewardSums
 from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.model.predictor import Posterior
 from promptgps_service.store.records import GROUP, LogSlice, RunRecord, Segment, SelectionRecord
@@ -26,19 +28,30 @@ class ScoreTable:
     """The whole pool scored by one model version; swapped in one go.
 
     Attributes:
+        epoch: of the run; a table of an earlier one scores what a restore has superseded.
+        revision: of the settings that it was made with.
         model_version: 0 before anything was learned.
         trained_through: position of the log up to which the model has learned.
         posterior: of all rows.
         retired: bool[N] or None.
         informed: false as long as the posterior is the prior's: it then knows no prompt from another.
+        made_at: monotonic time of this process, seconds.
     """
 
+    epoch: int
+    revision: int
     model_version: int
     trained_through: int
     posterior: Posterior
     rows: int
     retired: Tensor | None
     informed: bool
+    made_at: float = field(default_factory=time.monotonic, compare=False)
+
+    @property
+    def made_of(self) -> tuple[int, int, int, int]:
+        """What it would have to be made anew for."""
+        return self.epoch, self.revision, self.model_version, self.rows
 
 
 class Column:
@@ -78,6 +91,8 @@ class Issued:
     size: Column = field(default_factory=lambda: Column(np.int64))
     rollouts: Column = field(default_factory=lambda: Column(np.int64))
     clock: Column = field(default_factory=lambda: Column(np.int64))
+    epoch: Column = field(default_factory=lambda: Column(np.int64))
+    waited: Column = field(default_factory=lambda: Column(np.uint8))
 
     def add(self, selection: SelectionRecord) -> None:
         """Append a selection's draws."""
@@ -86,7 +101,8 @@ class Issued:
         self.reported.extend(np.zeros(selection.size, np.int32))
         for column, value in (
             (self.first_draw, selection.first_draw), (self.size, selection.size),
-            (self.rollouts, selection.rollouts), (self.clock, selection.clock),
+            (self.rollouts, selection.rollouts), (self.clock, selection.clock), (self.epoch, selection.epoch),
+            (self.waited, selection.waited),
         ):  # fmt: skip
             column.extend(np.array([value], np.int64))
 
@@ -109,21 +125,34 @@ class RunState:
     def __init__(self, record: RunRecord, device: torch.device) -> None:
         self.id = record.id
         self.name = record.name
-        self.created_at = record.created_at
         self.settings = RunSettings.load(record.settings)
+        self.revision = record.revision
         self.device = device
         self.lock = threading.RLock()
         self.learned = threading.Condition()
         self.segments: list[Segment] = []
+        self.identity = torch.zeros(0, dtype=torch.int64, device=device)
+        self.group_rows: dict[str, Tensor] = {}
+        self.table: ScoreTable | None = None
+        self.rewind(record.epoch)
+
+    def rewind(self, epoch: int) -> None:
+        """Begin an epoch: everything read of the selections and of the log is to be read anew."""
+        self.epoch = epoch
         self.issued = Issued()
         self.ordinal = 0
         self.log_position = 0
-        self.identity = torch.zeros(0, dtype=torch.int64, device=device)
-        self.traffic = _empty_traffic(0, device)
-        self.successes = torch.zeros(0, dtype=torch.float64)
-        self.trials = torch.zeros(0, dtype=torch.float64)
-        self.group_rows: dict[str, Tensor] = {}
-        self.table: ScoreTable | None = None
+        self.wanted = 0
+        self.traffic = _empty_traffic(self.rows, self.device)
+        self.successes = torch.zeros(self.rows, dtype=torch.float64)
+        self.trials = torch.zeros(self.rows, dtype=torch.float64)
+        self.reward_sums = RewardSums() if self.settings.reward.kind == "affine" else None
+
+    def retune(self, record: RunRecord) -> None:
+        """Take over settings that have changed."""
+        self.settings = RunSettings.load(record.settings)
+        self.revision = record.revision
+        self.group_rows = {}
 
     @property
     def rows(self) -> int:
@@ -173,7 +202,15 @@ class RunState:
         every = torch.from_numpy(part.row)
         self.successes.index_add_(0, every, torch.from_numpy(part.successes))
         self.trials.index_add_(0, every, torch.from_numpy(part.trials))
+        if self.reward_sums is not None:
+            self.reward_sums.add(part)
         self.log_position = part.head
+
+    def softness(self) -> Tensor | None:
+        """ρ of every row, float64[N], see ``acquisition.softness``; None where the run's rewards are binary."""
+        if self.reward_sums is None:
+            return None
+        return self.reward_sums.softness(self.issued.row.view, self.rows, self.log_position).to(self.device)
 
     # ---- waiting for the model -----------------------------------------------------------------------------
 
@@ -183,12 +220,15 @@ class RunState:
             self.table = table
             self.learned.notify_all()
 
+    def has_learned(self, position: int) -> bool:
+        """Whether the served model has learned up to a position of the log."""
+        return self.table is not None and self.table.epoch == self.epoch and self.table.trained_through >= position
+
     def wait_learned(self, position: int, seconds: float) -> bool:
-        """Wait until the served model has learned up to a position of the log; false when time ran out."""
+        """Wait for that, or for a restore, after which nobody needs it; false when time ran out."""
+        epoch = self.epoch
         with self.learned:
-            return self.learned.wait_for(
-                lambda: self.table is not None and self.table.trained_through >= position, seconds
-            )
+            return self.learned.wait_for(lambda: self.epoch != epoch or self.has_learned(position), seconds)
 
 
 def _empty_traffic(rows: int, device: torch.device) -> Traffic:

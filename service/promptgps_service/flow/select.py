@@ -43,7 +43,7 @@ def select_batch(context: Context, request: SelectBatch) -> Batch:
     digest = request_digest(request, _RENDERING)
     warnings = _wait(context, desk, request)
     while (batch := _draw(context, desk.state, request, digest, warnings)) is None:
-        _take_grown_rows(context, desk)
+        _bring_up_to_date(context, desk)
     return batch
 
 
@@ -55,15 +55,17 @@ def _same(found: SelectionRecord | None, digest: str) -> SelectionRecord | None:
 
 
 def _wait(context: Context, desk: Desk, request: SelectBatch) -> list[str]:
-    """Wait for the model to learn from everything reported; a warning where time ran out."""
-    state, position = desk.state, desk.state.log_position
-    if request.wait_seconds == 0 or (state.table is not None and state.table.trained_through >= position):
+    """Wait for the model to learn from everything reported, to whatever process; a warning where time ran out."""
+    if request.wait_seconds == 0:
+        return []
+    state, position = desk.state, context.catch_up(desk.state).log_position
+    if state.has_learned(position):
         return []
     if request.sequence is not None:
         with context.store.read() as unit:
             if unit.selections.find(state.id, request.sequence) is not None:
                 return []  # a replay waits for nothing
-    desk.trainer.wake(now=True)
+    desk.trainer.ask(position)
     if not context.waiting.acquire(blocking=False):
         return ["the batch did not wait for the model: too many requests do already"]
     try:
@@ -75,22 +77,24 @@ def _wait(context: Context, desk: Desk, request: SelectBatch) -> list[str]:
     return [f"the model had not learned from everything reported after {request.wait_seconds:g} s"]
 
 
-def _take_grown_rows(context: Context, desk: Desk) -> None:
-    """Let prompts that were added to the pools since take part."""
+def _bring_up_to_date(context: Context, desk: Desk) -> None:
+    """Let prompts that were added to the pools since take part, and after a restore the model of the snapshot."""
     state = desk.state
     with state.lock, context.store.write() as unit:
         record = unit.runs.lock(state.id)
         context.catch_up_in(unit, state, record)
         context.add_grown_rows(unit, state)
     context.catch_up(state)
-    if state.table is None or state.table.rows < state.rows:
-        desk.trainer.grow()
+    desk.trainer.update()
 
 
 def _draw(
     context: Context, state: RunState, request: SelectBatch, digest: str, warnings: list[str]
 ) -> Batch | None:
-    """Choose and write a selection, holding the run against every other writer; None where the pools have grown."""
+    """Choose and write a selection, holding the run against every other writer.
+
+    None where the score table is not the run's: its pools have grown, or it was put back to a snapshot.
+    """
     with state.lock:
         with context.store.write() as unit:
             record = unit.runs.lock(state.id)
@@ -101,7 +105,8 @@ def _draw(
             context.catch_up_in(unit, state, record)
             _check_open(state, request.batch_size, context.limits.open_draws)
             grown = unit.pools.total([share.pool for share in state.settings.pools]) > state.rows
-            if grown or state.table is None or state.table.rows < state.rows:
+            table = state.table
+            if grown or table is None or table.rows < state.rows or table.epoch != record.epoch:
                 return None
             selection = _choose(context, unit, state, record, request, digest, warnings)
             unit.selections.add(state.id, selection)
@@ -141,6 +146,7 @@ def _choose(
         last_draw=state.traffic.last_draw,
         posterior=table.posterior,
         groups=_groups(unit, state),
+        softness=state.softness() if settings.selection.utility == "variance" else None,
         **_spread(context, state),
     )  # fmt: skip
     rules = settings.rules(rollouts)
@@ -169,6 +175,8 @@ def _choose(
         uncertainty=chosen.std.cpu().numpy().astype(np.float32),
         uniform=choice.uniform.cpu().numpy().astype(np.uint8),
         warnings=warnings + choice.warnings + _low_signal(choice, chosen.mean, rollouts, settings.selection.strategy),
+        epoch=record.epoch,
+        waited=request.wait_seconds > 0,
     )
 
 
@@ -199,11 +207,10 @@ def _spread(context: Context, state: RunState) -> dict[str, Tensor]:
     selection = state.settings.selection
     if not selection.diversity:
         return {}
-    matrix = context.features.matrix(state.segments)
     firsts = state.issued.first_draw.view[-(selection.history_steps or 0) :]
     start = int(firsts[0]) if selection.history_steps and firsts.size else state.draws
     anchors = torch.from_numpy(state.issued.row.view[start:].astype(np.int64)).to(state.device)
-    return {"embedding": matrix.embedding, "anchors": anchors}
+    return {"embedding": context.features.embedding(state.segments), "anchors": anchors}
 
 
 def _low_signal(choice: Choice, mean: Tensor, rollouts: int, strategy: str) -> list[str]:
@@ -229,7 +236,7 @@ def _render(
         trained_through=selection.trained_through,
         strategy=selection.strategy,
         draws=Draws(
-            draw_id=draw_ids(state.id, selection.first_draw, selection.size),
+            draw_id=draw_ids(state.id, selection.epoch, selection.first_draw, selection.size),
             prompt=[key for key, _ in prompts],
             predicted_success=selection.predicted.astype(np.float64).round(6).tolist(),
             uncertainty=selection.uncertainty.astype(np.float64).round(6).tolist(),

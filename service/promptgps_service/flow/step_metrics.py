@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from promptgps_service.acquisition.utility import mixed_probability
 from promptgps_service.flow.steps import Step
 from promptgps_service.model.panel import Report
-from promptgps_service.model.quality import score
+from promptgps_service.model.quality import Scores
 
 Metrics = dict[str, float | None]
+# On the few uniform picks of a step too: selection does not bias these. Their calibration error would be mostly noise.
+MONITORED = ("log_loss", "brier", "spearman")
 
 
 def step_metrics(step: Step, mean: Tensor, served: str, report: Report, rollouts: int) -> Metrics:
@@ -39,27 +43,18 @@ def step_metrics(step: Step, mean: Tensor, served: str, report: Report, rollouts
         "uniform_success_rate": _share(visits.successes[monitor] / visits.trials[monitor]),
         "uniform_effective_share": _share(mixed[groups & monitor]),
     }
-    metrics |= _of_monitor(mean[monitor], visits.successes[monitor], visits.trials[monitor])
     for name, scores in report.scores.items():
-        own: Metrics = {
-            "log_loss": scores.log_loss,
-            "brier": scores.brier,
-            "spearman": scores.spearman,
-            "calibration_error": scores.calibration_error,
-        }
+        own = _told(scores, (*MONITORED, "calibration_error")) | _told(report.uniform.get(name), MONITORED, "uniform_")
         metrics |= {f"{name}.{key}": value for key, value in own.items()}
         metrics[f"{name}.served"] = float(name == served)
+        metrics[f"{name}.failed"] = float(name in report.failed)
         if name == served:
             metrics |= own
-    return metrics
+    return metrics | report.vitals
 
 
-def _of_monitor(mean: Tensor, successes: Tensor, trials: Tensor) -> Metrics:
-    """Scores on the uniform picks, which selection does not bias."""
-    if not len(mean):
-        return {"uniform_log_loss": None, "uniform_brier": None}
-    scores = score(mean, successes, trials)
-    return {"uniform_log_loss": scores.log_loss, "uniform_brier": scores.brier}
+def _told(scores: Scores | None, names: Sequence[str], prefix: str = "") -> Metrics:
+    return {prefix + name: None if scores is None else getattr(scores, name) for name in names}
 
 
 def _share(flags: Tensor) -> float | None:

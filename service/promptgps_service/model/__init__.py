@@ -15,6 +15,7 @@ theta_it              [N]        logit of γ_it
 e_tau = x_i           [N, D]     features of a prompt: blocks of equal energy, see ``features.py``
 s, n                  [M]        successes and trials of a visit; real numbers, so that evidence can be tempered
 H_t                              what step t adds: (rows, s, n)
+age                   [M]        steps learned by newer policies than the one that made a visit
 a_t                   []         level: log-odds common to all prompts at step t
 G_it                  [N]        gain a prompt has accumulated from its own informative visits (0 < s < n)
 w                     [D]        text weights; τ_g their prior variance in block g; P their covariance [D, D]

@@ -13,10 +13,14 @@ from promptgps_service.model.posterior import BetaPosterior
 from promptgps_service.model.predictor import Visits, require_rows
 
 PRIOR = 1.0  # Beta(1, 1)
+CARRIED = 0.25  # of another run's evidence: its policy was another
 
 
 class DiscountedBeta:
-    """α ← λα + (1 − λ) + s and β ← λβ + (1 − λ) + n − s for the visited prompts, λ the discount."""
+    """α ← λα + (1 − λ) + s and β ← λβ + (1 − λ) + n − s for the visited prompts, λ the discount.
+
+    Outcomes made by a policy that is some steps old count λ^age times.
+    """
 
     name: ClassVar[str] = "beta"
 
@@ -36,7 +40,8 @@ class DiscountedBeta:
         rows = visits.rows.to(self.device)
         require_rows(rows, len(self.counts))
         s = visits.successes.to(self.counts)
-        new = torch.stack([s, visits.trials.to(self.counts) - s], dim=1)
+        weight = self.discount ** visits.age.to(self.counts)
+        new = torch.stack([weight * s, weight * (visits.trials.to(self.counts) - s)], dim=1)
         self.counts[rows] = self.discount * self.counts[rows] + (1.0 - self.discount) * PRIOR + new
         self.visited[rows] = True
 
@@ -48,6 +53,13 @@ class DiscountedBeta:
         """The prior, for every one of L prompts."""
         prior = self.counts.new_full((features.shape[0],), PRIOR)
         return BetaPosterior(prior, prior)
+
+    def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
+        """Start with a part of the evidence another run had, where the prompts are the same."""
+        rows = places.to(self.device)[state["rows"].to(self.device)]
+        kept = rows >= 0
+        self.counts[rows[kept]] = PRIOR + CARRIED * (state["counts"].to(self.counts)[kept] - PRIOR)
+        self.visited[rows[kept]] = True
 
     def grow(self, features: Features) -> None:
         """Take more rows."""

@@ -1,35 +1,52 @@
 """Features of prompts: blocks of equal energy, standardised over the pool.
 
 Two blocks of raw vectors come in (an embedding, surface counts); each is brought to mean squared norm one over the
-pool, because stacking raw columns would drown 19 good features in 256 weak ones.
+pool, because stacking raw columns would drown 19 good features in 256 weak ones. A third is made of the surface
+counts: random Fourier features, so that what is linear in features may be curved in counts.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 CLIP = 4.0  # standard deviations; surface counts have heavy tails
+WAVES = 128
+OFFLINE_SLOPE = 0.7  # log-odds that one of another policy is worth, before this run has told
+WAVE_LENGTH = 1.0  # the kernel's length scale, where the block's mean squared norm is one
 
 
 @dataclass(frozen=True)
 class Block:
-    """Columns ``start:stop`` of the feature matrix that share one prior variance."""
+    """Columns ``start:stop`` of the feature matrix that share one prior variance and mean of their weights."""
 
     name: str
     start: int
     stop: int
+    prior_mean: float = 0.0
 
 
 @dataclass(frozen=True)
 class Features:
-    """x: float32[N, D] with its blocks; ``frame_rows`` is how many first rows the standardisation was taken from."""
+    """What a predictor knows of N prompts before any outcome.
+
+    Attributes:
+        x: float32[N, D].
+        blocks: of its columns.
+        frame_rows: how many first rows the standardisation was taken from.
+        offline: float64[N, 2], successes and trials of another policy, 0 trials where there are none; None where no
+            prompt of the run has any.
+    """
 
     x: Tensor
     blocks: tuple[Block, ...]
     frame_rows: int
+    offline: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -41,10 +58,10 @@ class Features:
         """D."""
         return int(self.x.shape[1])
 
-
     def head(self, rows: int) -> Features:
         """The first ``rows`` rows, in the same frame."""
-        return Features(self.x[:rows], self.blocks, self.frame_rows)
+        offline = None if self.offline is None else self.offline[:rows]
+        return Features(self.x[:rows], self.blocks, self.frame_rows, offline)
 
 
 @dataclass(frozen=True)
@@ -58,11 +75,11 @@ class BlockFrame:
     energy: float  # the mean squared norm before the division
 
     def apply(self, raw: Tensor) -> Tensor:
-        """Map raw float[M, D_g] into the frame, float32[M, D_g]."""
+        """Map raw float[M, D_g] into the frame, float32[M, D_g]; what is not known (NaN) is average."""
         x = (raw.to(torch.float32) - self.mean) * self.scale
         if self.clip:
             x = x.clamp(-CLIP, CLIP)
-        return x / float(self.energy**0.5)
+        return x.nan_to_num(0.0) / float(self.energy**0.5)
 
 
 def fit_block(name: str, raw: Tensor, *, standardise: bool) -> BlockFrame:
@@ -70,11 +87,11 @@ def fit_block(name: str, raw: Tensor, *, standardise: bool) -> BlockFrame:
 
     Args:
         name: the block's name.
-        raw: float[F, D_g].
+        raw: float[F, D_g]; rows with NaN are left out.
         standardise: divide columns by their standard deviation and clip at four of them (surface counts);
             otherwise only centre (embeddings, whose relative scale carries meaning).
     """
-    wide = raw.to(torch.float64)
+    wide = raw[~raw.isnan().any(1)].to(torch.float64)
     mean = wide.mean(0)
     scale = torch.ones_like(mean)
     if standardise:
@@ -94,24 +111,59 @@ class Frame:
     blocks: tuple[BlockFrame, ...]
     rows: int
 
-    def apply(self, raw: list[Tensor]) -> Tensor:
-        """Map raw blocks, each float[M, D_g], to features float32[M, D]."""
-        if not self.blocks:
-            rows = raw[0].shape[0] if raw else 0
-            return torch.zeros(rows, 0)
-        return torch.cat([frame.apply(part) for frame, part in zip(self.blocks, raw, strict=True)], dim=1)
+    def apply(self, raw: dict[str, Tensor]) -> Tensor:
+        """Map raw blocks by name, each float[M, D_g], to features float32[M, D]."""
+        made: dict[str, Tensor] = {}
+        for frame in self.blocks:
+            made[frame.name] = frame.apply(waves(made["surface"]) if frame.name == "waves" else raw[frame.name])
+        return torch.cat(list(made.values()), dim=1) if made else torch.zeros(len(next(iter(raw.values()))), 0)
 
-    def features(self, raw: list[Tensor]) -> Features:
-        """Feature matrix of the pool in this frame."""
+    def features(self, raw: dict[str, Tensor], offline: Tensor | None = None) -> Features:
+        """Feature matrix of the pool in this frame; ``offline`` float64[N, 2] goes along."""
         blocks, start = [], 0
         for frame in self.blocks:
             stop = start + int(frame.mean.numel())
-            blocks.append(Block(frame.name, start, stop))
+            slope = OFFLINE_SLOPE * frame.energy**0.5 if frame.name == "offline" else 0.0
+            blocks.append(Block(frame.name, start, stop, slope))
             start = stop
-        return Features(self.apply(raw), tuple(blocks), self.rows)
+        return Features(self.apply(raw), tuple(blocks), self.rows, offline)
 
 
 def fit_frame(raw: dict[str, Tensor]) -> Frame:
-    """Frame of a pool from the raw blocks of its rows: ``embedding`` is centred, ``surface`` standardised."""
-    blocks = tuple(fit_block(name, part, standardise=name == "surface") for name, part in raw.items())
-    return Frame(blocks, next(iter(raw.values())).shape[0] if raw else 0)
+    """Frame of a pool from the raw blocks of its rows; one without columns, or of NaN only, is left out."""
+    told = {name: part for name, part in raw.items() if part.shape[1] and not bool(part.isnan().all())}
+    blocks = [fit_block(name, part, standardise=name == "surface") for name, part in told.items()]
+    surface = next((block for block in blocks if block.name == "surface"), None)
+    if surface is not None:
+        blocks.append(fit_block("waves", waves(surface.apply(raw["surface"])), standardise=False))
+    return Frame(tuple(blocks), len(next(iter(raw.values()))))
+
+
+def offline_log_odds(offline: Tensor) -> Tensor:
+    """Raw block of offline pass rates float64[M, 2] (successes, trials): log-odds float64[M, 1], NaN if untried."""
+    s, n = offline.unbind(1)
+    log_odds = torch.log((s + 0.5) / (n - s + 0.5))
+    return torch.where(n > 0, log_odds, torch.nan)[:, None]
+
+
+def offline_level(offline: Tensor | None) -> float:
+    """Logits that offline pass rates, float64[M, 2], let expect of a pool; 0 where there are none."""
+    return 0.0 if offline is None else OFFLINE_SLOPE * float(offline_log_odds(offline).nanmean())
+
+
+def waves(x: Tensor) -> Tensor:
+    """Random Fourier features cos(x·ω + φ) of a block float32[M, D_g], for a Gaussian kernel; float32[M, 128].
+
+    Rahimi and Recht, NeurIPS 2007, equation 1 and algorithm 1. The same ω and φ for every pool.
+    """
+    omega, phase = _waves(x.shape[1])
+    return torch.cos(x @ omega.to(x.device) + phase.to(x.device))
+
+
+@cache
+def _waves(dimension: int) -> tuple[Tensor, Tensor]:
+    # RandomState's stream is frozen for good (NumPy's NEP 19); the generators' may change, and stored weights with it.
+    fixed = np.random.RandomState(0)
+    omega = fixed.standard_normal((dimension, WAVES)) / WAVE_LENGTH
+    phase = fixed.uniform(0.0, 2.0 * math.pi, WAVES)
+    return torch.from_numpy(omega).float(), torch.from_numpy(phase).float()

@@ -16,12 +16,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from promptgps_service.model.features import Features
+from promptgps_service.model.features import Features, offline_level
 from promptgps_service.model.level import Level
 from promptgps_service.model.posterior import LogitNormal
-from promptgps_service.model.predictor import Visits, require_rows
+from promptgps_service.model.predictor import Visits, part, require_rows
 from promptgps_service.model.quadrature import log_expected_likelihood
 from promptgps_service.model.record import Record, combine, match_moments, site
+from promptgps_service.model.staleness import temper
 from promptgps_service.model.text import TextWeights, moves_at, rows_to_fit, same_frame
 from promptgps_service.model.variances import ageing_grid, drift_grid, spread_grid
 
@@ -44,7 +45,7 @@ class Hierarchical:
         self.features = features
         self.x = features.x.to(device)
         self.step = 0
-        self.level = Level(device)
+        self.level = Level(device, offline_level(features.offline))
         self.record = Record(features.rows, device)
         self.text = TextWeights(features.blocks, device)
         self.spread = spread_grid(device)  # su2
@@ -60,10 +61,13 @@ class Hierarchical:
         require_rows(rows, len(self.record))
         s = visits.successes.to(self.device, torch.float64)
         n = visits.trials.to(self.device, torch.float64)
+        if bool(visits.age.any()):
+            mu, _ = self._belief(rows, *self.text.explain(self.x[rows]))
+            s, n = temper(s, n, visits.age, torch.sigmoid(mu), self.ageing.value + self.drift.value)
         parts = max(1, min(SPLIT_PARTS, len(rows) // SPLIT_LEAST)) if self.step < SPLIT_STEPS else 1
-        for part in range(parts):
-            drifted = self.step > 0 and part == 0
-            self._learn(rows[part::parts], s[part::parts], n[part::parts], drifted)
+        for first in range(parts):
+            drifted = self.step > 0 and first == 0
+            self._learn(rows[first::parts], s[first::parts], n[first::parts], drifted)
         self.step += 1
         self._explained = None
 
@@ -100,12 +104,10 @@ class Hierarchical:
             "shape": torch.tensor([len(self.record), len(self.text.w)]),
             "step": torch.tensor(self.step),
             "level": self.level.to_tensor(),
-            "tau": torch.tensor(self.text.tau, dtype=torch.float64),
-            "w": self.text.w,
-            "factor": self.text.factor,
             "spread": self.spread.evidence,
             "ageing": self.ageing.evidence,
             "drift": self.drift.evidence,
+            **{f"text.{name}": value for name, value in self.text.state_dict().items()},
             **{f"record.{name}": value for name, value in self.record.state_dict().items()},
         }
 
@@ -118,18 +120,34 @@ class Hierarchical:
         own = self.state_dict()
         if own.keys() != state.keys():
             raise ValueError("the state is not one of the hierarchical predictor")
-        if own["shape"].tolist() != state["shape"].tolist() or own["tau"].shape != state["tau"].shape:
+        if own["shape"].tolist() != state["shape"].tolist() or own["text.tau"].shape != state["text.tau"].shape:
             raise ValueError("the state is of another pool size or feature dimension")
-        self.record.load_state_dict({name.removeprefix("record."): value for name, value in state.items()})
+        self.record.load_state_dict(part(state, "record."))
+        self.text.load_state_dict(part(state, "text."))
         self.step = int(state["step"])
         self.level.restore(state["level"])
-        self.text.tau = state["tau"].tolist()
-        self.text.w = state["w"].to(self.device)
-        self.text.factor = state["factor"].to(self.device)
+        self._restore_variances(state)
+        self._explained = None
+
+    def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
+        """Start from what another run has learned; ``places`` long[N'] has the row here of each row there, or −1.
+
+        Raises:
+            ValueError: the state is of another predictor or feature dimension.
+        """
+        if self.state_dict().keys() != state.keys() or int(state["shape"][1]) != len(self.text.w):
+            raise ValueError("the state is not one of the hierarchical predictor with these features")
+        self.level.begin(state["level"])
+        text = part(state, "text.")
+        self.text.begin(text["w"].to(self.device), text["factor"].to(self.device), text["tau"].tolist())
+        self.record.begin(part(state, "record."), places.to(self.device))
+        self._restore_variances(state)
+        self._explained = None
+
+    def _restore_variances(self, state: Mapping[str, Tensor]) -> None:
         self.spread.restore(state["spread"].to(self.device))
         self.ageing.restore(state["ageing"].to(self.device))
         self.drift.restore(state["drift"].to(self.device))
-        self._explained = None
 
     def _belief(self, rows: Tensor, m: Tensor, explained: Tensor) -> tuple[Tensor, Tensor]:
         """(mu, V) of theta now, float64[M] each; the level's variance is left out."""
@@ -158,7 +176,7 @@ class Hierarchical:
 
     def _learn_spread(self, rows: Tensor, s: Tensor, n: Tensor, m: Tensor, explained: Tensor) -> None:
         """su2 from first visits only: later ones meet the record, which su2 has shaped already."""
-        first = self.record.seen[rows] < 0
+        first = self.record.v[rows].isinf()
         share = float(first.double().mean())
         mu = self.level.a + m[first]
         V = self.spread.values[:, None] + explained[first]
@@ -167,7 +185,7 @@ class Hierarchical:
 
     def _learn_ageing(self, rows: Tensor, s: Tensor, n: Tensor, m: Tensor, explained: Tensor) -> None:
         """Qu from revisits: how far had the prompt moved from what its record said?"""
-        again = self.record.seen[rows] >= 0
+        again = self.record.v[rows].isfinite()
         old = rows[again]
         if not len(old):
             return

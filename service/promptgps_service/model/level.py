@@ -17,6 +17,8 @@ STEP = 0.05  # logits, of both grids
 LEVEL_REACH = 80  # steps to either side: ±4 logits in one update
 GAIN_REACH = 20  # ±1 logit
 GAIN_DRIFT = 1e-5
+LEVEL_VARIANCE = 4.0
+GAIN_VARIANCE = 0.01
 LEVEL_FLOOR = STEP**2 / 12.0  # variance of a uniform cell: the grid can't know more
 GAIN_FLOOR = 2e-4
 CHUNK = 1024  # prompts at a time: [1024, 201, 9] float64 is 15 MB
@@ -41,9 +43,10 @@ class Level:
         gain_variance: variance of g.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.a, self.variance = 0.0, 4.0
-        self.gain, self.gain_variance = 0.0, 0.01
+    def __init__(self, device: torch.device, start: float = 0.0) -> None:
+        """Start at level ``start``, logits."""
+        self.a, self.variance = start, LEVEL_VARIANCE
+        self.gain, self.gain_variance = 0.0, GAIN_VARIANCE
         reach = torch.arange(-LEVEL_REACH, LEVEL_REACH + 1, dtype=torch.float64, device=device)
         self._da = STEP * reach
         reach = torch.arange(-GAIN_REACH, GAIN_REACH + 1, dtype=torch.float64, device=device)
@@ -79,6 +82,12 @@ class Level:
         self.a += da
         self.gain += dg
         return Increment(da, dg, evidence)
+
+    def begin(self, numbers: Tensor) -> None:
+        """Start from another run's four numbers, as doubtful as a fresh start."""
+        self.restore(numbers)
+        self.variance = max(self.variance, LEVEL_VARIANCE)
+        self.gain_variance = max(self.gain_variance, GAIN_VARIANCE)
 
     def to_tensor(self) -> Tensor:
         """The four numbers, float64[4]."""

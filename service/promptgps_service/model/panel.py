@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from promptgps_service.model.features import Features
-from promptgps_service.model.predictor import Posterior, Predictor, Visits
+from promptgps_service.model.predictor import Continuing, Posterior, Predictor, Visits, Vital, part
 from promptgps_service.model.quality import Scores, score
 
 MEMORY = 0.9  # of the discounted losses, per step
@@ -30,14 +30,18 @@ class Report:
     """What a step showed.
 
     Attributes:
-        scores: of every predictor that could predict, by name.
+        scores: of every predictor, by name.
+        uniform: the same on the uniform picks, which selection does not bias; empty where there were none.
         served: name of the predictor that answers from now on.
         failed: what went wrong, by name of the predictor.
+        vitals: what predictors tell of themselves, as `{predictor}.{what}`.
     """
 
     scores: dict[str, Scores]
+    uniform: dict[str, Scores]
     served: str
     failed: dict[str, str]
+    vitals: dict[str, float]
 
 
 class Panel:
@@ -61,20 +65,31 @@ class Panel:
             self._posteriors[name] = self.members[name].predict()
         return self._posteriors[name]
 
-    def observe(self, visits: Visits) -> Report:
-        """Score everybody on a step, let everybody learn from it, and decide who is served."""
-        scores = {}
-        for name in self.members:
-            scores[name] = self._score(name, visits)
+    def observe(self, visits: Visits, uniform: Tensor | None = None) -> Report:
+        """Score everybody on a step, let everybody learn from it, and decide who is served.
+
+        Args:
+            visits: the step.
+            uniform: bool[M], which of the visits were uniform picks.
+        """
+        scores = self._scores(visits, torch.ones(len(visits), dtype=torch.bool))
+        monitor = {} if uniform is None else self._scores(visits, uniform)
         self._compare(scores)
         for name, member in self.members.items():
             self._learn(name, member, visits)
         self._decide()
-        return Report(scores, self.served, dict(self._failed))
+        return Report(scores, monitor, self.served, dict(self._failed), self._vitals())
 
-    def _score(self, name: str, visits: Visits) -> Scores:
-        mean = self.posterior(name).take(visits.rows).mean
-        return score(mean.cpu(), visits.successes, visits.trials)
+    def _scores(self, visits: Visits, which: Tensor) -> dict[str, Scores]:
+        """Everybody's, on the visits that ``which``, bool[M], has; none where it has none."""
+        if not bool(which.any()):
+            return {}
+        rows, s, n = visits.rows[which], visits.successes[which], visits.trials[which]
+        return {name: score(self.posterior(name).take(rows).mean.cpu(), s, n) for name in self.members}
+
+    def _vitals(self) -> dict[str, float]:
+        told = {name: member.vitals() for name, member in self.members.items() if isinstance(member, Vital)}
+        return {f"{name}.{key}": value for name, vitals in told.items() for key, value in vitals.items()}
 
     def _compare(self, scores: dict[str, Scores]) -> None:
         for name, found in scores.items():
@@ -132,6 +147,13 @@ class Panel:
             member.grow(features)
         self._posteriors = {}
 
+    def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
+        """Let those who can start from what the panel of another run has learned; see ``predictor.Continuing``."""
+        for name, member in self.members.items():
+            if isinstance(member, Continuing):
+                member.begin(part(state, f"{name}."), places)
+        self._posteriors = {}
+
     def state_dict(self) -> dict[str, Tensor]:
         """Everybody's state, by name, and the standing."""
         names = list(self.members)
@@ -151,8 +173,7 @@ class Panel:
         if state.get("panel.standing", torch.zeros(0)).shape != (len(names), 3):
             raise ValueError("the state is not one of these predictors")
         for name in names:
-            own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-            self.members[name].load_state_dict(own)
+            self.members[name].load_state_dict(part(state, f"{name}."))
         self._standing = dict(zip(names, state["panel.standing"].cpu().clone(), strict=True))
         self.steps, served = (int(value) for value in state["panel.place"])
         self.served = names[served]

@@ -43,6 +43,10 @@ class LogitNormal:
         """γ at probability ``level``, float[M]: exact, since the sigmoid is monotone."""
         return torch.sigmoid(self.mu + self.variance.sqrt() * torch.special.ndtri(level.to(self.mu)))
 
+    def logit_normal(self) -> LogitNormal:
+        """Itself."""
+        return self
+
     def take(self, rows: Tensor) -> LogitNormal:
         """The same for the prompts ``rows``, long[L]."""
         return LogitNormal(self.mu[rows], self.variance[rows])
@@ -72,9 +76,12 @@ class BetaPosterior:
         Gauss-Jacobi would need weights of its own for each prompt, and quantiles cost a microsecond a node. This
         keeps the first two moments to rounding, and E(1 − γⁿ − (1 − γ)ⁿ) to about 0.01 where alpha, beta ≥ 1.
         """
+        return self.logit_normal().nodes()
+
+    def logit_normal(self) -> LogitNormal:
+        """The logit-normal of the same mean and variance of γ, by quadrature."""
         h, weight = hermite(NODES, self.alpha.device)
-        h, weight = h.to(self.alpha.dtype), weight.to(self.alpha.dtype)
-        return _match(self.alpha, self.beta, h, weight), weight
+        return _match(self.alpha, self.beta, h.to(self.alpha.dtype), weight.to(self.alpha.dtype))
 
     def quantile(self, level: Tensor) -> Tensor:
         """γ at probability ``level``, float[M]: the inverse of the regularised incomplete beta function."""
@@ -92,8 +99,8 @@ def _spread(values: Tensor, weight: Tensor) -> Tensor:
     return torch.sqrt(((values - mean[:, None]).square() @ weight).clamp_min(0.0))
 
 
-def _match(alpha: Tensor, beta: Tensor, h: Tensor, weight: Tensor) -> Tensor:
-    """Nodes sigmoid(m + r h) with the mean and mean square of Beta(alpha, beta), by Newton in (m, r).
+def _match(alpha: Tensor, beta: Tensor, h: Tensor, weight: Tensor) -> LogitNormal:
+    """N(m, r²) whose nodes sigmoid(m + r h) have the mean and mean square of Beta(alpha, beta), by Newton in (m, r).
 
     It starts from mean and variance of the logit of a beta variable, which are exact: digamma and trigamma.
     """
@@ -110,4 +117,4 @@ def _match(alpha: Tensor, beta: Tensor, h: Tensor, weight: Tensor) -> Tensor:
         determinant = (a * d - b * c).clamp_min(1e-12)
         m = m - ((d * miss_mean - b * miss_square) / determinant).clamp(-1.0, 1.0)
         r = (r - ((a * miss_square - c * miss_mean) / determinant).clamp(-1.0, 1.0)).clamp(*_SPREAD)
-    return torch.sigmoid(m[:, None] + r[:, None] * h)
+    return LogitNormal(m, r.square())

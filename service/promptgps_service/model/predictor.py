@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from promptgps_service.model.features import Features
+from promptgps_service.model.posterior import LogitNormal
+
+FRESH = torch.zeros((), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,14 @@ class Visits:
         rows: long[M], distinct rows of the pool.
         successes: float64[M], 0 <= s <= n; fractional where rewards are continuous or evidence is tempered.
         trials: float64[M], n > 0.
+        age: float64[M] or one number for all, steps learned by newer policies than the one that made the outcomes.
+            The older, the less an outcome weighs; at 0 it weighs in full.
     """
 
     rows: Tensor
     successes: Tensor
     trials: Tensor
+    age: Tensor = FRESH
 
     def __len__(self) -> int:
         return int(self.rows.numel())
@@ -37,6 +44,11 @@ def require_rows(rows: Tensor, count: int) -> None:
     """
     if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < count:
         raise ValueError("a row is outside the pool")
+
+
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries of a state whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 class Posterior(Protocol):
@@ -61,6 +73,10 @@ class Posterior(Protocol):
 
         With uniform levels this is one Thompson draw per prompt; with constant ones an interval's end.
         """
+        ...
+
+    def logit_normal(self) -> LogitNormal:
+        """The same, or where it has another form, that of the same mean and variance of γ."""
         ...
 
     def take(self, rows: Tensor) -> Posterior:
@@ -103,4 +119,30 @@ class Predictor(Protocol):
         Raises:
             ValueError: the state is of another predictor, pool size or feature dimension.
         """
+        ...
+
+
+@runtime_checkable
+class Continuing(Protocol):
+    """A predictor that can start from what one of its kind has learned in another run."""
+
+    def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
+        """Start from a state of another run in the same frame, with doubt: the policy is another.
+
+        Args:
+            state: its ``state_dict``.
+            places: long[N'], the row here of each of its rows, −1 where there is none.
+
+        Raises:
+            ValueError: the state is of another predictor or feature dimension.
+        """
+        ...
+
+
+@runtime_checkable
+class Vital(Protocol):
+    """A predictor that has something to tell of itself beside its predictions."""
+
+    def vitals(self) -> dict[str, float]:
+        """Finite numbers by name, for the run's metrics."""
         ...

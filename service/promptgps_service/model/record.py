@@ -18,15 +18,16 @@ from promptgps_service.model.quadrature import adaptive_nodes
 NODES = 20
 LEAST_PRECISION = 1e-3
 FARTHEST = 12.0  # logits
+DOUBT = 1.0  # variance of a prompt's log-odds, in logits squared, between two runs
 
 
 class Record:
     """Sites of all N prompts.
 
     Attributes:
-        y: float64[N], the site's mean, on theta − a − G; 0 where never visited.
-        v: float64[N], its variance at the time of the last visit; infinite where never visited.
-        seen: long[N], step of the last visit, −1 where never visited.
+        y: float64[N], the site's mean, on theta − a − G; 0 without a record.
+        v: float64[N], its variance at the time of the last visit; infinite without a record.
+        seen: long[N], step of the last visit, −1 where this run has not visited it.
         lifted: bool[N], the last visit was informative.
         gain: float64[N], G, logits.
     """
@@ -42,9 +43,24 @@ class Record:
         return int(self.y.numel())
 
     @property
+    def known(self) -> Tensor:
+        """Rows with a record, long[R], ascending: those visited, and those that another run knew."""
+        return torch.nonzero(self.v.isfinite()).squeeze(1)
+
+    @property
     def visited(self) -> Tensor:
-        """Rows with a record, long[R], ascending."""
+        """Rows that this run has visited, long[R], ascending."""
         return torch.nonzero(self.seen >= 0).squeeze(1)
+
+    def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
+        """Take over another run's records, ``places`` long[N'] being the row here of each row there, −1 for none.
+
+        What training has lifted there it has not lifted here; and the policy is another, so the record is doubted.
+        """
+        rows = places[state["rows"].to(places)]
+        kept = rows >= 0
+        self.y[rows[kept]] = state["y"].to(self.y)[kept]
+        self.v[rows[kept]] = state["v"].to(self.v)[kept] + DOUBT
 
     def aged(self, rows: Tensor, step: int, qu: float) -> Tensor:
         """v_i(t) = v_i + qu (t − t_i), float64[M]: evidence loses precision with age."""
@@ -58,8 +74,8 @@ class Record:
         self.__dict__.update(vars(wider))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Visited rows and their fields."""
-        rows = self.visited
+        """Rows with a record, and their fields."""
+        rows = self.known
         return {"rows": rows, **{name: value[rows] for name, value in vars(self).items()}}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -45,13 +45,15 @@ class Ridge:
         require_rows(rows, len(self.x))
         x = self.x[rows].double()
         rate = (visits.successes / visits.trials).to(self.gram)
+        weight = (RECENCY ** visits.age.to(rate)).expand_as(rate)
+        weighted = weight[:, None] * x
         residual = (rate - self._mean(self.x[rows])).square().mean()
         if float(self.totals[0]) > 0:
             self.variance = RESIDUAL_MEMORY * self.variance + (1 - RESIDUAL_MEMORY) * residual
-        self.gram = RECENCY * self.gram + x.T @ x
-        self.moment = RECENCY * self.moment + x.T @ rate
-        self.sum_x = RECENCY * self.sum_x + x.sum(0)
-        self.totals = RECENCY * self.totals + torch.stack([torch.ones_like(rate).sum(), rate.sum()])
+        self.gram = RECENCY * self.gram + weighted.T @ x
+        self.moment = RECENCY * self.moment + weighted.T @ rate
+        self.sum_x = RECENCY * self.sum_x + weighted.sum(0)
+        self.totals = RECENCY * self.totals + torch.stack([weight.sum(), (weight * rate).sum()])
         self._solve()
 
     def _solve(self) -> None:

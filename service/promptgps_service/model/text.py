@@ -17,6 +17,7 @@ from promptgps_service.model.features import Block, Features
 MOST_ROWS = 8192  # of which half are the newest
 TAU_START = 0.5  # blocks have mean squared norm 1, so τ is the variance of theta that the block explains
 TAU_SD = 1.5  # of log τ
+DEPARTURE = 0.25  # of another run's τ: how far the same texts may mean something else in this run
 EARLY_STEPS = 12
 EARLY_MOVES = (0.25, 0.5, 2.0, 4.0)
 LATE_MOVES = (0.7, 1.4)
@@ -30,7 +31,9 @@ class TextWeights:
     Attributes:
         tau: the prior variance of each block.
         w: float64[D], mean.
-        factor: float32[D, D], upper triangular F with P = F Fᵀ, so that x'Px = |xF|² is never negative.
+        factor: float32[D, D], upper triangular F with the covariance P = F Fᵀ, so that x'Px = |xF|² is never negative.
+        start: float64[D], the prior mean of w.
+        start_factor: float32[D, D] or [D, 0], S with the prior covariance S Sᵀ + diag(τ): what another run knew of w.
     """
 
     def __init__(self, blocks: tuple[Block, ...], device: torch.device, tau: Mapping[str, float] | None = None) -> None:
@@ -38,8 +41,17 @@ class TextWeights:
         self.blocks = blocks
         self.tau = [(tau or {}).get(block.name, TAU_START) for block in blocks]
         dimension = blocks[-1].stop if blocks else 0
-        self.w = torch.zeros(dimension, dtype=torch.float64, device=device)
-        self.factor = torch.diag(self._prior_variance(self.tau).sqrt()).float()
+        self.start = torch.zeros(dimension, dtype=torch.float64, device=device)
+        for block in blocks:
+            self.start[block.start : block.stop] = block.prior_mean
+        self.start_factor = torch.zeros(dimension, 0, device=device)
+        self._from_prior()
+
+    def begin(self, w: Tensor, factor: Tensor, tau: list[float]) -> None:
+        """Take another run's posterior for the prior, and let this run's weights lie ``DEPARTURE`` τ away from it."""
+        self.start, self.start_factor = w, factor
+        self.tau = [DEPARTURE * value for value in tau]
+        self._from_prior()
 
     def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x·w and x'Px, float64[L] each, of features float32[L, D]."""
@@ -67,7 +79,7 @@ class TextWeights:
         """
         if len(y) < 2 or not self.blocks:
             return
-        A, b = _weighted_products(x, y, precision)
+        A, b = _weighted_products(x, y - (x @ self.start.float()).double(), precision)
         best, factor = self._evidence(self.tau, A, b)
         for g in range(len(self.tau)):
             here = self.tau[g]
@@ -76,25 +88,54 @@ class TextWeights:
                 evidence, candidate = self._evidence(tau, A, b)
                 if evidence > best:
                     best, factor, self.tau = evidence, candidate, tau
-        identity = torch.eye(len(b), dtype=b.dtype, device=b.device)
-        inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
-        self.w = inverse.T @ (inverse @ b)
+        inverse = torch.linalg.solve_triangular(factor, torch.eye(len(b)).to(b), upper=False)
+        self.w = self.start + inverse.T @ (inverse @ b)
         self.factor = inverse.T.float().contiguous()
 
     def _evidence(self, tau: list[float], A: Tensor, b: Tensor) -> tuple[float, Tensor]:
         """Log evidence of τ with its prior, up to a constant; the Cholesky factor of the precision of w."""
-        prior = self._prior_variance(tau)
-        factor = torch.linalg.cholesky(A + torch.diag(1.0 / prior))
+        precision, volume = self._prior(tau)
+        factor = torch.linalg.cholesky(A + precision)
         half = torch.linalg.solve_triangular(factor, b[:, None], upper=False)
-        volume = factor.diagonal().log().sum() + 0.5 * prior.log().sum()
+        volume = volume + factor.diagonal().log().sum()
         belief = sum(-0.5 * (math.log(value / TAU_START) / TAU_SD) ** 2 for value in tau)
         return float(0.5 * half.square().sum() - volume) + belief, factor
 
-    def _prior_variance(self, tau: list[float]) -> Tensor:
-        prior = torch.empty_like(self.w)
+    def _prior(self, tau: list[float]) -> tuple[Tensor, Tensor]:
+        """Precision of the prior, float64[D, D], and half the log determinant of its covariance."""
+        variance = self._block_variance(tau)
+        if not self.start_factor.shape[1]:
+            return torch.diag(1.0 / variance), 0.5 * variance.log().sum()
+        known = self.start_factor.double()
+        factor = torch.linalg.cholesky(known @ known.T + torch.diag(variance))
+        return torch.cholesky_inverse(factor), factor.diagonal().log().sum()
+
+    def _from_prior(self) -> None:
+        """Nothing learned yet."""
+        precision, _ = self._prior(self.tau)
+        identity = torch.eye(len(precision)).to(precision)
+        inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(precision), identity, upper=False)
+        self.w = self.start.clone()
+        self.factor = inverse.T.float().contiguous()
+
+    def _block_variance(self, tau: list[float]) -> Tensor:
+        variance = torch.empty_like(self.start)
         for block, value in zip(self.blocks, tau, strict=True):
-            prior[block.start : block.stop] = value
-        return prior
+            variance[block.start : block.stop] = value
+        return variance
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything learned."""
+        return {
+            "tau": torch.tensor(self.tau, dtype=torch.float64), "w": self.w, "factor": self.factor,
+            "start": self.start, "start_factor": self.start_factor,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``state_dict`` gave."""
+        self.tau = state["tau"].tolist()
+        for name in ("w", "factor", "start", "start_factor"):
+            setattr(self, name, state[name].to(self.start.device))
 
 
 def moves_at(step: int) -> tuple[float, ...]:

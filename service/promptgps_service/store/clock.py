@@ -1,4 +1,4 @@
-"""The wall clock, for stamps that people read. Nothing is ever decided by it: it may be set back at any time."""
+"""The wall clock, for stamps that people read and for the term of a key; nothing else is decided by it."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
@@ -249,10 +250,21 @@ class Pools:
             identity.append(np.frombuffer(row.identity, dtype="<i8")[part])
             embedding.append(np.frombuffer(row.embedding, dtype="<f2").reshape(row.size, -1)[part])
             surface.append(np.frombuffer(row.surface, dtype="<f4").reshape(row.size, -1)[part])
+        offline = self._offline(pool.id, start, stop)
         if not identity:
             empty = np.zeros((0, 0), np.float32)
-            return PoolArrays(np.zeros(0, np.int64), np.zeros((0, pool.dimension), np.float16), empty)
-        return PoolArrays(np.concatenate(identity), np.concatenate(embedding), np.concatenate(surface))
+            return PoolArrays(np.zeros(0, np.int64), np.zeros((0, pool.dimension), np.float16), empty, offline)
+        return PoolArrays(np.concatenate(identity), np.concatenate(embedding), np.concatenate(surface), offline)
+
+    def _offline(self, pool_id: int, start: int, stop: int) -> NDArray[np.float64]:
+        query = select(prompts.c.position, prompts.c.prior_successes, prompts.c.prior_trials).where(
+            prompts.c.pool_id == pool_id, prompts.c.position >= start, prompts.c.position < stop,
+            prompts.c.prior_trials > 0,
+        )  # fmt: skip
+        found = np.array(self._connection.execute(query).all(), np.float64).reshape(-1, 3)
+        offline = np.zeros((max(stop - start, 0), 2))
+        offline[found[:, 0].astype(np.int64) - start] = found[:, 1:]
+        return offline
 
 
 def _parts(values: Sequence[T]) -> list[Sequence[T]]:

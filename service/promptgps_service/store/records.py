@@ -45,11 +45,19 @@ class PoolChunk:
 
 @dataclass(frozen=True)
 class PoolArrays:
-    """The vectors of positions start.. of a pool: identity int64[M], embedding float16[M, d], surface float32[M, S]."""
+    """What a pool knows of its positions start.., M of them.
+
+    Attributes:
+        identity: int64[M].
+        embedding: float16[M, d].
+        surface: float32[M, S].
+        offline: float64[M, 2], successes and trials of the offline pass rate; 0 trials where there is none.
+    """
 
     identity: NDArray[np.int64]
     embedding: NDArray[np.float16]
     surface: NDArray[np.float32]
+    offline: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run with its settings and the heads of its log."""
+    """A run with its settings and the heads of all that is written of it.
+
+    Attributes:
+        epoch: how often the run was put back to a snapshot.
+        revision: how often its settings have changed.
+        model_version: the published one; 0 before anything was learned.
+        trained_through: log position up to which that one has learned.
+        wanted: log position up to which somebody waits for the model to learn.
+    """
 
     id: int
     name: str
@@ -74,11 +90,26 @@ class RunRecord:
     draws: int
     selections: int
     created_at: str
+    epoch: int
+    revision: int
+    model_version: int
+    trained_through: int
+    wanted: int
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is something to learn from."""
+        return self.trained_through < self.log_position
 
 
 @dataclass(frozen=True)
 class SelectionRecord:
-    """One issued selection; arrays are int32/float32/uint8[size]."""
+    """One issued selection; arrays are int32/float32/uint8[size].
+
+    Attributes:
+        epoch: the run's, when it was issued.
+        waited: whether the caller waited for the model to learn from everything reported.
+    """
 
     sequence: int
     ordinal: int
@@ -96,6 +127,8 @@ class SelectionRecord:
     uncertainty: NDArray[np.float32]
     uniform: NDArray[np.uint8]
     warnings: list[str]
+    epoch: int
+    waited: bool
 
     @property
     def size(self) -> int:
@@ -125,7 +158,7 @@ class OutcomeRecord:
 
 @dataclass(frozen=True)
 class LogSlice:
-    """Lines ``after + 1 .. head`` of the log as arrays of equal length; draw is -1 and version -1 where absent."""
+    """Lines ``start + 1 .. head`` of the log as arrays of equal length; draw is -1 and version -1 where absent."""
 
     head: int
     draw: NDArray[np.int64]
@@ -135,6 +168,33 @@ class LogSlice:
     trials: NDArray[np.float64]
     status: NDArray[np.int64]
     policy_version: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.draw.size)
+
+    @property
+    def start(self) -> int:
+        """Position before its first line: the log has no gaps."""
+        return self.head - len(self)
+
+    def until(self, position: int) -> LogSlice:
+        """Its lines up to a position."""
+        lines = min(max(position - self.start, 0), len(self))
+        return LogSlice(self.start + lines, *(column[:lines] for column in self._columns))
+
+    def after(self, position: int) -> LogSlice:
+        """Its lines from a position on."""
+        lines = min(max(position - self.start, 0), len(self))
+        return LogSlice(self.head, *(column[lines:] for column in self._columns))
+
+    def then(self, following: LogSlice) -> LogSlice:
+        """These lines and those that follow them."""
+        pairs = zip(self._columns, following._columns, strict=True)
+        return LogSlice(following.head, *(np.concatenate(pair) for pair in pairs))
+
+    @property
+    def _columns(self) -> list[NDArray[Any]]:
+        return [getattr(self, name) for name in self.__dataclass_fields__ if name != "head"]
 
 
 @dataclass(frozen=True)
@@ -159,3 +219,54 @@ class VersionRecord:
     trained_through: int
     predictor: str
     state: bytes
+
+
+@dataclass(frozen=True)
+class SnapshotRecord:
+    """The heads of a run and its settings, as they were when the snapshot was made.
+
+    Attributes:
+        epoch: the run's when it was made.
+        superseded_in: epoch whose beginning superseded it; 0 while it stands.
+    """
+
+    id: int
+    tag: str
+    epoch: int
+    settings: dict[str, Any]
+    log_position: int
+    draws: int
+    selections: int
+    model_version: int
+    trained_through: int
+    created_at: str
+    superseded_in: int
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """How much of each kind a restore has superseded."""
+
+    selections: int
+    draws: int
+    outcomes: int
+    snapshots: int
+
+
+@dataclass(frozen=True)
+class RestoreRecord:
+    """A restore: the epoch that it began, the tag that it went back to, and what it superseded."""
+
+    epoch: int
+    tag: str
+    created_at: str
+    superseded: Superseded
+
+
+@dataclass(frozen=True)
+class SupersededDraw:
+    """A draw that a restore has superseded: what its outcomes need to be kept."""
+
+    superseded_in: int
+    row: int
+    rollouts: int

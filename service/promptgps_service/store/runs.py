@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from promptgps_service.errors import NotFound
 from promptgps_service.store.clock import utc_now
@@ -12,7 +12,17 @@ from promptgps_service.store.named import insert_named
 from promptgps_service.store.records import RunRecord, Segment
 from promptgps_service.store.tables import pools, receipts, run_segments, runs
 
-_LOCK = select(runs).where(runs.c.id == bindparam("run")).with_for_update()
+# NO KEY UPDATE on PostgreSQL: writers of the log exclude each other, while rows that refer to the run (the large ones
+# of model versions above all) can be inserted meanwhile.
+_LOCK = select(runs).where(runs.c.id == bindparam("run")).with_for_update(key_share=True)
+# What `touched` is set to. On PostgreSQL transactions commit in another order than they began in, so that a counter
+# could be passed over by who looks for what is new; the number of the transaction can be held against those under way.
+_TOUCH = {
+    "sqlite": select(func.coalesce(func.max(runs.c.touched), 0) + 1).scalar_subquery(),
+    "postgresql": func.txid_current(),
+}
+_OLDEST_UNDER_WAY = select(func.txid_snapshot_xmin(func.txid_current_snapshot()))
+_TOUCHED = select(runs).where(runs.c.touched >= bindparam("since"))
 _SEGMENTS = (
     select(run_segments)
     .where(run_segments.c.run_id == bindparam("run"), run_segments.c.offset >= bindparam("after"))
@@ -68,17 +78,42 @@ class Runs:
     def create(self, name: str, request: dict[str, Any], settings: dict[str, Any]) -> RunRecord | None:
         """Make a run with an empty log; None where the name is taken, perhaps by another process just now."""
         statement = insert(runs).values(
-            name=name, request=request, settings=settings, log_position=0, draws=0, selections=0, created_at=utc_now()
-        )
+            name=name, request=request, settings=settings, log_position=0, draws=0, selections=0, created_at=utc_now(),
+            touched=self._touch,
+        )  # fmt: skip
         return self.get(name) if insert_named(self._connection, statement) else None
 
     def set_settings(self, run_id: int, settings: dict[str, Any]) -> None:
         """Replace the spelled-out settings."""
-        self._connection.execute(update(runs).where(runs.c.id == run_id).values(settings=settings))
+        changed = {"settings": settings, "revision": runs.c.revision + 1, "touched": self._touch}
+        self._connection.execute(update(runs).where(runs.c.id == run_id).values(**changed))
 
     def advance(self, run_id: int, **heads: int) -> None:
-        """Move heads (log_position, draws, selections) to the given values."""
-        self._connection.execute(update(runs).where(runs.c.id == run_id).values(**heads))
+        """Move heads (log_position, draws, selections, …) to the given values; the run must be locked."""
+        self._connection.execute(update(runs).where(runs.c.id == run_id).values(**heads, touched=self._touch))
+
+    def want(self, run_id: int, position: int) -> None:
+        """Say that somebody waits for the model to learn up to a position of the log."""
+        wanting = update(runs).where(runs.c.id == run_id, runs.c.wanted < position)
+        self._connection.execute(wanting.values(wanted=position, touched=self._touch))
+
+    def touched(self, since: int) -> tuple[list[RunRecord], int]:
+        """Runs that have changed since an earlier look, and what to give as ``since`` at the next one; 0 at first.
+
+        Some may come again that have not changed; none that has is left out. It costs what has changed, not what
+        there is.
+        """
+        following = since
+        if self._connection.dialect.name == "postgresql":
+            following = int(self._connection.execute(_OLDEST_UNDER_WAY).scalar_one())
+        rows = self._connection.execute(_TOUCHED, {"since": since}).all()
+        if self._connection.dialect.name == "sqlite":  # one writer at a time: the numbers come in order
+            following = max((row.touched + 1 for row in rows), default=since)
+        return [_record(row) for row in rows], following
+
+    @property
+    def _touch(self) -> Any:
+        return _TOUCH[self._connection.dialect.name]
 
     def segments(self, run_id: int, after: int = 0) -> list[Segment]:
         """Segments from row ``after`` on, in the order of rows."""
@@ -102,8 +137,10 @@ class Runs:
         ).one_or_none()
         return None if row is None else (row.request, row.answer)
 
-    def keep_receipt(self, run_id: int, key: str, request: str, answer: dict[str, Any]) -> None:
-        """Remember the answer given under an idempotency key."""
+    def keep_receipt(self, run_id: int, key: str, request: str, answer: dict[str, Any], position: int) -> None:
+        """Remember the answer given under an idempotency key, until the log is put back to before ``position``."""
         self._connection.execute(
-            insert(receipts).values(run_id=run_id, idempotency_key=key, request=request, answer=answer)
+            insert(receipts).values(
+                run_id=run_id, idempotency_key=key, request=request, answer=answer, log_position=position
+            )
         )

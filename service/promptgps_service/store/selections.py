@@ -16,7 +16,7 @@ _FIND = select(selections).where(
 _HIGHEST = select(func.max(selections.c.sequence)).where(selections.c.run_id == bindparam("run"))
 _PLAIN = (
     "sequence", "ordinal", "request", "seed", "clock", "policy_version", "model_version", "trained_through",
-    "strategy", "rollouts", "first_draw", "warnings",
+    "strategy", "rollouts", "first_draw", "warnings", "epoch",
 )  # fmt: skip
 
 
@@ -28,6 +28,7 @@ def _record(row: Row[tuple[object, ...]]) -> SelectionRecord:
         predicted=np.frombuffer(fields["predicted"], dtype="<f4"),
         uncertainty=np.frombuffer(fields["uncertainty"], dtype="<f4"),
         uniform=np.frombuffer(fields["uniform"], dtype="u1"),
+        waited=bool(fields["waited"]),
     )
 
 
@@ -63,6 +64,7 @@ class Selections:
             "predicted": record.predicted.astype("<f4").tobytes(),
             "uncertainty": record.uncertainty.astype("<f4").tobytes(),
             "uniform": record.uniform.astype("u1").tobytes(),
+            "waited": int(record.waited),
         }
         plain = {name: getattr(record, name) for name in _PLAIN}
         self._connection.execute(

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -33,6 +35,8 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+_ZERO = text("0")
 
 pools = Table(
     "pools",
@@ -63,6 +67,14 @@ prompts = Table(
     UniqueConstraint("pool_id", "key"),
     UniqueConstraint("pool_id", "digest"),
 )
+# A pool is read at every start: without this, all its texts would be, to find that none has a pass rate.
+Index(
+    "ix_prompts_with_prior",
+    prompts.c.pool_id,
+    prompts.c.position,
+    sqlite_where=prompts.c.prior_trials > 0,
+    postgresql_where=prompts.c.prior_trials > 0,
+)
 
 pool_chunks = Table(
     "pool_chunks",
@@ -87,6 +99,13 @@ runs = Table(
     Column("draws", BigInteger, nullable=False),
     Column("selections", BigInteger, nullable=False),
     Column("created_at", String(32), nullable=False),
+    Column("epoch", Integer, nullable=False, server_default=_ZERO),  # how often it was put back to a snapshot
+    Column("revision", Integer, nullable=False, server_default=_ZERO),  # how often the settings have changed
+    Column("model_version", BigInteger, nullable=False, server_default=_ZERO),  # the published one
+    Column("trained_through", BigInteger, nullable=False, server_default=_ZERO),  # log position it has learned up to
+    Column("wanted", BigInteger, nullable=False, server_default=_ZERO),  # log position that somebody waits for
+    Column("touched", BigInteger, nullable=False, server_default=_ZERO),  # grows with every change: what has changed?
+    Index("ix_runs_touched", "touched"),
 )
 
 run_segments = Table(
@@ -122,6 +141,8 @@ selections = Table(
     Column("uniform", LargeBinary, nullable=False),  # uint8[size]: 1 where the pick was uniform
     Column("warnings", JSON, nullable=False),
     Column("created_at", String(32), nullable=False),
+    Column("epoch", Integer, nullable=False, server_default=_ZERO),  # the run's, when it was issued
+    Column("waited", SmallInteger, nullable=False, server_default=_ZERO),  # 1 where the caller waited for the model
     PrimaryKeyConstraint("run_id", "sequence"),
     UniqueConstraint("run_id", "ordinal"),
     Index("ix_selections_run_id_first_draw", "run_id", "first_draw"),
@@ -152,6 +173,7 @@ receipts = Table(
     Column("idempotency_key", String(128), nullable=False),
     Column("request", String(64), nullable=False),
     Column("answer", JSON, nullable=False),
+    Column("log_position", BigInteger, nullable=False, server_default=_ZERO),  # of the log once it was given
     PrimaryKeyConstraint("run_id", "idempotency_key"),
 )
 
@@ -190,3 +212,70 @@ api_keys = Table(
     Column("expires_at", String(32)),
     Column("last_used", String(32)),  # to the hour
 )
+
+# ---- who learns ----------------------------------------------------------------------------------------------
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("beat", BigInteger, nullable=False),  # counts signs of life; no clock
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), primary_key=True),
+    Column("holder", String(64), ForeignKey("workers.id", ondelete="CASCADE"), nullable=False, index=True),
+)
+
+# ---- snapshots, and what a restore has superseded ------------------------------------------------------------
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", Integer, primary_key=True),  # in the order of making
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("tag", String(128), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("log_position", BigInteger, nullable=False),
+    Column("draws", BigInteger, nullable=False),
+    Column("selections", BigInteger, nullable=False),
+    Column("model_version", BigInteger, nullable=False),  # kept as long as the snapshot is
+    Column("trained_through", BigInteger, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("superseded_in", Integer, nullable=False),  # epoch whose beginning superseded it; 0: it stands
+    UniqueConstraint("run_id", "tag", "superseded_in"),
+)
+
+restores = Table(
+    "restores",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("epoch", Integer, nullable=False),  # that it began
+    Column("tag", String(128), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    PrimaryKeyConstraint("run_id", "epoch"),
+)
+
+
+def _superseded(table: Table, *key: str) -> Table:
+    """The same columns, out of the way of every question about the run as it is."""
+    columns = [Column(column.name, column.type, nullable=column.nullable) for column in table.columns]
+    return Table(
+        f"superseded_{table.name}",
+        metadata,
+        *columns,
+        Column("superseded_in", Integer, nullable=False),  # epoch whose beginning superseded it
+        ForeignKeyConstraint(["run_id"], ["runs.id"]),
+        PrimaryKeyConstraint("run_id", "superseded_in", *key),
+    )
+
+
+superseded_selections = _superseded(selections, "ordinal")
+superseded_outcomes = _superseded(outcomes, "position")
+superseded_steps = _superseded(steps, "version")
+# What is reported late of a superseded draw is looked up by the draw, and kept once.
+Index(None, *(superseded_selections.c[name] for name in ("run_id", "epoch", "first_draw")))
+superseded_outcomes.append_constraint(UniqueConstraint("run_id", "superseded_in", "draw", "rollout"))

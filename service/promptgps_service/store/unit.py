@@ -11,11 +11,14 @@ from sqlalchemy import Connection
 from promptgps_service.store.engine import make_engine
 from promptgps_service.store.faults import unavailable
 from promptgps_service.store.keys import Keys
+from promptgps_service.store.leases import Leases
 from promptgps_service.store.log import Log
 from promptgps_service.store.migrate import is_current
 from promptgps_service.store.pools import Pools
 from promptgps_service.store.runs import Runs
 from promptgps_service.store.selections import Selections
+from promptgps_service.store.snapshots import Snapshots
+from promptgps_service.store.superseded import SupersededLog
 from promptgps_service.store.versions import Versions
 
 
@@ -54,6 +57,21 @@ class Unit:
     def versions(self) -> Versions:
         """Model versions and the metrics of the steps that led to them."""
         return Versions(self.connection)
+
+    @cached_property
+    def leases(self) -> Leases:
+        """Workers and the runs that they hold."""
+        return Leases(self.connection)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """Snapshots and restores."""
+        return Snapshots(self.connection)
+
+    @cached_property
+    def superseded(self) -> SupersededLog:
+        """What a restore has superseded."""
+        return SupersededLog(self.connection)
 
 
 class Store:

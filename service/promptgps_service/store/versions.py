@@ -7,10 +7,11 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select
 
 from promptgps_service.store.clock import utc_now
+from promptgps_service.store.named import insert_named
 from promptgps_service.store.records import VersionRecord
-from promptgps_service.store.tables import model_versions, steps
+from promptgps_service.store.tables import model_versions, snapshots, steps
 
-# A version older than these serves nobody: the log can rebuild it.
+# A version older than these serves nobody: the log can rebuild it. A snapshot keeps its own.
 VERSIONS_KEPT = 2
 
 
@@ -30,16 +31,6 @@ class Versions:
             return None
         return VersionRecord(row.version, row.trained_through, row.predictor, bytes(row.state))
 
-    def head(self, run_id: int) -> tuple[int, int]:
-        """Version and log position of the newest version; zeros where there is none."""
-        row = self._connection.execute(
-            select(model_versions.c.version, model_versions.c.trained_through)
-            .where(model_versions.c.run_id == run_id)
-            .order_by(model_versions.c.version.desc())
-            .limit(1)
-        ).one_or_none()
-        return (0, 0) if row is None else (row.version, row.trained_through)
-
     def served(self, run_id: int) -> str | None:
         """Predictor that the newest version serves; None where there is none."""
         return self._connection.execute(
@@ -49,17 +40,21 @@ class Versions:
             .limit(1)
         ).scalar_one_or_none()
 
-    def add(self, run_id: int, record: VersionRecord) -> None:
-        """Store a version, and drop those that are no longer needed."""
-        self._connection.execute(
-            insert(model_versions).values(
-                run_id=run_id, version=record.version, trained_through=record.trained_through,
-                predictor=record.predictor, state=record.state, created_at=utc_now(),
-            )
-        )  # fmt: skip
+    def add(self, run_id: int, record: VersionRecord) -> bool:
+        """Store a version; false where there is one of that number."""
+        return insert_named(self._connection, insert(model_versions).values(
+            run_id=run_id, version=record.version, trained_through=record.trained_through,
+            predictor=record.predictor, state=record.state, created_at=utc_now(),
+        ))  # fmt: skip
+
+    def drop_old(self, run_id: int, newest: int) -> None:
+        """Drop versions that nobody needs once there is a newer one; the run must be locked."""
+        pinned = select(snapshots.c.model_version).where(snapshots.c.run_id == run_id, snapshots.c.superseded_in == 0)
         self._connection.execute(
             delete(model_versions).where(
-                model_versions.c.run_id == run_id, model_versions.c.version <= record.version - VERSIONS_KEPT
+                model_versions.c.run_id == run_id,
+                model_versions.c.version <= newest - VERSIONS_KEPT,
+                model_versions.c.version.not_in(pinned),
             )
         )
 

@@ -22,13 +22,15 @@ import torch
 from torch import Tensor
 
 from promptgps_service.model.features import Features
+from promptgps_service.model.neural.encoder import Tokens
 from promptgps_service.model.neural.fit import Fit, FitDiverged
-from promptgps_service.model.neural.history import Step, Window, pad
-from promptgps_service.model.neural.latent import Normal, antithetic
+from promptgps_service.model.neural.history import Step, Window, nothing, pad
+from promptgps_service.model.neural.latent import Normal, antithetic, divergence
 from promptgps_service.model.neural.objective import Model, Prior
 from promptgps_service.model.posterior import LogitNormal
-from promptgps_service.model.predictor import Visits, require_rows
+from promptgps_service.model.predictor import Visits, part, require_rows
 from promptgps_service.model.record import Record, match_moments, site
+from promptgps_service.model.staleness import temper
 from promptgps_service.model.text import same_frame
 
 __all__ = ["FitDiverged", "Neural"]
@@ -106,6 +108,8 @@ class Neural:
         rows = visits.rows.to(self.device)
         require_rows(rows, len(self.record))
         s, n = (part.to(self.device, torch.float64) for part in (visits.successes, visits.trials))
+        if bool(visits.age.any()):
+            s, n = temper(s, n, visits.age, self._predict(self.x[rows], self._record_before(rows)).mean)
         kept = self.window.steps
         now = self._record_before(rows, s, n)
         self.window.push(now)
@@ -142,6 +146,23 @@ class Neural:
             self._start_anew(features)
         self.record.grow(features.rows)
 
+    @torch.no_grad()
+    def vitals(self) -> dict[str, float]:
+        """How alive the latent is, in nats, by the last step.
+
+        ``latent_kl`` is KL(q_phi(z_t | H_t) || p_eta(z_t | H_{t-1})), the bound's own: what the step told beyond what
+        was expected. ``latent_information`` is KL(q_phi(z_t | H_t) || q_phi(z_t | nothing)): near zero, the encoder
+        ignores its data, and the latent has collapsed.
+        """
+        if self.model.prior == "none" or not self.window.pairs:
+            return {}
+        past, now, blank = (self._tokens(step) for step in (*self.window.steps[-2:], nothing(self.device)))
+        q = self.model.posterior(now)
+        return {
+            "latent_kl": float(divergence(q, self.model.ahead(past))),
+            "latent_information": float(divergence(q, self.model.posterior(blank))),
+        }
+
     def state_dict(self) -> dict[str, Tensor]:
         """Everything learned: nets, moments of the optimiser, replay window, records of visited rows."""
         return {
@@ -165,10 +186,23 @@ class Neural:
         if own["shape"].tolist() != state["shape"].tolist() or any(own[n].shape != state[n].shape for n in fixed):
             raise ValueError("the state is of another pool size, feature dimension or size of nets")
         require_rows(state["window.rows"], len(self.record))
-        self.record.load_state_dict(_part(state, "record."))
-        self.window.load_state_dict(_part(state, "window."), self.device)
-        self.fit.load_state_dict(_part(state, "fit."))
+        self.record.load_state_dict(part(state, "record."))
+        self.window.load_state_dict(part(state, "window."), self.device)
+        self.fit.load_state_dict(part(state, "fit."))
         self.step = int(state["step"])
+
+    def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
+        """Start with another run's nets and records; what z is now, the first steps tell.
+
+        Raises:
+            ValueError: the state is of another predictor, feature dimension or size of nets.
+        """
+        own, nets = self.fit.state_dict(), part(state, "fit.")
+        if own.keys() != nets.keys() or any(own[name].shape != nets[name].shape for name in own):
+            raise ValueError("the state is not one of a neural predictor with these features")
+        self.fit.load_state_dict(nets)
+        if self.own_record:
+            self.record.begin(part(state, "record."), places.to(self.device))
 
     def _new_model(self, features: Features) -> Model:
         return self._model(features.blocks, random=torch.Generator().manual_seed(self.seed))
@@ -211,7 +245,7 @@ class Neural:
     def _record_after(self, now: Step) -> None:
         """Divide out what text and level said before the visits; what is left is the record."""
         x = self.x[now.rows]
-        q = self.model.posterior(self.model.tokens(pad([now]), x[None]))
+        q = self.model.posterior(self._tokens(now))
         told = self.model.tell(x, q, self._noise(2))
         mean, variance = match_moments(*self.model.update(now, told), now.s, now.n)
         record, rows = self.record, now.rows
@@ -237,8 +271,12 @@ class Neural:
     @torch.no_grad()
     def _ahead(self) -> Normal:
         """p_eta(z | last batch), [1, Z]."""
-        last = pad([self.window.last])
-        return self.model.ahead(self.model.tokens(last, self.x[last.rows]))
+        return self.model.ahead(self._tokens(self.window.last))
+
+    def _tokens(self, step: Step) -> Tokens:
+        """One step's visits as the encoders see them, [1, B]."""
+        padded = pad([step])
+        return self.model.tokens(padded, self.x[padded.rows])
 
     def _noise(self, purpose: int) -> Tensor:
         """Standard normal float32[M, 1, Z] whose mean is 0 and whose mean square is 1 exactly."""
@@ -249,7 +287,3 @@ class Neural:
 def _no_record(count: int, device: torch.device) -> Step:
     zero = torch.zeros(count, dtype=torch.float64, device=device)
     return Step(zero.long(), zero, zero, zero, torch.full_like(zero, torch.inf), zero, zero, zero)
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,15 +1,15 @@
 """api keys
 
-Revision: 0002_api_keys
-After: 0001
+Revision: 0004
+After: 0003
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 
-revision = '0002_api_keys'
-down_revision = '0001'
+revision = '0004'
+down_revision = '0003'
 branch_labels = None
 depends_on = None
 

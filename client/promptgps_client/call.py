@@ -1,0 +1,95 @@
+"""One logical request before there is any network: what goes out, how the answer is read, what may be tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+from pydantic import TypeAdapter, ValidationError
+
+from promptgps_client.columns import plain
+from promptgps_client.errors import faults_of, invalid_request
+from promptgps_client.wire import Name, ProblemFault, Wire
+
+A = TypeVar("A")
+W = TypeVar("W", bound=Wire)
+
+JSON = {"Content-Type": "application/json"}
+
+
+class Retry(Enum):
+    """Which failures may be tried again."""
+
+    SAFE = "whatever may pass: the call does the same however often it is sent"
+    UNLESS_DONE = "only what was certainly not done"
+    NEVER = "nothing: the call asks for the state of this moment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[A]):
+    """One logical request, and how to read its answer."""
+
+    method: str
+    path: str
+    read: Callable[[bytes], A]
+    retry: Retry = Retry.SAFE
+    body: bytes | Path | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    wait_seconds: float = 0.0
+    idempotency_key: str | None = None
+    first_row: int = 0
+    also_answers: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+def read_as(answer: type[W]) -> Callable[[bytes], W]:
+    """Reads an answer. Fields that it does not know are passed over, so that a newer service can say more."""
+    return lambda body: answer.model_validate_json(body, extra="ignore")
+
+
+def get(path: str, answer: type[W]) -> Call[W]:
+    """Ask for something."""
+    return Call(method="GET", path=path, read=read_as(answer))
+
+
+def send(
+    method: str, path: str, request: type[Wire], answer: type[W], fields: Mapping[str, Any], *,
+    retry: Retry = Retry.SAFE, wait_seconds: float = 0.0, idempotency_key: str | None = None,
+    first_row: int = 0,
+) -> Call[W]:  # fmt: skip
+    """Send fields as a request of the wire vocabulary; those that are None are left out.
+
+    Raises:
+        InvalidRequest: the vocabulary refuses them.
+    """
+    given = {name: plain(value) for name, value in fields.items() if value is not None}
+    try:
+        body = request.model_validate(given).model_dump_json(exclude_unset=True).encode()
+    except ValidationError as refused:
+        raise invalid_request(f"{method} {path}", *faults_of(refused, first_row)) from refused
+    return Call(
+        method=method, path=path, read=read_as(answer), retry=retry, body=body, headers=JSON,
+        wait_seconds=wait_seconds, idempotency_key=idempotency_key, first_row=first_row,
+    )  # fmt: skip
+
+
+def named(argument: str, name: str) -> str:
+    """A name for a path; the check keeps `..` and `/` out of it.
+
+    Raises:
+        InvalidRequest: it cannot be one.
+    """
+    try:
+        return quote(_NAME.validate_python(name, strict=True), safe="")
+    except ValidationError as refused:
+        fault = ProblemFault(field=argument, detail=refused.errors()[0]["msg"])
+        raise invalid_request(f"with {argument} {name!r}", fault) from refused

@@ -1,0 +1,41 @@
+"""Snapshots of runs, and restore."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from promptgps_client.wire import Name, Restore, Restored, Snapshot, Snapshots, TakeSnapshot
+
+from promptgps_service.api.dependencies import Caller, Ctx, IdempotencyKey
+from promptgps_service.api.problems import responses
+from promptgps_service.flow import restore, snapshot
+
+router = APIRouter(tags=["snapshots"])
+
+
+@router.post(
+    "/runs/{run}/snapshots", responses=responses(404) | {201: {"model": Snapshot, "description": "The snapshot is new"}}
+)
+def take_snapshot(
+    run: Name, request: TakeSnapshot, context: Ctx, access: Caller, response: Response
+) -> Snapshot:
+    """Mark the run as it is now; the same tag again answers the same snapshot."""
+    access.may_change(run)
+    made, new = snapshot.take_snapshot(context, run, request)
+    response.status_code = 201 if new else 200
+    return made
+
+
+@router.get("/runs/{run}/snapshots", responses=responses(404))
+def list_snapshots(run: Name, context: Ctx, access: Caller) -> Snapshots:
+    """Snapshots of the run, superseded ones too, and its restores."""
+    access.may_read(run)
+    return snapshot.list_snapshots(context, run)
+
+
+@router.post("/runs/{run}/restore", responses=responses(404, 409, 429))
+def restore_run(
+    run: Name, request: Restore, context: Ctx, access: Caller, idempotency_key: IdempotencyKey = None
+) -> Restored:
+    """Put log, counts, model, selections and settings back to a snapshot; what came after is superseded."""
+    access.may_change(run)
+    return restore.restore_run(context, run, request, idempotency_key)

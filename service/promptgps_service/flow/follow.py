@@ -1,0 +1,85 @@
+"""Following what other processes write: a look, several times a second, at the runs that have changed.
+
+A look costs what has changed, not what there is. It brings the state of every run that this process has opened up to
+the database and has newer model versions loaded on the lane; in a process that learns it finds the runs that nobody
+learns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from promptgps_service.store.records import RunRecord
+
+if TYPE_CHECKING:
+    from promptgps_service.flow.context import Context, Desk
+
+POLL_SECONDS = 0.25
+CLAIM_SECONDS = 1.0  # a look takes on no more runs after so long: those that are open want to be followed
+
+
+class Follower:
+    """A reader of the heads of all runs, with a cursor of its own."""
+
+    def __init__(self, context: Context, only: Collection[str] | None) -> None:
+        """Follow all runs; take on ``only`` those of these names, or any if it is None."""
+        self._context = context
+        self._only = only
+        self._since = 0
+        self._behind: dict[int, RunRecord] = {}
+
+    def look(self) -> None:
+        """One look.
+
+        Raises:
+            Unavailable: the database does not answer; the next look sees what this one has missed.
+            Busy: the lane is full.
+        """
+        with self._context.store.read() as unit:
+            changed, since = unit.runs.touched(self._since)
+            opened = [(desk, record) for record in changed if (desk := self._context.opened(record.name)) is not None]
+            for desk, record in opened:
+                self._context.catch_up_in(unit, desk.state, record)
+        for desk, record in opened:
+            _pass_on(desk, record)
+        self._note(changed)
+        self._since = since
+        self._take_on()
+
+    def _note(self, changed: list[RunRecord]) -> None:
+        for record in changed:
+            if record.behind and (self._only is None or record.name in self._only):
+                self._behind[record.id] = record
+            else:
+                self._behind.pop(record.id, None)
+
+    def _take_on(self) -> None:
+        """Learn the runs that are behind and that no worker holds."""
+        context = self._context
+        if not context.learning.enabled:
+            return
+        waiting = [
+            record for record in self._behind.values()
+            if context.opened(record.name) is None or not context.leases.holds(record.id)
+        ]  # fmt: skip
+        if not waiting:
+            return
+        with context.store.read() as unit:
+            held = unit.leases.held([record.id for record in waiting], besides=context.leases.worker)
+        started = time.monotonic()
+        for record in waiting:
+            if record.id not in held and context.leases.hold(record.id):
+                context.desk(record.name).trainer.wake(record.wanted)
+            if time.monotonic() - started > CLAIM_SECONDS:
+                break
+
+
+def _pass_on(desk: Desk, record: RunRecord) -> None:
+    table = desk.state.table
+    now = (record.epoch, record.revision, record.model_version, desk.state.rows)
+    if table is None or table.made_of != now:
+        desk.trainer.refresh()
+    if record.behind:
+        desk.trainer.wake(record.wanted)

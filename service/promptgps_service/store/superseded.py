@@ -1,0 +1,65 @@
+"""Draws and outcomes that a restore has superseded: kept, found by what is reported late, and otherwise left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sqlalchemy import Connection, func, insert, select
+
+from promptgps_service.store.clock import utc_seconds
+from promptgps_service.store.log import LOOKUP
+from promptgps_service.store.records import OutcomeRecord, SupersededDraw
+from promptgps_service.store.tables import superseded_outcomes as outcomes
+from promptgps_service.store.tables import superseded_selections as selections
+
+
+class SupersededLog:
+    """Superseded draws and their outcomes over one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def draws(self, run_id: int, epoch: int, numbers: Sequence[int]) -> dict[int, SupersededDraw]:
+        """Which of the draws issued in an epoch are superseded, by number."""
+        query = (
+            select(selections.c.first_draw, selections.c.rows, selections.c.rollouts, selections.c.superseded_in)
+            .where(selections.c.run_id == run_id, selections.c.epoch == epoch)
+            .where(selections.c.first_draw <= max(numbers))
+            .where(selections.c.first_draw + selections.c.size > min(numbers))
+        )
+        asked, found = set(numbers), {}
+        for first, packed, rollouts, superseded_in in self._connection.execute(query):
+            for number, row in enumerate(np.frombuffer(packed, dtype="<i4").tolist(), start=first):
+                if number in asked:
+                    found[number] = SupersededDraw(superseded_in, row, rollouts)
+        return found
+
+    def keep(self, run_id: int, superseded_in: int, records: Sequence[OutcomeRecord]) -> None:
+        """Append outcomes of draws that one restore has superseded to the log of that time, each rollout once.
+
+        The run must be locked.
+        """
+        known = self._known(run_id, superseded_in, [record.draw for record in records])
+        fresh = {(record.draw, record.rollout): record for record in reversed(records)}  # of two the first counts
+        fresh = {key: record for key, record in fresh.items() if key not in known}
+        head = select(func.coalesce(func.max(outcomes.c.position), 0)).where(
+            outcomes.c.run_id == run_id, outcomes.c.superseded_in == superseded_in
+        )
+        position, now = int(self._connection.execute(head).scalar_one()), utc_seconds()
+        rows = [
+            {"run_id": run_id, "superseded_in": superseded_in, "position": place, "received_at": now, **vars(record)}
+            for place, record in enumerate(fresh.values(), start=position + 1)
+        ]
+        if rows:
+            self._connection.execute(insert(outcomes), rows)
+
+    def _known(self, run_id: int, superseded_in: int, draws: Sequence[int | None]) -> set[tuple[int | None, int]]:
+        found: set[tuple[int | None, int]] = set()
+        for start in range(0, len(draws), LOOKUP):
+            query = select(outcomes.c.draw, outcomes.c.rollout).where(
+                outcomes.c.run_id == run_id, outcomes.c.superseded_in == superseded_in,
+                outcomes.c.draw.in_(draws[start : start + LOOKUP]),
+            )  # fmt: skip
+            found.update((row.draw, row.rollout) for row in self._connection.execute(query))
+        return found
