@@ -147,6 +147,8 @@ class Trainer:
         else:  # the epoch is that of the heads: should a restore come in between, publishing finds out
             self._epoch, self._version = record.epoch, 0
             self._predictor = self._restored(identity, matrix)
+            if self._through < record.trained_through:
+                self._tell_what_is_lost(record)
         self._predictor.replaceable = bool(state.settings.selection.fallback)
         self._identity, self._matrix, self._revision = identity, matrix, record.revision
         self._serve()
@@ -154,6 +156,15 @@ class Trainer:
     def _is_current(self, record: RunRecord) -> bool:
         """Whether the predictor comes from the published version."""
         return (record.epoch, record.model_version) == (self._epoch, self._version)
+
+    def _tell_what_is_lost(self, record: RunRecord) -> None:
+        """What the newest version had learned is to be learned again: the run is behind, which a worker sees."""
+        self._state.wanted = max(self._state.wanted, record.trained_through)
+        with self._store.write() as unit:
+            now = unit.runs.lock(record.id)
+            if (now.epoch, now.revision, now.model_version) == (record.epoch, record.revision, record.model_version):
+                unit.runs.advance(record.id, trained_through=self._through)
+                unit.runs.want(record.id, record.trained_through)
 
     def _refresh(self) -> None:
         try:
