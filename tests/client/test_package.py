@@ -56,7 +56,7 @@ def test_options_have_one_set_of_names() -> None:
 
 def test_one_file_names_httpx() -> None:
     naming = set()
-    for path in Path(promptgps_client.__file__).parent.glob("*.py"):
+    for path in Path(promptgps_client.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
