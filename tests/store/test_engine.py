@@ -44,7 +44,7 @@ def test_a_migrated_database_is_current(store: Store) -> None:
 def test_rows_of_nothing_are_refused(store: Store) -> None:
     make_run(store)
     with pytest.raises(IntegrityError), store.write() as unit:
-        unit.runs.keep_receipt(4711, "key", "digest", {})
+        unit.runs.keep_receipt(4711, "key", "digest", {}, position=1)
 
 
 def test_a_store_that_was_closed_opens_again_when_it_is_used(store: Store) -> None:
