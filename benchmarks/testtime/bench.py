@@ -26,11 +26,12 @@ from benchmarks.testtime.spending import ARMS, believed, in_rounds, share_out, s
 
 RESULTS = Path(__file__).parents[1] / "results"
 COMMAND = "make bench-testtime"
-HEAD = """best of n with a verifier; samples are drawn without replacement from those that the late policy recorded.
-Means over seeds ± 95 % confidence, differences seed by seed.
+HEAD = """best of n with a verifier. Samples are drawn without replacement from those that the late policy
+recorded. Means over seeds ± 95 % confidence, differences seed by seed.
 
 - uniform: the same number for each prompt, at once;
-- unsolved evenly: no model; each of four equal rounds goes evenly to the prompts not solved yet;
+- unsolved evenly: no model; each of four equal rounds goes to the prompts not solved yet that have had the fewest
+  samples;
 - model: `hierarchical`, trained on a random half of the prompts, over `POST /allocate_budget`'s own maths, at once or
   with the outcomes of earlier rounds;
 - shuffled: the same with each prompt given the prediction of another;
@@ -91,23 +92,23 @@ def savings(problem: Problem, curves: Curves, arm: str) -> NDArray[np.float64]:
     return 1.0 - np.array([needed(curve, problem.means, accuracy) for curve, accuracy in reached]) / problem.target
 
 
-def interval(values: NDArray[np.float64], *, scale: float = 100.0, sign: str = "+") -> str:
+def interval(values: NDArray[np.float64], *, sign: str = "+") -> str:
     """Mean ± half-width, in hundredths; a dash where a seed has no value."""
     if not np.isfinite(values).all():
         return "–"
     half = student.ppf(0.975, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
-    return f"{scale * values.mean():{sign}.1f} ± {scale * half:.1f}"
+    return f"{100 * values.mean():{sign}.1f} ± {100 * half:.1f}"
 
 
 def report(problem: Problem, cases: Sequence[Case], curves: Curves) -> str:
     """Markdown: a row an arm; a column a mean budget, and the budget saved."""
     means = [mean for mean in problem.means if mean.is_integer()]
-    correlation = np.array([case.correlation for case in cases])
+    correlation = np.mean([case.correlation for case in cases])
     heads = [f"mean {mean:g}" for mean in means] + [f"budget saved at uniform's accuracy of mean {problem.target:g}, %"]
     lines = [
         f"## {problem.title}", "",
         f"{len(cases)} seeds, {np.mean([case.mu.size for case in cases]):.0f} prompts each; rank correlation of "
-        f"prediction and truth {interval(correlation, scale=1, sign='')}; at most {problem.recorded} samples a prompt. "
+        f"prediction and truth {correlation:.2f}; at most {problem.recorded} samples a prompt. "
         "Uniform: prompts solved, %; the others: points over it.", "",
         "| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads),
     ]  # fmt: skip
@@ -131,10 +132,7 @@ def votes(problem: Problem, cases: Sequence[Case]) -> str:
             for seed, case in enumerate(cases):
                 asked = believed(case, arm.belief, np.random.default_rng(seed))
                 total = mean * case.mu.size
-                if arm.belief == "equal":
-                    samples = np.full(case.mu.size, mean)
-                else:
-                    samples = share_out(arm.belief, asked, "majority_vote", total, problem.recorded)
+                samples = share_out(arm.belief, asked, "majority_vote", total, problem.recorded)
                 shares.append(voted(case, samples))
             rows.setdefault(name, []).append(np.array(shares))
     lines = ["| | " + " | ".join(f"mean {mean}" for mean in VOTES) + " |", "|---|" + "---:|" * len(VOTES)]
@@ -192,7 +190,7 @@ def main() -> None:
         pictures[problem.title] = (problem.means, curves)
         if problem.history == "rl-run-dsr-a":
             parts.append(votes(problem, cases))
-    head = f"# Test-time budgets\n\n`{COMMAND}`: {HEAD}\n"
+    head = f"# Test-time budgets\n\n`{COMMAND}`, {HEAD}\n"
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "testtime.md").write_text("\n".join([head, *parts, speed()]))
     figure(pictures, options.out / "testtime.png")

@@ -43,7 +43,7 @@ def _panel(axes: Axes, title: str, means: Sequence[float], curves: Mapping[str, 
         mean, half = curve.mean(0), 2.0 * curve.std(0, ddof=1) / np.sqrt(len(curve))
         axes.plot(means, mean, color=colour, linestyle=line, linewidth=1.8, label=name)
         axes.fill_between(means, mean - half, mean + half, color=colour, alpha=0.1, linewidth=0)
-    axes.set(title=title, xlabel="mean samples a prompt", xscale="log")
+    axes.set(title=title.replace(", ", "\n", 1), xlabel="mean samples a prompt", xscale="log")
     axes.set_xticks(means)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))

@@ -40,9 +40,7 @@ def believed(case: Case, belief: str, random: np.random.Generator) -> Tried:
     """What an arm thinks of the prompts before the first sample."""
     none = np.zeros_like(case.right)
     mu, sd = case.mu, case.sd
-    if belief == "equal":  # all alike whatever happens: an even share for each that is not solved
-        mu, sd = np.zeros_like(mu), np.zeros_like(sd)
-    elif belief == "shuffled":
+    if belief == "shuffled":
         order = random.permutation(mu.size)
         mu, sd = mu[order], sd[order]
     elif belief == "oracle":
@@ -52,10 +50,23 @@ def believed(case: Case, belief: str, random: np.random.Generator) -> Tried:
 
 def share_out(belief: str, asked: Tried, objective: str, total: int, most: int) -> Integers:
     """Samples for each prompt; a model's predictions are corrected by what came of earlier rounds, the truth is not."""
+    if belief == "equal":
+        return _evenly(asked, total, most)
     if belief in ("model", "shuffled"):
         return plan(objective, asked, total=total, minimum=0, maximum=most).samples
     curves = curves_of(objective, masses(asked.mu, asked.sd), asked.successes, asked.trials, rival=1.0)
     return allocate(curves, total=total, minimum=0, maximum=most).samples
+
+
+def _evenly(asked: Tried, total: int, most: int) -> Integers:
+    """Sample by sample to whichever unsolved prompt has had the fewest, in all rounds."""
+    had = asked.trials.copy()
+    unsolved = asked.successes == 0
+    while total > 0 and (open_ := unsolved & (had < most)).any():
+        fewest = np.flatnonzero(open_ & (had == had[open_].min()))[:total]
+        had[fewest] += 1
+        total -= fewest.size
+    return had - asked.trials
 
 
 def solved(case: Case, samples: Integers) -> float:

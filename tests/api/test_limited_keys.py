@@ -24,7 +24,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "reader": {"patterns": [], "read_only": True},
     "alices-reader": {"patterns": ["alice-*"], "read_only": True},
 }
-READING = {("POST", "/predict_difficulty")}  # reads, although its question comes in a body
+READING = {("POST", "/predict_difficulty"), ("POST", "/allocate_budget")}  # with a question that comes in a body
 EMBEDDING = {"kind": "given", "dimension": 3}
 
 
@@ -84,6 +84,10 @@ def operations(owner: str) -> dict[tuple[str, str], tuple[str, str, Any]]:
             "POST", "/outcomes", {"run": run, "prompt": ["nobody"], "successes": [1], "trials": [2]},
         ),
         ("POST", "/predict_difficulty"): ("POST", "/predict_difficulty", predict),
+        ("POST", "/allocate_budget"): ("POST", "/allocate_budget", predict | {"total": 8}),
+        ("POST", "/runs/r/snapshots"): ("POST", f"/runs/{run}/snapshots", {"tag": "here"}),
+        ("GET", "/runs/r/snapshots"): ("GET", f"/runs/{run}/snapshots", None),
+        ("POST", "/runs/r/restore"): ("POST", f"/runs/{run}/restore", {"tag": "here"}),
     }  # fmt: skip
 
 

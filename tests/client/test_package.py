@@ -33,7 +33,7 @@ def methods(kind: type) -> dict[str, inspect.Signature]:
 
 def test_both_clients_have_the_same_methods() -> None:
     assert methods(PromptGPS) == methods(AsyncPromptGPS)
-    assert len(methods(PromptGPS)) == 19
+    assert len(methods(PromptGPS)) == 22
 
 
 @pytest.mark.parametrize("name", methods(PromptGPS))
@@ -44,7 +44,7 @@ def test_methods_are_documented_and_keyword_only_but_for_names(name: str) -> Non
     assert theirs.__doc__
     _, *parameters = inspect.signature(ours).parameters.values()
     by_place = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    assert set(by_place) <= {"name", "pool", "run", "path"}
+    assert set(by_place) <= {"name", "pool", "run", "path", "tag"}
     if name != "with_options":  # its names are those of `Options`
         by_name = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
         assert [name for name in by_name if f"{name}:" not in ours.__doc__ and f"`{name}`" not in ours.__doc__] == []
@@ -56,7 +56,7 @@ def test_options_have_one_set_of_names() -> None:
 
 def test_one_file_names_httpx() -> None:
     naming = set()
-    for path in Path(promptgps_client.__file__).parent.glob("*.py"):
+    for path in Path(promptgps_client.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

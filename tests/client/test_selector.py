@@ -240,6 +240,15 @@ def test_draws_that_the_trainer_does_not_know(service: Service, make: Make) -> N
     assert selector.next_batch().source == "fallback"
 
 
+@pytest.mark.parametrize("numbers", [(), (1,), (1, 2, 3)])
+def test_batches_of_another_size(service: Service, make: Make, numbers: tuple[int, ...]) -> None:
+    batches(service, answer(0, *numbers), answer(0, 1, 2), answer(1, *numbers))
+    selector = make()
+    with pytest.raises(ValueError, match=rf"columns of \[{len(numbers)}\] draws, not of 2"):
+        selector.next_batch()
+    assert [selector.next_batch().source for _ in range(2)] == ["service", "fallback"]
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

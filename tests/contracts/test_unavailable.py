@@ -48,6 +48,37 @@ def test_a_folder_where_the_sqlite_file_should_be(tmp_path: Path) -> None:
         refuse_both(store)
 
 
+@pytest.mark.parametrize("kept", [0, 4096], ids=["all", "all but its head"])
+def test_a_sqlite_file_that_is_overwritten(sqlite_url: str, kept: int) -> None:
+    path = Path(make_url(sqlite_url).database or "")
+    content = path.read_bytes()
+    path.write_bytes(content[:kept] + b"\x07" * (len(content) - kept))
+    with opened_store(sqlite_url) as store:
+        refuse_both(store)
+
+
+def test_a_database_that_was_never_migrated(tmp_path: Path, postgres_server: str) -> None:
+    with postgres_database(postgres_server, migrated=False) as url:
+        for empty in (f"sqlite:///{tmp_path}/empty.db", url):
+            with opened_store(empty) as store:
+                assert not store.is_current()
+                with pytest.raises(Unavailable), store.read() as unit:
+                    unit.runs.all()
+
+
+def test_a_postgresql_that_takes_no_writes(postgres_server: str) -> None:
+    with postgres_database(postgres_server) as url, opened_store(url) as store:
+        run = make_run(store)
+        with store.write() as unit:
+            name = make_url(url).database
+            unit.connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
+        store.close()  # new connections find it as a standby would be
+        with pytest.raises(Unavailable):
+            append_outcomes(store, run, [outcome()])
+        with store.read() as unit:
+            assert unit.runs.get("run") == run
+
+
 def test_a_sqlite_file_that_another_process_keeps_locked(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

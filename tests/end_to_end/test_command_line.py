@@ -76,6 +76,8 @@ def test_export_openapi_prints_the_golden_document(tmp_path: Path) -> None:
         ("migrate", "mysql://127.0.0.1/gps", "mysql"),
         ("migrate", "sqlite://", "file"),
         ("migrate", "sqlite:////nowhere/at/all/gps.db", "database"),
+        ("migrate", f"sqlite:///{__file__}", "not a database"),
+        ("serve", f"sqlite:///{__file__}", "not a database"),
         ("serve", "nonsense", "database"),
         ("serve", "postgresql://gps:hunter2@127.0.0.1:9/gps", "database"),
     ],

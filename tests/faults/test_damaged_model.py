@@ -15,9 +15,7 @@ BATCH = 40
 KEYS = [f"k{row}" for row in range(0, 400, 5)]
 DAMAGES = {
     "garbage": lambda state: bytes(range(256)) * 40,
-    "empty": lambda state: b"",
     "truncated": lambda state: state[: len(state) // 2],
-    "head only": lambda state: state[:60],
     "one bit": lambda state: state[:-9] + bytes([state[-9] ^ 1]) + state[-8:],
 }
 
@@ -54,8 +52,7 @@ def stored_versions(database_url: str) -> list[int]:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("how", DAMAGES)
-@pytest.mark.parametrize("which", ["newest", "all"])
+@pytest.mark.parametrize(("how", "which"), [("garbage", "all"), ("truncated", "newest"), ("one bit", "newest")])
 def test_a_damaged_model_is_learned_again(database_url: str, tmp_path: Path, how: str, which: str) -> None:
     with running(database_url, tmp_path) as server:
         open_run(server)

@@ -92,6 +92,17 @@ def test_predictions_move_towards_what_was_seen(context: Context, predictor: str
         assert best > 0.75 > 0.25 > worst
 
 
+def test_bots_knows_prompts_never_tried_by_the_offline_rates_of_the_pool(context: Context) -> None:
+    add(context, 40, prior=[(15.0, 16.0), (1.0, 16.0)] * 15 + [None] * 10)
+    open_run(context, selection={"predictor": "bots", "predictor_parameters": {"weight": 0.5}})
+    for _ in range(4):  # as good as the reference on what is tried
+        report(context, prompt=["pool-0", "pool-1"], successes=[8, 0], trials=[8, 8])
+        settle(context)
+    easy, hard, unknown = (predicted(context, [key])[0] for key in ("pool-28", "pool-29", "pool-35"))
+    assert easy > 0.7 > unknown > 0.3 > hard
+    assert unknown == 0.5
+
+
 def test_every_step_leaves_its_metrics(context: Context) -> None:
     add(context, 60)
     open_run(context)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from promptgps_client.wire import ChangeRun, PredictDifficulty
 from promptgps_service.flow.context import Context
-from promptgps_service.flow.open_run import change_run, run_metrics
+from promptgps_service.flow.open_run import change_run, describe_run, run_metrics
 from promptgps_service.flow.predict import predict_difficulty
+from promptgps_service.flow.steps import MOST_SELECTIONS
 from promptgps_service.flow.trainer import Learning
 
 from tests.databases import opened_context
@@ -207,3 +208,16 @@ def test_a_look_costs_what_has_changed_and_not_what_there_is(context: Context) -
     assert seen == set(names)
     select(context, 1, run="run-7")
     assert look() == ["run-7"]
+
+
+def test_a_worker_that_is_far_behind_publishes_on_its_way(database_url: str) -> None:
+    with opened_context(database_url, learning=Learning(enabled=False, groups=32, seconds=0.0)) as context:
+        add(context, 40)
+        open_run(context)
+        for _ in range(MOST_SELECTIONS * 2 + 10):
+            report_groups(context, select(context, 1))
+    with opened_context(database_url) as context:
+        context.desk("run")
+        wait_for(lambda: describe_run(context, "run").trained_through == MOST_SELECTIONS * 2 + 10, 60.0, "the worker")
+        reached = run_metrics(context, "run").series["trained_through"]
+    assert sorted(set(reached)) == [MOST_SELECTIONS, MOST_SELECTIONS * 2, MOST_SELECTIONS * 2 + 10]

@@ -164,8 +164,9 @@ def test_a_set_has_no_order_and_padding_no_meaning(layers, transition):
 
 
 def test_what_the_decoder_says_of_no_text_is_the_level_alone(world):
-    decoder = shaken(Decoder(world(4, 6).features.blocks, 3, 8, 1, seeded()))
-    told = decoder(torch.zeros(2, 6), torch.randn(4, 3, generator=seeded()))
+    features = world(4, 6).features
+    decoder = shaken(Decoder(features.blocks, 3, 8, 1, seeded()))
+    told = decoder(torch.zeros(2, features.dimension), torch.randn(4, 3, generator=seeded()))
     assert torch.equal(told.mean, torch.zeros(4, 2))
     assert torch.equal(told.variance, torch.zeros(4, 2))
 

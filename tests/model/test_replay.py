@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from promptgps_service.model.quality import log_loss
 from promptgps_service.model.registry import make_predictor
 
 from benchmarks.arms import selection_of
@@ -61,14 +62,20 @@ def test_a_ladder_of_models_is_predicted(ladder):
     assert mean("log_loss") <= 0.53
 
 
-@pytest.mark.parametrize(("replayed", "window"), [("rl_run", 3), ("ladder", 1)])
-def test_the_stack_is_no_worse_than_its_better_member(request, replayed, window):
-    """Over three seeds and both shares; 0.002 nats worse at 2 % of the run, and better by as much elsewhere."""
-    losses = [
-        opened(request.getfixturevalue(replayed), 0.02, window, name, seeds=(0, 1))("log_loss")
-        for name in ("hierarchical", "neural", "stack")
-    ]
-    assert losses[2] < min(losses) + 0.005
+@pytest.mark.parametrize(("replayed", "share"), [("rl_run", 0.02), ("ladder", 0.02), ("ladder", 0.1)])
+def test_the_stack_is_about_as_good_as_its_better_member(request, replayed, share):
+    """Of the twelve pairs of seed and share, it lies 0.004 nats behind at most, and 0.005 ahead."""
+    history, features = request.getfixturevalue(replayed)
+    stack, random = make_predictor("stack", features, CPU), torch.Generator().manual_seed(0)
+    losses = []
+    for step in range(history.steps):
+        there = history.trials[:, step] > 0
+        told = [one.predict().mean[there] for one in (stack, *stack.members.values())]
+        losses.append([log_loss(mean, history.successes[there, step], history.trials[there, step]) for mean in told])
+        rows = torch.randperm(history.prompts, generator=random)[: round(share * history.prompts)]
+        stack.observe(history.visits(rows, step))
+    ours, *theirs = torch.tensor(losses[1:]).mean(0).tolist()
+    assert ours < min(theirs) + 0.005
 
 
 @pytest.mark.parametrize(("utility", "distinct"), [("mixed", 100), ("information", 150)])

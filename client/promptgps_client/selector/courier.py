@@ -74,7 +74,6 @@ class Courier:
                 self._rest(fault)
             else:
                 self._failures, self._due = 0, 0.0
-                self._asker.alive()
 
     def _wait_for_turn(self) -> bool:
         """Wait until there is something to do and it is time; false at the end."""
@@ -105,8 +104,10 @@ class Courier:
                 self._spool.refuse(line, f"it is no report: {broken}")
         if waiting:
             self._deliver(waiting)
-        elif self._asker.lost and not self._client.ready().ready:
-            raise Silence("it is not ready")
+        elif self._asker.lost:
+            if not self._client.ready().ready:
+                raise Silence("it is not ready")
+            self._asker.alive()
 
     def _deliver(self, waiting: Sequence[tuple[Line, Record]]) -> None:
         """Send the first reports as one request; where that is refused, each of them alone."""
@@ -122,6 +123,7 @@ class Courier:
                 for one in waiting[:count]:
                     self._deliver([one])
             return
+        self._asker.alive()
         self.stored += answer.stored
         self.duplicates += answer.duplicates
         self.conflicts += len(answer.conflicts)

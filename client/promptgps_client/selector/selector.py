@@ -48,7 +48,7 @@ class Selector:
         seed: Of the local draws; the same on all ranks.
         deadline: Seconds that a step waits for the service, besides `wait_seconds`.
         wait_seconds: As in `select_batch`: time for the model to learn from everything reported.
-        fallback: `uniform`, or `scores`: by the success rates that the service last predicted.
+        fallback: `uniform`, or `scores`: by the success rates that were last predicted and reported.
         prefetch: Ask for the next batch in the background as soon as one is handed out. It then misses the outcomes
             of the batch before it, and carries the policy version given with that one.
         spool_bytes: Most bytes of reports on disk.
@@ -83,10 +83,9 @@ class Selector:
         self._sources: Counter[Source] = Counter()
         self._lock = threading.RLock()
         self._process, self._closed = os.getpid(), False
+        client = service if isinstance(service, PromptGPS) else PromptGPS(service)
+        self._own_client = None if client is service else client
         self._spool = Spool(Path(spool), spool_bytes, when_full)
-        self._own_client = None if isinstance(service, PromptGPS) else PromptGPS(service)
-        client = self._own_client or service
-        assert isinstance(client, PromptGPS)
         self._asker = Asker(client, run, batch_size, rollouts, deadline, wait_seconds)
         self._courier = Courier(client, self._spool, self._asker)
         atexit.register(self.close)
@@ -101,7 +100,7 @@ class Selector:
 
         Raises:
             BadAnswer: The service refuses, and has never answered this selector.
-            ValueError: The service draws prompts that this selector was not given, and has never answered otherwise.
+            ValueError: The service draws prompts that this selector was not given, likewise.
         """
         policy_version = None if policy_version is None else int(policy_version)
         with self._lock:
@@ -144,7 +143,7 @@ class Selector:
         except Silence as silence:
             self._courier.wake()
             return self._drawn_locally(question, str(silence))
-        except (BadAnswer, ForeignDraws) as refusal:
+        except (BadAnswer, UnusableDraws) as refusal:
             if not self._answered:
                 raise
             return self._drawn_locally(question, str(refusal))
@@ -153,7 +152,10 @@ class Selector:
         """The service's answer as draws."""
         draws = answer.draws
         if foreign := [key for key in draws.prompt if key not in self._index]:
-            raise ForeignDraws(f"the service draws {foreign[0]!r}, which is not among this selector's prompts")
+            raise UnusableDraws(f"the service draws {foreign[0]!r}, which is not among this selector's prompts")
+        sizes = {len(column) for column in (draws.draw_id, draws.prompt, draws.rollouts, draws.predicted_success)}
+        if sizes != {self._batch_size}:
+            raise UnusableDraws(f"the service answers columns of {sorted(sizes)} draws, not of {self._batch_size}")
         self._answered = True
         self._rollouts = draws.rollouts[0]
         for warning in answer.warnings:
@@ -318,8 +320,8 @@ class Selector:
             raise RuntimeError("this selector belongs to the process that made it; make one here, with its own spool")
 
 
-class ForeignDraws(ValueError):
-    """The service draws prompts that the selector was not given."""
+class UnusableDraws(ValueError):
+    """An answer that is no batch for this selector."""
 
 
 def _check(keys: Sequence[str], index: Mapping[str, int], batch_size: int, deadline: float) -> None:

@@ -140,7 +140,7 @@ class Budget(Wire):
         description="Mean over the prompts of what the objective is expected to come to, in [0, 1]. A vote may leave "
         "samples out."
     )
-    expected_value_uniform: float = Field(description="The same for the total spread evenly.")
+    expected_value_uniform: float = Field(description="The same for the total spread evenly over all prompts.")
     next_gain: float = Field(
         description="What one more sample is expected to add to the sum of the values: near zero, stop."
     )

@@ -5,17 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from promptgps_service.flow.run_state import RunState
+from promptgps_service.acquisition.choose import Group
+from promptgps_service.flow.run_state import Groups, RunState
 from promptgps_service.store.unit import Unit
 
 
-def quota_groups(unit: Unit, state: RunState) -> dict[str, tuple[float, Tensor]]:
-    """Share and rows bool[N] of each group; empty where the run asks for none."""
+def quota_groups(unit: Unit, state: RunState) -> tuple[Group, ...]:
+    """Every group with its share, its rows and the draws it has had; empty where the run asks for none."""
     shares = _domain_shares(state) or _pool_shares(state)
-    if shares and not state.group_rows:
+    if not shares:
+        return ()
+    if state.groups is None:
         make = _domain_rows if _domain_shares(state) else _pool_rows
-        state.group_rows = {name: rows.to(state.device) for name, rows in make(unit, state, shares).items()}
-    return {name: (share, state.group_rows[name]) for name, share in shares.items()}
+        rows = {name: rows.to(state.device) for name, rows in make(unit, state, shares).items()}
+        state.groups = Groups(rows, dict.fromkeys(rows, 0))
+    state.groups.count(state.issued.row.view)
+    return tuple(
+        Group(name, share, state.groups.issued[name], state.groups.rows[name]) for name, share in shares.items()
+    )
 
 
 def _domain_shares(state: RunState) -> dict[str, float]:

@@ -119,6 +119,21 @@ class Issued:
         return answer
 
 
+@dataclass
+class Groups:
+    """Groups with a share of the draws: rows bool[N] of each, and the draws each has had of the first ``counted``."""
+
+    rows: dict[str, Tensor]
+    issued: dict[str, int]
+    counted: int = 0
+
+    def count(self, issued: NDArray[np.int64]) -> None:
+        """Count what has been issued since; ``issued`` has the row of every draw of the run."""
+        for name, rows in self.rows.items():
+            self.issued[name] += int(rows[torch.from_numpy(issued[self.counted :].astype(np.int64))].sum())
+        self.counted = issued.size
+
+
 class RunState:
     """A run's rows, its traffic, its counts and the served score table. ``lock`` guards all but ``table``."""
 
@@ -132,7 +147,7 @@ class RunState:
         self.learned = threading.Condition()
         self.segments: list[Segment] = []
         self.identity = torch.zeros(0, dtype=torch.int64, device=device)
-        self.group_rows: dict[str, Tensor] = {}
+        self.groups: Groups | None = None
         self.table: ScoreTable | None = None
         self.rewind(record.epoch)
 
@@ -143,6 +158,7 @@ class RunState:
         self.ordinal = 0
         self.log_position = 0
         self.wanted = 0
+        self.groups = None
         self.traffic = _empty_traffic(self.rows, self.device)
         self.successes = torch.zeros(self.rows, dtype=torch.float64)
         self.trials = torch.zeros(self.rows, dtype=torch.float64)
@@ -152,7 +168,7 @@ class RunState:
         """Take over settings that have changed."""
         self.settings = RunSettings.load(record.settings)
         self.revision = record.revision
-        self.group_rows = {}
+        self.groups = None
 
     @property
     def rows(self) -> int:
@@ -177,7 +193,7 @@ class RunState:
         )
         self.successes = torch.cat([self.successes, torch.zeros(added, dtype=torch.float64)])
         self.trials = torch.cat([self.trials, torch.zeros(added, dtype=torch.float64)])
-        self.group_rows = {}
+        self.groups = None
 
     def apply_selection(self, selection: SelectionRecord) -> None:
         """Count a selection's draws as issued and pending."""

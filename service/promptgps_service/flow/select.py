@@ -9,7 +9,7 @@ import torch
 from promptgps_client.wire import Batch, Draws, SelectBatch
 from torch import Tensor
 
-from promptgps_service.acquisition.choose import Choice, Field, Group, TooFew, choose
+from promptgps_service.acquisition.choose import Choice, Field, TooFew, choose
 from promptgps_service.acquisition.randomness import derive
 from promptgps_service.acquisition.reuse import tiers
 from promptgps_service.acquisition.utility import mixed_probability
@@ -27,6 +27,8 @@ from promptgps_service.store.unit import Unit
 _RENDERING = frozenset({"include_text", "wait_seconds", "sequence"})
 # Below this expected share of mixed groups the caller is warned that the pool gives little signal.
 LOW_SIGNAL = 0.2
+# Draws that a step of history has at least: for a trainer that draws one at a time it is not the one before.
+LEAST_HISTORY = 32
 
 
 def select_batch(context: Context, request: SelectBatch) -> Batch:
@@ -145,7 +147,7 @@ def _choose(
         ),
         last_draw=state.traffic.last_draw,
         posterior=table.posterior,
-        groups=_groups(unit, state),
+        groups=quota_groups(unit, state),
         softness=state.softness() if settings.selection.utility == "variance" else None,
         **_spread(context, state),
     )  # fmt: skip
@@ -194,21 +196,15 @@ def _allowed(unit: Unit, state: RunState, request: SelectBatch) -> Tensor | None
     return allowed.to(state.device)
 
 
-def _groups(unit: Unit, state: RunState) -> tuple[Group, ...]:
-    shares = quota_groups(unit, state)
-    issued = state.issued.row.view
-    return tuple(
-        Group(name, share, int(rows.cpu().numpy()[issued].sum()), rows) for name, (share, rows) in shares.items()
-    )
-
-
 def _spread(context: Context, state: RunState) -> dict[str, Tensor]:
     """Embeddings and anchors, where the run wants diversity."""
     selection = state.settings.selection
     if not selection.diversity:
         return {}
-    firsts = state.issued.first_draw.view[-(selection.history_steps or 0) :]
-    start = int(firsts[0]) if selection.history_steps and firsts.size else state.draws
+    steps = selection.history_steps or 0
+    firsts = state.issued.first_draw.view[-steps:]
+    start = int(firsts[0]) if steps and firsts.size else state.draws
+    start = min(start, max(state.draws - LEAST_HISTORY * steps, 0))
     anchors = torch.from_numpy(state.issued.row.view[start:].astype(np.int64)).to(state.device)
     return {"embedding": context.features.embedding(state.segments), "anchors": anchors}
 

@@ -16,6 +16,8 @@ from promptgps_service.model.predictor import Visits
 from promptgps_service.model.staleness import temper
 from promptgps_service.store.records import LogSlice
 
+MOST_SELECTIONS = 128  # learned from before something is published
+
 
 @dataclass(frozen=True)
 class Step:
@@ -40,6 +42,19 @@ def due(part: LogSlice, state: RunState, groups: int) -> int:
         whole = bool(state.issued.complete(np.array([newest])).all())
         lines = np.flatnonzero(part.draw >= state.issued.first_draw.view[newest])
     return part.start + int(lines[-1]) + 1 if whole and lines.size else part.start
+
+
+def at_most(part: LogSlice, state: RunState, position: int) -> int:
+    """``position``, or where before it the slice comes to more selections than are learned at once.
+
+    A worker that is far behind publishes on its way: if it is killed, the next one does not begin where it began.
+    """
+    drawn = np.flatnonzero(part.draw[: position - part.start] >= 0)
+    with state.lock:
+        _, first = np.unique(state.issued.selection_of(part.draw[drawn]), return_index=True)
+    if first.size <= MOST_SELECTIONS:
+        return position
+    return part.start + int(drawn[np.sort(first)[MOST_SELECTIONS]])
 
 
 def waits(state: RunState) -> bool:

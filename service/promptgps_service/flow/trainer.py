@@ -22,7 +22,7 @@ from promptgps_service.flow.leases import Leases
 from promptgps_service.flow.publish import Origin, Overtaken, publish
 from promptgps_service.flow.run_state import RunState, ScoreTable
 from promptgps_service.flow.step_metrics import Metrics, step_metrics
-from promptgps_service.flow.steps import Step, due, split_steps, waits
+from promptgps_service.flow.steps import Step, at_most, due, split_steps, waits
 from promptgps_service.flow.timeline import Timeline
 from promptgps_service.flow.warm_start import PINNED, framing, places, source_segments, state_and_rows
 from promptgps_service.model.checkpoint import pack, unpack
@@ -147,6 +147,8 @@ class Trainer:
         else:  # the epoch is that of the heads: should a restore come in between, publishing finds out
             self._epoch, self._version = record.epoch, 0
             self._predictor = self._restored(identity, matrix)
+            if self._through < record.trained_through:
+                self._tell_what_is_lost(record)
         self._predictor.replaceable = bool(state.settings.selection.fallback)
         self._identity, self._matrix, self._revision = identity, matrix, record.revision
         self._serve()
@@ -154,6 +156,15 @@ class Trainer:
     def _is_current(self, record: RunRecord) -> bool:
         """Whether the predictor comes from the published version."""
         return (record.epoch, record.model_version) == (self._epoch, self._version)
+
+    def _tell_what_is_lost(self, record: RunRecord) -> None:
+        """What the newest version had learned is to be learned again: the run is behind, which a worker sees."""
+        self._state.wanted = max(self._state.wanted, record.trained_through)
+        with self._store.write() as unit:
+            now = unit.runs.lock(record.id)
+            if (now.epoch, now.revision, now.model_version) == (record.epoch, record.revision, record.model_version):
+                unit.runs.advance(record.id, trained_through=self._through)
+                unit.runs.want(record.id, record.trained_through)
 
     def _refresh(self) -> None:
         try:
@@ -258,6 +269,8 @@ class Trainer:
         if reached > self._through:
             self._waiting_since = None
             self._advance(steps, reached)
+            if reached < part.head:  # there may be more to learn, once the others have had their turn
+                self._lane.submit(("learn", self._state.id), self._learn)
         elif part and self._may_time_out(part):
             self._waiting_since = self._waiting_since or time.monotonic()
             self._lane.submit(("learn", self._state.id), self._learn, self._learning.seconds)
@@ -285,10 +298,13 @@ class Trainer:
                 position = min(state.wanted, part.head)
             elif position == reached and late:
                 position = part.head
+            position, wanted = at_most(rest, state, position), position
             if position == reached:
                 break
             steps += split_steps(rest.until(position), state, groups, self._timeline)
             reached = position
+            if position < wanted:
+                break
         return steps, reached
 
     def _may_time_out(self, part: LogSlice) -> bool:

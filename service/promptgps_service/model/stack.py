@@ -57,10 +57,10 @@ class Stack:
         """
         if not len(visits):
             return
-        remembered = self._remember(visits)
+        remembered, self._told = self._remember(visits), None
         for member in self.members.values():
             member.observe(visits)
-        self.memory, self._told = remembered, None
+        self.memory = remembered
         self.weights = fit_weights(self.weights, self.memory)
 
     def predict(self) -> LogitNormal:
