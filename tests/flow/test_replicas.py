@@ -174,6 +174,21 @@ def test_a_worker_without_a_sign_of_life_is_replaced(database_url: str) -> None:
             assert served(dead) == served(heir)
 
 
+def test_a_worker_that_finds_every_run_in_the_hands_of_a_dead_one_takes_them_over(database_url: str) -> None:
+    with ExitStack() as stack:
+        replica = stack.enter_context(opened_context(database_url, learning=SERVING))
+        dead = stack.enter_context(opened_context(database_url, learning=EAGER))
+        add(dead, 30)
+        open_run(dead)
+        assert dead.leases.hold(1)
+        for ticker in dead._tickers.values():  # as after kill -9: nothing is given back
+            ticker.stop()
+        report_groups(replica, select(replica, 8))
+        heir = stack.enter_context(opened_context(database_url, learning=EAGER, lease_seconds=0.5))
+        assert replica.desk("run").state.wait_learned(8, WAIT)
+        assert heir.leases.holds(1)
+
+
 def test_a_look_costs_what_has_changed_and_not_what_there_is(context: Context) -> None:
     add(context, 4)
     names = [f"run-{number}" for number in range(40)]

@@ -66,8 +66,9 @@ class Follower:
         ]  # fmt: skip
         if not waiting:
             return
+        worker = context.leases.join()  # also where others hold it all: they may be dead
         with context.store.read() as unit:
-            held = unit.leases.held([record.id for record in waiting], besides=context.leases.worker)
+            held = unit.leases.held([record.id for record in waiting], besides=worker)
         started = time.monotonic()
         for record in waiting:
             if record.id not in held and context.leases.hold(record.id):

@@ -25,7 +25,7 @@ BEATS = 4  # signs of life in the length of a lease
 
 
 class Leases:
-    """This process as a worker. It becomes one when it first wants to learn something."""
+    """This process as a worker. It becomes one when it first finds something to learn."""
 
     def __init__(self, store: Store, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self.pause = seconds / BEATS
@@ -56,7 +56,7 @@ class Leases:
         with self._lock:
             if run_id in self._held:
                 return True
-            worker = self._joined()
+            worker = self._join()
             with self._store.read() as unit:
                 free = unit.leases.holder(run_id) in (None, worker)
             if free:
@@ -66,7 +66,16 @@ class Leases:
                 self._held.add(run_id)
             return free
 
-    def _joined(self) -> str:
+    def join(self) -> str:
+        """Become a worker, which looks after the others; answers what it is called.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        with self._lock:
+            return self._join()
+
+    def _join(self) -> str:
         if self._worker is None:
             worker = f"{socket.gethostname()[:40]}-{secrets.token_hex(8)}"
             with self._store.write() as unit:

@@ -50,7 +50,7 @@ class Leases:
             return True
         return holder == worker
 
-    def held(self, run_ids: Sequence[int], besides: str | None) -> set[int]:
+    def held(self, run_ids: Sequence[int], besides: str) -> set[int]:
         """Which of the runs another worker holds."""
         found: set[int] = set()
         for start in range(0, len(run_ids), LOOKUP):
