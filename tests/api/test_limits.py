@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,16 @@ def test_a_list_over_its_documented_limit_is_a_413_that_names_it(
     answer = roomy.http.post(path.format(pool=roomy.pool), json=sound[path] | {column: long})
     refused(answer, *LARGE, column)
     assert roomy.footprint() == before
+
+
+@pytest.mark.parametrize(("field", "entries"), [("predictor_parameters", 65), ("domain_quotas", 1025)])
+def test_a_mapping_over_its_limit_is_a_413_that_names_it(world: World, field: str, entries: int) -> None:
+    letters = [chr(97 + digit) for digit in range(26)]
+    names = ["".join(name) for name in itertools.islice(itertools.product(letters, repeat=3), entries)]
+    body = {"name": "new", "pool": world.pool, "selection": {field: dict.fromkeys(names, 1 / entries)}}
+    before = world.footprint()
+    refused(world.http.post("/runs", json=body), *LARGE, f"selection.{field}")
+    assert world.footprint() == before
 
 
 def test_a_text_over_its_limit_names_its_row(roomy: World) -> None:

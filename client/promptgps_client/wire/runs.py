@@ -69,6 +69,7 @@ class Selection(Wire):
     predictor: PredictorName | None = None
     predictor_parameters: dict[ParameterName, Parameter] | None = Field(
         None,
+        max_length=64,
         description="Of the predictor, by name: `discount` of beta (MoPPS's λ) and bots, `weight` of bots; "
         "`own_record`, `residual`, `prior` and sizes of neural; `members` of stack, with commas between, and neural's.",
     )
@@ -103,7 +104,7 @@ class Selection(Wire):
         None, description="Prompts already visited whose predicted success rate is above this are not drawn."
     )
     domain_quotas: dict[Domain, Annotated[float, Field(gt=0, le=1)]] | None = Field(
-        None, description="Exact shares of the draws by domain, over any window; they sum to one."
+        None, max_length=1024, description="Exact shares of the draws by domain, over any window; they sum to one."
     )
 
     @field_validator("band")

@@ -13,7 +13,7 @@ from promptgps_service.errors import Unavailable
 _BY_CODE = {
     "SQLITE_FULL": "the database has no room left on its disk",
     "53100": "the database has no room left on its disk",  # disk_full
-    "SQLITE_NOTADB": "the database file is none",
+    "SQLITE_NOTADB": "the file is not a database",
     "SQLITE_CORRUPT": "the database file is damaged",
     "XX001": "the database is damaged",  # data_corrupted
     "42P01": "the database has not been migrated",  # undefined_table
@@ -25,8 +25,6 @@ def fault_of(error: DBAPIError) -> str | None:
     code = str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None))
     if code in _BY_CODE:
         return _BY_CODE[code]
-    if error.connection_invalidated:
-        return "the connection to the database was lost"
     # SQLite tells damage by the root of its errors; PostgreSQL a standby or a failing disk by InternalError
     if isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError:
         return "the database does not answer"
@@ -45,6 +43,9 @@ def unavailable() -> Iterator[None]:
     except PoolTimeout as error:
         raise Unavailable("every connection to the database is in use; nothing was stored, try again") from error
     except DBAPIError as error:
+        if error.connection_invalidated:  # perhaps while it committed, and then nobody knows
+            detail = "the connection to the database was lost; if anything was stored, then all of it: try again"
+            raise Unavailable(detail) from error
         fault = fault_of(error)
         if fault is None:
             raise
