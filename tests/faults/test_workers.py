@@ -83,7 +83,7 @@ def publishing(database_url: str, replica: Server) -> Iterator[Callable[[], None
     engine = make_engine(database_url)
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     with engine.connect() as connection:
-        connection.execute(text("SELECT id FROM runs FOR UPDATE"))
+        connection.execute(text("SELECT id FROM runs FOR NO KEY UPDATE"))
 
         def wait_for_worker() -> None:
             wait_for(lambda: query(database_url, waiting)[0][0] > 0, WAIT, "the worker to publish")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
+import psycopg
 import stamina
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -20,6 +21,8 @@ _POSTGRESQL_TIMEOUTS = {
     "connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }  # fmt: skip
+# A process that is stopped in the middle of a unit of work says nothing either; here the database gives up on it.
+IDLE_TIMEOUT_MS = 20_000
 
 
 def parse_url(url: str) -> URL:
@@ -52,7 +55,7 @@ def make_engine(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(
+    engine = create_engine(
         parsed,
         pool_size=CONNECTIONS,
         max_overflow=0,
@@ -60,6 +63,13 @@ def make_engine(url: str) -> Engine:
         isolation_level="READ COMMITTED",  # row locks of the runs serialise writers; readers see what is committed
         connect_args=_POSTGRESQL_TIMEOUTS,
     )
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+def _prepare_postgresql(connection: psycopg.Connection[Any], _record: Any) -> None:
+    connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}")
+    connection.commit()
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
