@@ -84,18 +84,21 @@ class Server:
         return answer.json()
 
     def wait_trained(self, run: str, seconds: float = 60.0) -> dict[str, Any]:
-        """Wait until the served model has learned the whole log; answers the run."""
-        found: dict[str, Any] = {}
+        """Wait until the served model has learned the whole log; answers the run.
 
-        def trained() -> bool:
-            found.update(self.json("GET", f"/runs/{run}"))
-            return bool(found["trained_through"] == found["log_position"])
-
-        try:
-            wait_for(trained, seconds, f"the model of {run} to learn the whole log")
-        except AssertionError as late:
-            raise ServerFailed(f"{late}: {found}\n{self.tail()}") from None
-        return found
+        Raises:
+            ServerFailed: nothing more was learned for ``seconds``.
+        """
+        deadline, learned = time.monotonic() + seconds, -1
+        while True:
+            found: dict[str, Any] = self.json("GET", f"/runs/{run}")
+            if found["trained_through"] == found["log_position"]:
+                return found
+            if found["trained_through"] > learned:
+                deadline, learned = time.monotonic() + seconds, found["trained_through"]
+            elif time.monotonic() > deadline:
+                raise ServerFailed(f"{run} learned nothing for {seconds:g} s: {found}\n{self.tail()}")
+            time.sleep(0.05)
 
 
 def _client() -> httpx.Client:

@@ -172,8 +172,7 @@ class Client:
         return found
 
 
-@pytest.mark.skipif("PROMPTGPS_SOAK_SECONDS" not in os.environ, reason="the soak is `make soak`: not yet in the suite")
-@pytest.mark.timeout(SECONDS + 280)
+@pytest.mark.timeout(4 * SECONDS + 300)  # the workers may be behind
 def test_the_log_is_what_was_acknowledged_whoever_is_killed(postgres_server: str, tmp_path: Path) -> None:
     with postgres_database(postgres_server) as url, ExitStack() as stack:
         fleet = Fleet(url, tmp_path)
