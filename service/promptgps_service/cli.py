@@ -1,4 +1,4 @@
-"""The command line: serve, train, migrate, keys, replay, settings, export-openapi."""
+"""The command line: serve, train, migrate, keys, export, import, replay, settings, export-openapi."""
 
 from __future__ import annotations
 
@@ -130,6 +130,36 @@ def revoke_key(name: str, database_url: Url = None) -> None:
     with _store(database_url) as store, store.write() as unit:
         if not unit.keys.revoke(name):
             raise NotFound(f"there is no key {name!r}")
+
+
+@app.command("export")
+def export(
+    run: Annotated[str, typer.Argument(help="Name of the run.")],
+    folder: Annotated[Path, typer.Argument(help="New folder, for JSON Lines and safetensors.")],
+    database_url: Url = None,
+) -> None:
+    """Write a run with its pools, models and log to a folder, also while it is served."""
+    from promptgps_service.flow.archive import export_run
+
+    with _store(database_url) as store:
+        export_run(store, run, folder)
+    typer.echo(f"{run} is in {folder}")
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Folder that `promptgps export` has made.")],
+    name: Annotated[str | None, typer.Option(help="Another name for the run.")] = None,
+    database_url: Url = None,
+) -> None:
+    """Put an exported run into this database, all of it or nothing; it goes on with the same draws."""
+    from promptgps_service.flow.archive import import_run
+
+    with _store(database_url) as store:
+        done = import_run(store, folder, name)
+    typer.echo(f"{done.run}: {done.selections} selections, {done.outcomes} outcomes")
+    if not done.same_draw_ids:
+        typer.echo("its draws have other ids here: report what is under way by prompt, not by draw id", err=True)
 
 
 @app.command()

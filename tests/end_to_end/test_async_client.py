@@ -43,7 +43,20 @@ async def _train(url: str) -> None:
         assert last.warnings == [] or "mixed" in last.warnings[0]
         told = await client.predict_difficulty(run="async", keys=drawn)
         assert len(told.success_mean) == len(drawn)
+        await _goes_back(client, drawn)
         await _errors_are_typed(client)
+
+
+async def _goes_back(client: AsyncPromptGPS, keys: list[str]) -> None:
+    spread = await client.allocate_budget(run="async", keys=keys, mean=4.0)
+    assert sum(spread.samples) == 4 * len(keys)
+    assert (await client.snapshot("async", "here")).tag == "here"
+    first = await client.select_batch(run="async", sequence=100, batch_size=BATCH, wait_seconds=30.0)
+    assert (await client.restore("async", "here")).superseded.draws == BATCH
+    again = await client.select_batch(run="async", sequence=100, batch_size=BATCH, wait_seconds=30.0)
+    assert again.draws.prompt == first.draws.prompt
+    assert set(again.draws.draw_id).isdisjoint(first.draws.draw_id)
+    assert [one.tag for one in (await client.snapshots("async")).snapshots] == ["here"]
 
 
 async def _report(client: AsyncPromptGPS, batch: Batch) -> tuple[int, int]:

@@ -27,7 +27,7 @@ def promptgps(folder: Path, *arguments: str, **variables: str) -> subprocess.Com
 def test_help_names_every_command(tmp_path: Path) -> None:
     shown = promptgps(tmp_path, "--help")
     assert shown.returncode == 0
-    assert all(name in shown.stdout for name in ("serve", "migrate", "replay", "settings", "export-openapi"))
+    assert all(name in shown.stdout for name in ("serve", "migrate", "export", "import", "replay", "settings"))
     assert not shown.stderr
 
 
@@ -133,3 +133,26 @@ def test_json_logs_are_one_object_a_line_with_the_request_id(tmp_path: Path) -> 
         lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     (asked,) = [line for line in lines if line.get("request_id") == "mine-1"]
     assert (asked["method"], asked["route"], asked["status"]) == ("GET", "/pools", 200)
+
+
+def test_a_run_is_exported_while_it_is_served_and_imported_into_a_service_that_runs(tmp_path: Path) -> None:
+    there, here = (f"sqlite:///{tmp_path}/{name}.db" for name in ("there", "here"))
+    for url in (there, here):
+        assert promptgps(tmp_path, "migrate", "--database-url", url).returncode == 0
+    with running(there, tmp_path) as server:
+        server.json("POST", "/pools", {"name": "p", "embedding": {"kind": "given", "dimension": 2}})
+        server.json("POST", "/pools/p/prompts", {"keys": ["a", "b", "c"], "vectors": [[0, 1], [1, 0], [1, 1]]})
+        server.json("POST", "/runs", {"name": "r", "pool": "p"})
+        batch = server.json("POST", "/select_batch", {"run": "r", "sequence": 0, "batch_size": 2})
+        done = promptgps(tmp_path, "export", "r", "archive", "--database-url", there)
+        assert done.returncode == 0, done.stderr
+    with running(here, tmp_path) as server:
+        done = promptgps(tmp_path, "import", "archive", "--database-url", here)
+        assert (done.returncode, done.stdout) == (0, "r: 1 selections, 0 outcomes\n"), done.stderr
+        same = server.json("POST", "/select_batch", {"run": "r", "sequence": 0, "batch_size": 2})
+        assert same["draws"] == batch["draws"]
+        report = {"run": "r", "draw_id": batch["draws"]["draw_id"], "successes": [1, 2], "trials": [4, 4]}
+        assert server.json("POST", "/outcomes", report)["stored"] == 2
+    refused = promptgps(tmp_path, "import", "archive", "--database-url", here)
+    assert refused.returncode == 2
+    assert "there is a run 'r'" in refused.stderr

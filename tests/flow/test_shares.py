@@ -114,4 +114,8 @@ def test_quotas_that_were_changed_hold_for_the_draws_to_come(context: Context) -
     assert domains(select(context, 20)) == {"maths": 16, "code": 4}
     quotas = ChangeRun.model_validate({"selection": {"domain_quotas": {"maths": 0.5, "logic": 0.5}}})
     change_run(context, "run", quotas)
-    assert set(domains(select(context, 30))) <= {"maths", "logic"}
+    for size in (1, 3, 30, 2):  # as if there had been no draws before, and also after another, unrelated change
+        drawn = domains(select(context, size))
+        assert set(drawn) <= {"maths", "logic"}
+        assert abs(drawn["maths"] - size / 2) <= 1
+        change_run(context, "run", ChangeRun.model_validate({"rollouts_per_prompt": size}))

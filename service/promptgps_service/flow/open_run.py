@@ -109,7 +109,7 @@ def change_run(context: Context, name: str, request: ChangeRun) -> Run:
     desk = context.desk(name)
     with context.store.write() as unit:
         record = unit.runs.lock(desk.state.id)
-        settings = RunSettings.load(record.settings).changed(request)
+        settings = RunSettings.load(record.settings).changed(request, record.draws)
         _check(unit, settings, _pools(unit, settings))
         unit.runs.set_settings(record.id, settings.dump())
     desk.trainer.update()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from promptgps_client.wire import ChangeRun, CreateRun, PoolShare, Reward, Selection
@@ -26,7 +26,11 @@ _NULLABLE = {"candidate_factor", "retire_above", "domain_quotas"}
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything a run was opened with; ``selection`` has no gaps."""
+    """Everything a run was opened with; ``selection`` has no gaps.
+
+    Attributes:
+        quotas_from: draw from which on the shares of the domains hold: earlier ones went by others, and are no debt.
+    """
 
     pools: tuple[PoolShare, ...]
     rollouts_per_prompt: int
@@ -34,6 +38,7 @@ class RunSettings:
     seed: int
     warm_start_from: str | None
     selection: Selection
+    quotas_from: int = 0
 
     @classmethod
     def of(cls, request: CreateRun) -> RunSettings:
@@ -48,8 +53,8 @@ class RunSettings:
             selection=spell_out(request.selection),
         )
 
-    def changed(self, request: ChangeRun) -> RunSettings:
-        """The settings after a change; a new strategy brings its own presets."""
+    def changed(self, request: ChangeRun, draws: int) -> RunSettings:
+        """The settings after a change, made after so many draws; a new strategy brings its own presets."""
         selection = self.selection
         if request.selection is not None:
             given = request.selection.model_dump(exclude_unset=True)
@@ -57,10 +62,13 @@ class RunSettings:
             if "predictor" in given:
                 base.pop("predictor_parameters", None)
             selection = spell_out(Selection.model_validate(base | given))
-        return RunSettings(
-            self.pools, request.rollouts_per_prompt or self.rollouts_per_prompt, self.reward, self.seed,
-            self.warm_start_from, selection,
-        )  # fmt: skip
+        same_quotas = selection.domain_quotas == self.selection.domain_quotas
+        return replace(
+            self,
+            rollouts_per_prompt=request.rollouts_per_prompt or self.rollouts_per_prompt,
+            selection=selection,
+            quotas_from=self.quotas_from if same_quotas else draws,
+        )
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""
@@ -71,7 +79,7 @@ class RunSettings:
             "seed": self.seed,
             "warm_start_from": self.warm_start_from,
             "selection": self.selection.model_dump(),
-        }
+        } | ({"quotas_from": self.quotas_from} if self.quotas_from else {})  # what a run is opened with never has it
 
     @classmethod
     def load(cls, stored: dict[str, Any]) -> RunSettings:
@@ -83,6 +91,7 @@ class RunSettings:
             seed=stored["seed"],
             warm_start_from=stored["warm_start_from"],
             selection=Selection.model_validate(stored["selection"]),
+            quotas_from=stored.get("quotas_from", 0),
         )
 
     def predictor(self) -> tuple[str, dict[str, Any]]:

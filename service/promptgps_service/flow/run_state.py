@@ -121,11 +121,11 @@ class Issued:
 
 @dataclass
 class Groups:
-    """Groups with a share of the draws: rows bool[N] of each, and the draws each has had of the first ``counted``."""
+    """Groups with a share of the draws: rows bool[N] of each, and the draws each has had up to draw ``counted``."""
 
     rows: dict[str, Tensor]
     issued: dict[str, int]
-    counted: int = 0
+    counted: int
 
     def count(self, issued: NDArray[np.int64]) -> None:
         """Count what has been issued since; ``issued`` has the row of every draw of the run."""

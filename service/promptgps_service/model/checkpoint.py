@@ -22,12 +22,16 @@ def pack(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     # A clone has storage of its own: safetensors refuses tensors that share theirs.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
     # One entry: safetensors writes several in an order that changes from call to call.
-    body = codec.save(tensors, {"json": json.dumps(dict(metadata), sort_keys=True)})
+    return from_safetensors(codec.save(tensors, {"json": json.dumps(dict(metadata), sort_keys=True)}))
+
+
+def from_safetensors(body: bytes) -> bytes:
+    """The checkpoint whose safetensors these are."""
     return MAGIC + hashlib.sha256(body).digest() + body
 
 
-def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """State (on the CPU) and metadata of ``pack``.
+def as_safetensors(data: bytes) -> bytes:
+    """The safetensors inside a checkpoint.
 
     Raises:
         ValueError: the bytes are not a checkpoint, or are damaged.
@@ -38,6 +42,16 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     body = data[start:]
     if hashlib.sha256(body).digest() != data[len(MAGIC) : start]:
         raise ValueError("the checkpoint is damaged")
+    return body
+
+
+def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """State (on the CPU) and metadata of ``pack``.
+
+    Raises:
+        ValueError: the bytes are not a checkpoint, or are damaged.
+    """
+    body = as_safetensors(data)
     try:
         state = codec.load(body)
     except SafetensorError as error:

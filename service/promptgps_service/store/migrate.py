@@ -46,11 +46,12 @@ def downgrade(engine: Engine, revision: str) -> None:
 
 def is_current(connection: Connection) -> bool:
     """Whether the database is at the newest revision."""
-    return MigrationContext.configure(connection).get_current_revision() == _newest_revision()
+    return MigrationContext.configure(connection).get_current_revision() == newest_revision()
 
 
 @cache
-def _newest_revision() -> str | None:
+def newest_revision() -> str | None:
+    """Revision that this code works with."""
     return ScriptDirectory.from_config(alembic_config()).get_current_head()
 
 

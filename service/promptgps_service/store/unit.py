@@ -8,6 +8,7 @@ from functools import cached_property
 
 from sqlalchemy import Connection
 
+from promptgps_service.store.archive import Archive
 from promptgps_service.store.engine import make_engine
 from promptgps_service.store.faults import unavailable
 from promptgps_service.store.keys import Keys
@@ -72,6 +73,11 @@ class Unit:
     def superseded(self) -> SupersededLog:
         """What a restore has superseded."""
         return SupersededLog(self.connection)
+
+    @cached_property
+    def archive(self) -> Archive:
+        """Whole rows, to be carried to another database."""
+        return Archive(self.connection)
 
 
 class Store:

@@ -48,12 +48,15 @@ class Versions:
         ))  # fmt: skip
 
     def drop_old(self, run_id: int, newest: int) -> None:
-        """Drop versions that nobody needs once there is a newer one; the run must be locked."""
+        """Drop versions that nobody needs once there is a newer one; the run must be locked.
+
+        Version 0, what a warm start began with, stays: the log alone cannot rebuild it.
+        """
         pinned = select(snapshots.c.model_version).where(snapshots.c.run_id == run_id, snapshots.c.superseded_in == 0)
         self._connection.execute(
             delete(model_versions).where(
                 model_versions.c.run_id == run_id,
-                model_versions.c.version <= newest - VERSIONS_KEPT,
+                model_versions.c.version.between(1, newest - VERSIONS_KEPT),
                 model_versions.c.version.not_in(pinned),
             )
         )
