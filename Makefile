@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: serve demo demo-quick test soak lint bench-latency bench-replay bench-rl bench-testtime clean help
+.PHONY: serve demo demo-quick test soak lint bench-latency bench-replay bench-rl bench-testtime bench-sizing clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ bench-rl: $(VENV)/test.stamp  ## rollouts to accuracy in the small RL run, all s
 
 bench-testtime: $(VENV)/test.stamp  ## test-time budgets on recorded histories: prompts solved by so many samples (half an hour)
 	$(BIN)/python -m benchmarks.testtime.bench
+
+bench-sizing: $(VENV)/test.stamp  ## memory by prompts and disk by rollouts
+	$(BIN)/python -m benchmarks.sizing
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -53,6 +53,12 @@ class Service:
         self.stop()
         raise ServiceDidNotStart(f"the service is not ready; its log ends:\n{self._log.read_text()[-3000:]}")
 
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL: no goodbye."""
         if self._process is not None:
