@@ -40,4 +40,5 @@ class Vectorised:
     def select(self, size: int, target: float = 0.5) -> list[int]:
         """The ``size`` prompts whose draw is nearest the target."""
         draws = self._random.beta(self._alpha, self._beta)
-        return np.argpartition(np.abs(draws - target), size)[:size].tolist()
+        nearest: list[int] = np.argpartition(np.abs(draws - target), size)[:size].tolist()
+        return nearest

@@ -10,6 +10,7 @@ import argparse
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,11 +159,12 @@ def speed(prompts: int = 40_315, repeats: int = 7) -> str:
         gps.report_groups(run="run", draw_id=batch.draws.draw_id, successes=[4] * 512, trials=[8] * 512)
         gps.select_batch(run="run", sequence=1, batch_size=1, wait_seconds=60)
         so_far = {"successes": [int(row % 5 == 0) for row in range(prompts)], "trials": [4] * prompts}
-        for title, more in {
+        calls: dict[str, dict[str, Any]] = {
             "best_of_n, one-shot": {},
             "best_of_n, a later round": {"outcomes_so_far": so_far},
             "majority_vote, one-shot": {"objective": "majority_vote"},
-        }.items():
+        }
+        for title, more in calls.items():
             taken = []
             for _ in range(repeats):
                 started = time.perf_counter()

@@ -76,7 +76,7 @@ def make_case(problem: Problem, history: History, raw: dict[str, torch.Tensor], 
     order = torch.randperm(history.prompts, generator=random)
     train, others = order[: history.prompts // 2], order[history.prompts // 2 :]
     frame = fit_frame({name: part[train] for name, part in raw.items()})
-    features = frame.features([part[train] for part in raw.values()])
+    features = frame.features({name: part[train] for name, part in raw.items()})
     predictor = make_predictor("hierarchical", features, torch.device("cpu"))
     first_late = history.steps - problem.late
     for step in range(first_late if problem.known else history.steps):
@@ -86,7 +86,9 @@ def make_case(problem: Problem, history: History, raw: dict[str, torch.Tensor], 
         predictor.observe(Visits(rows, found.successes, found.trials))
     asked = train if problem.known else others
     posterior: Posterior = (
-        predictor.predict() if problem.known else predictor.predict_new(frame.apply([x[asked] for x in raw.values()]))
+        predictor.predict()
+        if problem.known
+        else predictor.predict_new(frame.apply({name: part[asked] for name, part in raw.items()}))
     )
     s, n = (_whole(part[asked, first_late:].sum(1)) for part in (history.successes, history.trials))
     there = n >= problem.recorded
