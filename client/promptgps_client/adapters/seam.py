@@ -1,0 +1,90 @@
+"""What adapters share: a selector in each process that draws or reports, and a run that goes back with the trainer."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from promptgps_client.client import PromptGPS
+from promptgps_client.errors import PromptGPSError
+from promptgps_client.selector import Selector, SpoolInUse
+
+_log = logging.getLogger(__name__)
+
+DRAW_ID = "promptgps_draw_id"  # column of a drawn row; what came of its rollouts is reported by it
+SNAPSHOT_SECONDS = 5.0  # patience with a silent service at a checkpoint
+
+
+class Seam:
+    """Settings of a `Selector`, of which each process makes its own when it first needs it.
+
+    It may be pickled and forked: outcomes are reported by whichever process has them. A process takes the first free
+    numbered folder below `spool`, so that a restarted trainer delivers what its killed processes have left.
+
+    Args:
+        service: Address of the service; default: the environment's PROMPTGPS_URL. The key is PROMPTGPS_API_KEY.
+        run: The run's name.
+        spool: Folder for the reports of all processes on their way.
+        settings: All others of `Selector`.
+    """
+
+    def __init__(self, service: str | None = None, *, run: str, spool: str | Path, **settings: Any) -> None:
+        self._service, self._run, self._spool, self._settings = service, run, Path(spool), settings
+        self._made: tuple[int, PromptGPS, Selector] | None = None
+
+    @property
+    def selector(self) -> Selector:
+        """This process's. Errors are those of `Selector`."""
+        return self._mine()[1]
+
+    def snapshot(self, tag: str) -> None:
+        """Mark the run, beside a checkpoint; a service that is away is only told in the log."""
+        client, selector = self._mine()
+        if not selector.flush(SNAPSHOT_SECONDS):
+            _log.warning("some outcomes are reported after snapshot %s of run %s", tag, self._run)
+        client = client.with_options(timeout=SNAPSHOT_SECONDS, retry_seconds=0.0)
+        self._try(lambda: client.snapshot(self._run, tag), f"there is no snapshot {tag}")
+
+    def restore(self, tag: str) -> None:
+        """Put the run back to a snapshot, before training goes on from its checkpoint.
+
+        Without that snapshot, or without the service, the run stays as it is: what the trainer does again is then
+        compared with what was reported the first time, and changes nothing.
+        """
+        client, _ = self._mine()
+        self._try(lambda: client.restore(self._run, tag), f"the run is not put back to {tag}")
+
+    def close(self) -> None:
+        """Deliver what can be delivered; the rest waits on disk for the next process."""
+        if self._made is not None and self._made[0] == os.getpid():
+            _, client, selector = self._made
+            selector.close()
+            client.close()
+            self._made = None
+
+    def _mine(self) -> tuple[PromptGPS, Selector]:
+        if self._made is None or self._made[0] != os.getpid():
+            client = PromptGPS(self._service)
+            self._made = os.getpid(), client, self._select(client)
+        return self._made[1:]
+
+    def _select(self, client: PromptGPS) -> Selector:
+        for number in count():
+            try:
+                return Selector(client, run=self._run, spool=self._spool / str(number), **self._settings)
+            except SpoolInUse:
+                continue
+        raise AssertionError("numbers do not end")
+
+    def _try(self, call: Callable[[], object], otherwise: str) -> None:
+        try:
+            call()
+        except PromptGPSError as fault:
+            _log.warning("run %s: %s: %s", self._run, otherwise, fault)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_made": None}
