@@ -16,7 +16,7 @@ from promptgps_client.selector import Selector, SpoolInUse
 _log = logging.getLogger(__name__)
 
 DRAW_ID = "promptgps_draw_id"  # column of a drawn row; what came of its rollouts is reported by it
-SNAPSHOT_SECONDS = 5.0  # patience with a silent service at a checkpoint
+PATIENCE = 5.0  # seconds that a checkpoint waits for a service that is away
 
 
 class Seam:
@@ -41,22 +41,22 @@ class Seam:
         """This process's. Errors are those of `Selector`."""
         return self._mine()[1]
 
+    def flush(self) -> None:
+        """Deliver this process's reports before a snapshot."""
+        if not self.selector.flush(PATIENCE):
+            _log.warning("run %s: some outcomes will only be reported after the snapshot", self._run)
+
     def snapshot(self, tag: str) -> None:
-        """Mark the run, beside a checkpoint; a service that is away is only told in the log."""
-        client, selector = self._mine()
-        if not selector.flush(SNAPSHOT_SECONDS):
-            _log.warning("some outcomes are reported after snapshot %s of run %s", tag, self._run)
-        client = client.with_options(timeout=SNAPSHOT_SECONDS, retry_seconds=0.0)
-        self._try(lambda: client.snapshot(self._run, tag), f"there is no snapshot {tag}")
+        """Mark the run, beside a checkpoint, from one process; what fails is only told in the log."""
+        self._patiently(lambda client: client.snapshot(self._run, tag), f"there is no snapshot {tag}")
 
     def restore(self, tag: str) -> None:
-        """Put the run back to a snapshot, before training goes on from its checkpoint.
+        """Put the run back to a snapshot, from one process, before training goes on from its checkpoint.
 
-        Without that snapshot, or without the service, the run stays as it is: what the trainer does again is then
-        compared with what was reported the first time, and changes nothing.
+        Where that fails, which the log tells, the run stays as it is: what the trainer draws again is the same, what it
+        reports again changes nothing.
         """
-        client, _ = self._mine()
-        self._try(lambda: client.restore(self._run, tag), f"the run is not put back to {tag}")
+        self._patiently(lambda client: client.restore(self._run, tag), f"the run is not put back to {tag}")
 
     def close(self) -> None:
         """Deliver what can be delivered; the rest waits on disk for the next process."""
@@ -80,9 +80,10 @@ class Seam:
                 continue
         raise AssertionError("numbers do not end")
 
-    def _try(self, call: Callable[[], object], otherwise: str) -> None:
+    def _patiently(self, call: Callable[[PromptGPS], object], otherwise: str) -> None:
+        client, _ = self._mine()
         try:
-            call()
+            call(client.with_options(connect_timeout=PATIENCE, retry_seconds=PATIENCE))
         except PromptGPSError as fault:
             _log.warning("run %s: %s: %s", self._run, otherwise, fault)
 

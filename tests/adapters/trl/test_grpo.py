@@ -1,0 +1,121 @@
+"""The adapter in the real `GRPOTrainer`, against a real service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from promptgps_client.adapters.seam import DRAW_ID
+from promptgps_client.adapters.trl import PromptSelection
+
+from tests.adapters.sums import Run
+from tests.adapters.trl.training import DATASET, Trace, config, even, read, trainer
+
+
+def selection_for(run: Run, args: Any, **settings: Any) -> PromptSelection:
+    return PromptSelection(DATASET, args, run=run.name, service=run.server.url, wait_seconds=1.0, **settings)
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "per_generation", "iterations"), [(1, 1, 1), (2, 2, 1), (2, 4, 1), (1, 2, 2), (2, 1, 1)]
+)
+def test_every_rollout_of_a_draw_is_reported_once(
+    run: Run, tmp_path: Path, accumulation: int, per_generation: int, iterations: int
+) -> None:
+    args = config(
+        tmp_path, max_steps=4, save_strategy="no", gradient_accumulation_steps=accumulation,
+        steps_per_generation=per_generation, num_iterations=iterations,
+    )  # fmt: skip
+    selection = selection_for(run, args)
+    trainer(args, selection, [selection.reported(even), Trace(tmp_path / "trace", {})]).train()
+    trace = read(tmp_path / "trace")
+    generations = -(-4 * accumulation // (per_generation * iterations))
+    assert len(trace) == generations
+    drawn = Counter(draw_id for line in trace for draw_id in line["draw_id"])
+    assert set(drawn.values()) == {4}
+    assert len(drawn) == generations * per_generation
+    assert reported(run) == traced(trace)
+    steps = {number(draw_id): line["step"] for line in trace for draw_id in line["draw_id"]}
+    assert {row["draw"]: row["policy_version"] for row in run.outcomes()} == steps
+    versions = {row["first_draw"]: row["policy_version"] for row in run.selections()}
+    assert all(versions[draw] == step for draw, step in steps.items() if draw in versions)
+
+
+def test_rows_are_those_of_their_keys(run: Run, tmp_path: Path) -> None:
+    args = config(tmp_path, max_steps=2, save_strategy="no")
+    selection = selection_for(run, args)
+    trainer(args, selection, [selection.reported(even), Trace(tmp_path / "trace", {})]).train()
+    rows = {row["key"]: row["prompt"] for row in DATASET}
+    drawn = {}
+    for line in read(tmp_path / "trace"):
+        assert [rows[key] for key in line["key"]] == line["prompt"]
+        drawn |= {number(draw_id): key for draw_id, key in zip(line["draw_id"], line["key"], strict=True)}
+    assert {row["draw"]: DATASET["key"][row["row"]] for row in run.outcomes()} == drawn
+
+
+def test_an_async_reward_with_gaps_and_an_evaluation(run: Run, tmp_path: Path) -> None:
+    args = config(
+        tmp_path, max_steps=2, save_strategy="no", eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=4
+    )
+    selection = selection_for(run, args)
+    calls: list[dict[str, Any]] = []
+
+    async def slow(completions: list[str], **columns: Any) -> list[float | None]:
+        await asyncio.sleep(0.01)
+        calls.append(columns)
+        return [None, *even(completions[1:])]
+
+    made = trainer(args, selection, [selection.reported(slow)], eval_dataset=DATASET.select(range(4)))
+    assert made.reward_func_names == ["slow"]
+    made.train()
+    trained = [columns for columns in calls if DRAW_ID in columns]
+    assert len(trained) == 2 < len(calls)
+    outcomes = run.outcomes()
+    assert len(outcomes) == 16
+    silent = {(number(columns[DRAW_ID][0]), 0) for columns in trained}
+    assert {(row["draw"], row["rollout"]) for row in outcomes if row["trials"] == 0} == silent
+
+
+def test_without_skipping_data_a_resumed_training_takes_new_draws(run: Run, tmp_path: Path) -> None:
+    for resume in (False, True):
+        args = config(tmp_path, max_steps=2 + 2 * resume, ignore_data_skip=True)
+        selection = selection_for(run, args)
+        rewards = [selection.reported(even), Trace(tmp_path / "trace", {})]
+        trainer(args, selection, rewards).train(resume_from_checkpoint=resume)
+    trace = read(tmp_path / "trace")
+    assert [line["step"] for line in trace] == [0, 1, 2, 3]
+    assert set(Counter(draw_id for line in trace for draw_id in line["draw_id"]).values()) == {4}
+    assert reported(run) == traced(trace)
+
+
+def test_what_cannot_be_is_told(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="remove_unused_columns must be off"):
+        selection_for(run, config(tmp_path, remove_unused_columns=True))
+    selection = selection_for(run, config(tmp_path))
+    selection.reported(even)
+    with pytest.raises(ValueError, match="one reward is reported already"):
+        selection.reported(even)
+
+
+def reported(run: Run) -> dict[tuple[int, int], float]:
+    """Rewards by draw and rollout, as the service has them."""
+    return {(row["draw"], row["rollout"]): row["reward"] for row in run.outcomes()}
+
+
+def traced(trace: list[dict[str, Any]]) -> dict[tuple[int, int], float]:
+    """The same, as one rank's reward function saw them."""
+    rewards: dict[tuple[int, int], float] = {}
+    seen: Counter[int] = Counter()
+    for line in trace:
+        for draw_id, reward in zip(line["draw_id"], line["reward"], strict=True):
+            draw = number(draw_id)
+            rewards[draw, seen[draw]] = reward
+            seen[draw] += 1
+    return rewards
+
+
+def number(draw_id: str) -> int:
+    return int(draw_id.rsplit("-", 1)[1])
