@@ -56,7 +56,7 @@ class PromptSelection(TrainerCallback):
         args.shuffle_dataset = False
         self._args, self._reported = args, False
         self._seam = Seam(
-            service, run=run, spool=spool or Path(args.output_dir) / "promptgps", prompts=dataset[key],
+            service, run=run, spool=spool or Path(args.output_dir) / "promptgps", prompts=list(dataset[key]),
             batch_size=args.generation_batch_size // args.num_generations, rollouts=args.num_generations, **settings,
         )  # fmt: skip
         self._rows = _Rows(self._seam, dataset, args)

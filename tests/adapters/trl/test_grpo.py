@@ -12,6 +12,7 @@ from promptgps_client.adapters.seam import DRAW_ID
 from promptgps_client.adapters.trl import PromptSelection
 
 from tests.adapters.sums import Run
+from tests.adapters.trl.told import number, reported, traced
 from tests.adapters.trl.training import DATASET, Trace, config, even, read, trainer
 
 
@@ -98,24 +99,3 @@ def test_what_cannot_be_is_told(run: Run, tmp_path: Path) -> None:
     selection.reported(even)
     with pytest.raises(ValueError, match="one reward is reported already"):
         selection.reported(even)
-
-
-def reported(run: Run) -> dict[tuple[int, int], float]:
-    """Rewards by draw and rollout, as the service has them."""
-    return {(row["draw"], row["rollout"]): row["reward"] for row in run.outcomes()}
-
-
-def traced(trace: list[dict[str, Any]]) -> dict[tuple[int, int], float]:
-    """The same, as one rank's reward function saw them."""
-    rewards: dict[tuple[int, int], float] = {}
-    seen: Counter[int] = Counter()
-    for line in trace:
-        for draw_id, reward in zip(line["draw_id"], line["reward"], strict=True):
-            draw = number(draw_id)
-            rewards[draw, seen[draw]] = reward
-            seen[draw] += 1
-    return rewards
-
-
-def number(draw_id: str) -> int:
-    return int(draw_id.rsplit("-", 1)[1])

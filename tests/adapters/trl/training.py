@@ -1,7 +1,7 @@
 """A real GRPO training of a tiny random model on sums; as a program it takes its options as JSON and may be killed.
 
-Its second reward function writes what the trainer hands to rewards into a trace, a line for each call, and then does what
-a test wants to happen at a step. By then the first one is reported.
+Its second reward function writes what the trainer hands to rewards into a trace, a line for each call, and then kills
+what a test wants to be killed at that step. By then the first one is reported.
 """
 
 from __future__ import annotations
