@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +13,12 @@ import pytest
 from promptgps_client import PromptGPS
 
 from tests.adapters.sums import Run
+from tests.adapters.trl.processes import ROOT, program
 from tests.adapters.trl.told import number, reported, traced
 from tests.adapters.trl.training import read
 from tests.server import Server, running
 
 TRAINING = Path(__file__).with_name("training.py")
-ROOT = Path(__file__).parents[3]
 
 
 def training(
@@ -30,12 +27,6 @@ def training(
     """A training in a process of its own, which must end with that exit code."""
     told = {"folder": str(folder), "run": run.name, "service": run.server.url, "resume": resume, "kill": kill or {}}
     program(*launcher, str(TRAINING), json.dumps(told | {"options": options}), folder=folder, ends=ends)
-
-
-def program(*arguments: str, folder: Path, ends: int = 0, **variables: str) -> None:
-    settings = os.environ | {"PYTHONPATH": str(ROOT)} | variables
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=folder, env=settings)
-    assert done.returncode == ends, f"{done.returncode}, not {ends}: {done.stdout[-2000:]}\n{done.stderr[-6000:]}"
 
 
 def test_killed_and_resumed_from_its_checkpoint(run: Run, tmp_path: Path) -> None:

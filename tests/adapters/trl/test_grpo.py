@@ -1,4 +1,4 @@
-"""The adapter in the real `GRPOTrainer`, against a real service."""
+"""The adapter in the real trainers, against a real service."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from promptgps_client.adapters.seam import DRAW_ID
 from promptgps_client.adapters.trl import PromptSelection
+from trl import GRPOConfig, RLOOConfig
 
 from tests.adapters.sums import Run
 from tests.adapters.trl.told import number, reported, traced
@@ -21,13 +22,17 @@ def selection_for(run: Run, args: Any, **settings: Any) -> PromptSelection:
 
 
 @pytest.mark.parametrize(
-    ("accumulation", "per_generation", "iterations"), [(1, 1, 1), (2, 2, 1), (2, 4, 1), (1, 2, 2), (2, 1, 1)]
-)
+    ("kind", "accumulation", "per_generation", "iterations"),
+    [
+        (GRPOConfig, 1, 1, 1), (GRPOConfig, 2, 2, 1), (GRPOConfig, 2, 4, 1), (GRPOConfig, 1, 2, 2),
+        (GRPOConfig, 2, 1, 1), (RLOOConfig, 2, 2, 1),
+    ],
+)  # fmt: skip
 def test_every_rollout_of_a_draw_is_reported_once(
-    run: Run, tmp_path: Path, accumulation: int, per_generation: int, iterations: int
+    run: Run, tmp_path: Path, kind: type, accumulation: int, per_generation: int, iterations: int
 ) -> None:
     args = config(
-        tmp_path, max_steps=4, save_strategy="no", gradient_accumulation_steps=accumulation,
+        tmp_path, kind=kind, max_steps=4, save_strategy="no", gradient_accumulation_steps=accumulation,
         steps_per_generation=per_generation, num_iterations=iterations,
     )  # fmt: skip
     selection = selection_for(run, args)
