@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ def test_every_rollout_of_a_draw_is_reported_once(
     assert {row["draw"]: row["policy_version"] for row in run.outcomes()} == steps
     versions = {row["first_draw"]: row["policy_version"] for row in run.selections()}
     assert all(versions[draw] == step for draw, step in steps.items() if draw in versions)
+    drawn_at = [datetime.fromisoformat(row["created_at"]).timestamp() for row in run.selections()]
+    rewarded_at = max(row["received_at"] for row in run.outcomes() if row["draw"] < per_generation)
+    assert (rewarded_at < drawn_at[1]) == (per_generation * iterations > accumulation)
 
 
 def test_rows_are_those_of_their_keys(run: Run, tmp_path: Path) -> None:
