@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
+TRAINERS := $(patsubst tests/adapters/%/requirements.txt,%,$(wildcard tests/adapters/*/requirements.txt))
 
 .PHONY: serve demo demo-quick test soak lint bench-latency bench-replay bench-rl bench-testtime bench-sizing clean help
 
@@ -36,8 +37,21 @@ lint: $(VENV)/test.stamp  ## style, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint  ## style, types, layers and the whole test suite
+test: lint  ## style, types, layers, the whole test suite, and each adapter with its real trainer
 	$(BIN)/pytest -n $(WORKERS)
+	$(MAKE) --no-print-directory $(TRAINERS:%=test-%)
+
+# Each trainer has an environment of its own, in which only the client is installed; the service runs in ours.
+.venv-%/stamp: tests/adapters/%/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+test-%: .venv-%/stamp $(VENV)/service.stamp
+	PROMPTGPS_SERVICE=$(CURDIR)/$(BIN)/python .venv-$*/bin/pytest tests/adapters/$* --confcutdir=tests/adapters -W ignore --timeout 900
+
+.PRECIOUS: .venv-%/stamp
 
 soak: $(VENV)/test.stamp  ## clients, replicas and workers on PostgreSQL, one killed every few seconds (ten minutes)
 	PROMPTGPS_SOAK_SECONDS=$${PROMPTGPS_SOAK_SECONDS:-600} $(BIN)/pytest tests/faults/test_soak.py -o log_cli=true --log-cli-level=WARNING
@@ -58,4 +72,4 @@ bench-sizing: $(VENV)/test.stamp  ## memory by prompts and disk by rollouts
 	$(BIN)/python -m benchmarks.sizing
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TRAINERS:%=.venv-%) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -20,6 +20,7 @@ settings.load_profile("promptgps")
 # Two workers on two cores: more threads would only wait for each other. Must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+collect_ignore = ["adapters"]  # each runs in its trainer's environment: `make test-trl` and the like
 DATABASES = ("sqlite", "postgresql")
 
 

@@ -120,8 +120,8 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str, pause: fl
 
 
 def command(*arguments: str) -> list[str]:
-    """The command line of this checkout's promptgps."""
-    return [sys.executable, "-m", "promptgps_service", *arguments]
+    """The command line of this checkout's promptgps, in the environment that has the service."""
+    return [os.environ.get("PROMPTGPS_SERVICE", sys.executable), "-m", "promptgps_service", *arguments]
 
 
 def environment(**variables: str) -> dict[str, str]:

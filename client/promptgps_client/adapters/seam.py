@@ -1,0 +1,91 @@
+"""What adapters share: a selector in each process that draws or reports, and a run that goes back with the trainer."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from promptgps_client.client import PromptGPS
+from promptgps_client.errors import PromptGPSError
+from promptgps_client.selector import Selector, SpoolInUse
+
+_log = logging.getLogger(__name__)
+
+DRAW_ID = "promptgps_draw_id"  # column of a drawn row; what came of its rollouts is reported by it
+PATIENCE = 5.0  # seconds that a checkpoint waits for a service that is away
+ANSWER = 30.0  # and for one that has been asked
+
+
+class Seam:
+    """Settings of a `Selector`, of which each process makes its own when it first needs it.
+
+    It may be pickled and forked: outcomes are reported by whichever process has them. A process takes the first free
+    numbered folder below `spool`, so that a restarted trainer delivers what its killed processes have left.
+
+    Args:
+        service: Address of the service; default: the environment's PROMPTGPS_URL. The key is PROMPTGPS_API_KEY.
+        run: The run's name.
+        spool: Folder for the reports of all processes on their way.
+        settings: All others of `Selector`.
+    """
+
+    def __init__(self, service: str | None = None, *, run: str, spool: str | Path, **settings: Any) -> None:
+        self._service, self._run, self._spool, self._settings = service, run, Path(spool), settings
+        self._made: tuple[int, PromptGPS, Selector] | None = None
+
+    @property
+    def selector(self) -> Selector:
+        """This process's. Errors are those of `Selector`."""
+        return self._mine()[1]
+
+    def flush(self) -> None:
+        """Deliver this process's reports before a snapshot."""
+        if not self.selector.flush(PATIENCE):
+            _log.warning("run %s: some outcomes will only be reported after the snapshot", self._run)
+
+    def snapshot(self, tag: str) -> None:
+        """Mark the run, beside a checkpoint, from one process; what fails is only told in the log."""
+        self._patiently(lambda client: client.snapshot(self._run, tag), f"there is no snapshot {tag}")
+
+    def restore(self, tag: str) -> None:
+        """Put the run back to a snapshot, from one process, before training goes on from its checkpoint.
+
+        Where that fails, which the log tells, the run stays as it is: what the trainer draws again is the same, what it
+        reports again changes nothing. The settings were good when training began, so that from here on a refusal of
+        the service (of a batch that had another size before, say) only makes draws local.
+        """
+        self._patiently(lambda client: client.restore(self._run, tag), f"the run is not put back to {tag}")
+        self.selector.load_state_dict(self.selector.state_dict() | {"answered": True})
+
+    def close(self) -> None:
+        """Deliver what can be delivered; the rest waits on disk for the next process."""
+        if self._made is not None and self._made[0] == os.getpid():
+            _, client, selector = self._made
+            selector.close()
+            client.close()
+            self._made = None
+
+    def _mine(self) -> tuple[PromptGPS, Selector]:
+        if self._made is None or self._made[0] != os.getpid():
+            client = PromptGPS(self._service)
+            self._made = os.getpid(), client, self._select(client)
+        return self._made[1:]
+
+    def _select(self, client: PromptGPS, number: int = 0) -> Selector:
+        try:
+            return Selector(client, run=self._run, spool=self._spool / str(number), **self._settings)
+        except SpoolInUse:
+            return self._select(client, number + 1)
+
+    def _patiently(self, call: Callable[[PromptGPS], object], otherwise: str) -> None:
+        client, _ = self._mine()
+        try:
+            call(client.with_options(timeout=ANSWER, connect_timeout=PATIENCE, retry_seconds=PATIENCE))
+        except PromptGPSError as fault:
+            _log.warning("run %s: %s: %s", self._run, otherwise, fault)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_made": None}
