@@ -19,7 +19,10 @@ class Settings(BaseSettings):
     """One frozen tree of settings, made once by whoever starts the process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PROMPTGPS_", frozen=True, extra="ignore", secrets_dir=SECRETS if os.access(SECRETS, os.R_OK) else None
+        env_prefix="PROMPTGPS_",
+        frozen=True,
+        extra="ignore",
+        secrets_dir=SECRETS if os.access(SECRETS, os.R_OK) else None,
     )
 
     database_url: str = Field(
