@@ -48,8 +48,10 @@ class Stack:
         self.compose("up", "-d")
 
     def containers(self, service: str) -> list[str]:
-        """Ids of a service's containers, in one order for as long as they are there."""
-        return sorted(self.compose("ps", "-q", service).split())
+        """Ids of a service's containers that run."""
+        labels = {"project": self.name, "service": service}
+        filters = (f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items())
+        return self.docker("ps", "--quiet", *filters).split()
 
     def state(self, container: str) -> Any:
         """`docker inspect`."""
