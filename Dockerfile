@@ -2,7 +2,7 @@
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS dependencies
-# Where torch comes from. …/whl/cpu is small; …/whl/cu128 and the like bring their own CUDA; empty: where pip is set to look.
+# Where torch comes from. …/whl/cpu is small; …/whl/cu130 and the like bring their own CUDA; empty: where pip is set to look.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -111,16 +111,21 @@ def running_engine() -> Iterator[dict[str, str]]:
     elif own:
         environment |= own | {"BUILD_NETWORK": "host", "TORCH_INDEX_URL": ""}  # no NAT; its base image has torch
         found = _answers(environment)
-        subprocess.run([TOOL, "up"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if subprocess.run([TOOL, "up"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
+            _give_up(f"{TOOL} up starts no Docker engine")
         try:
             yield environment
         finally:
             if not found:
                 subprocess.run([TOOL, "down"], check=True)
-    elif os.environ.get("CI") == "true":
-        pytest.fail("there is no Docker engine here")
     else:
-        pytest.skip("there is no Docker engine here")
+        _give_up("there is no Docker engine here")
+
+
+def _give_up(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def _exports_of_tool() -> dict[str, str]:
