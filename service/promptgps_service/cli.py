@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # it takes the [env: …] of the help for markup, and drops it
     pretty_exceptions_enable=False,  # they show the values of variables, keys and passwords among them
     help="Prompt selection beside an RL post-training job. Settings come from flags, else from PROMPTGPS_… in the "
-    "environment; `promptgps settings` lists them all.",
+    "environment, else from /run/secrets/promptgps_…; `promptgps settings` lists them all.",
 )
 
 keys = typer.Typer(
@@ -106,12 +106,15 @@ def add_key(
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="May look, not change.")] = False,
     days: Annotated[int | None, typer.Option(min=1, max=36_500, help="Expires after so many days.")] = None,
+    first: Annotated[bool, typer.Option("--first", help="Do nothing where there is a key already.")] = False,
     database_url: Url = None,
 ) -> None:  # fmt: skip
     """Make a key and print it, this once."""
     from promptgps_service.flow import keyring
 
     with _store(database_url) as store:
+        if first and keyring.has_keys(store):
+            return typer.echo("there are keys already; see `promptgps keys list`", err=True)
         typer.echo(keyring.add_key(store, name, run or [], read_only=read_only, days=days))
 
 
@@ -238,6 +241,8 @@ def _settings(**flags: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         raise Invalid(f"PROMPTGPS_{str(first['loc'][0]).upper()}: {first['msg']}") from None
+    except OSError as error:
+        raise Invalid(f"{error.filename}: {error.strerror}") from error
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import uvicorn
 from promptgps_service.app import create_app, pick_device
 from promptgps_service.connection import limited
 from promptgps_service.errors import Invalid
+from promptgps_service.flow.keyring import has_keys
 from promptgps_service.settings import Settings
 from promptgps_service.store.engine import make_engine
 from promptgps_service.store.migrate import upgrade
@@ -60,10 +61,9 @@ def _refuse_to_be_open(settings: Settings) -> None:
     if settings.api_keys or settings.open_without_keys():
         return
     store = Store(settings.database_url)
-    with store.read() as unit:
-        keys = unit.keys.all()
+    known = has_keys(store)
     store.close()
-    if not keys:
+    if not known:
         raise Invalid(
             f"{settings.host} can be reached from other machines, and there is no API key: make one with "
             "`promptgps keys add NAME`, or serve everybody with --insecure (PROMPTGPS_ALLOW_OPEN=true)"

@@ -1,7 +1,8 @@
-"""Settings: from the environment (`PROMPTGPS_…`), from flags of the command line, with a reason for each default."""
+"""Settings: from flags, the environment (`PROMPTGPS_…`) or files, in this order, with a reason for each default."""
 
 from __future__ import annotations
 
+import os
 import socket
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,11 +11,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+# Where Docker and others mount secrets: the file `promptgps_database_url` is what PROMPTGPS_DATABASE_URL would be.
+SECRETS = Path("/run/secrets")
+
 
 class Settings(BaseSettings):
     """One frozen tree of settings, made once by whoever starts the process."""
 
-    model_config = SettingsConfigDict(env_prefix="PROMPTGPS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="PROMPTGPS_",
+        frozen=True,
+        extra="ignore",
+        secrets_dir=SECRETS if os.access(SECRETS, os.R_OK) else None,
+    )
 
     database_url: str = Field(
         "sqlite:///promptgps.db", description="sqlite:///FILE (one machine) or postgresql://USER:PASSWORD@HOST/NAME."

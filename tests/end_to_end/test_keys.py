@@ -43,6 +43,15 @@ def test_what_cannot_be_done_with_keys_is_one_clear_line_and_exit_code_2(tmp_pat
         assert failed.stdout == ""
 
 
+def test_the_first_key_is_made_once(tmp_path: Path) -> None:
+    url = ("--database-url", f"sqlite:///{tmp_path}/a.db")
+    made = promptgps(tmp_path, "keys", "add", "trainer", "--first", *url)
+    assert made.stdout.startswith("pgps_"), made.stderr
+    again = promptgps(tmp_path, "keys", "add", "other", "--first", *url)
+    assert (again.returncode, again.stdout) == (0, "")
+    assert len(promptgps(tmp_path, "keys", "list", *url).stdout.splitlines()) == 1
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
 def test_no_server_without_keys_for_other_machines(tmp_path: Path, host: str) -> None:
     failed = promptgps(tmp_path, "serve", "--host", host, "--port", "0", "--database-url", f"sqlite:///{tmp_path}/a.db")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 from prometheus_client.parser import text_string_to_metric_families
 from promptgps_client import PromptGPS
 
 from tests.server import Server
+
+DASHBOARD = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "dashboards" / "promptgps.json"
 
 
 def test_metrics_parse_and_count_what_was_done(server: Server, client: PromptGPS) -> None:
@@ -36,12 +42,19 @@ def test_metrics_parse_and_count_what_was_done(server: Server, client: PromptGPS
     assert value("promptgps_request_seconds_count", **asked) >= 2
     assert value("promptgps_request_seconds_bucket", **asked, le="+Inf") >= 2
     assert value("promptgps_request_seconds_count", method="GET", route="/runs/{run}", status="404") >= 1
+    asked_for = set(re.findall(r"promptgps_\w+", " ".join(_queries())))
+    assert asked_for <= {sample.name for family in families.values() for sample in family.samples}
 
 
 def test_addresses_that_nobody_serves_do_not_each_make_a_series(server: Server) -> None:
     for number in range(5):
         server.request("GET", f"/nowhere/{number}")
     assert "/nowhere" not in _scrape(server)
+
+
+def _queries() -> list[str]:
+    """What the dashboard asks Prometheus."""
+    return [target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]]
 
 
 def _scrape(server: Server) -> str:

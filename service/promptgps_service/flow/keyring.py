@@ -49,6 +49,12 @@ def add_key(store: Store, name: str, patterns: Sequence[str], *, read_only: bool
     return key
 
 
+def has_keys(store: Store) -> bool:
+    """Whether the database holds any key."""
+    with store.read() as unit:
+        return bool(unit.keys.all())
+
+
 class Keyring:
     """Every key that opens this process: those of the settings, and those of the database as last read."""
 

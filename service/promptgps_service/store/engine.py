@@ -17,9 +17,9 @@ CONNECTIONS = 48
 BUSY_TIMEOUT_MS = 30_000
 # A database machine that vanishes says nothing: its silence must not keep a request, and the run it has locked, for
 # the quarter of an hour that the kernel would wait.
-_POSTGRESQL_TIMEOUTS = {
+_POSTGRESQL = {
     "connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
+    "tcp_user_timeout": 20_000, "client_encoding": "utf8",
 }  # fmt: skip
 # A process that is stopped in the middle of a unit of work says nothing either; here the database gives up on it.
 IDLE_TIMEOUT_MS = 20_000
@@ -61,7 +61,7 @@ def make_engine(url: str) -> Engine:
         max_overflow=0,
         pool_pre_ping=True,  # the database may have been restarted since the last use
         isolation_level="READ COMMITTED",  # row locks of the runs serialise writers; readers see what is committed
-        connect_args=_POSTGRESQL_TIMEOUTS,
+        connect_args=_POSTGRESQL,
     )
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
