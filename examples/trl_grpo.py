@@ -45,9 +45,9 @@ config = GRPOConfig(
 )  # fmt: skip
 
 with PromptGPS() as gps:
-    gps.create_pool("sums")
-    gps.add_prompts("sums", keys=dataset["key"], texts=dataset["prompt"])
-    gps.create_run(name="trl-example", pool="sums", rollouts_per_prompt=config.num_generations)
+    gps.create_pool("additions")
+    gps.add_prompts("additions", keys=dataset["key"], texts=dataset["prompt"])
+    gps.create_run(name="trl-example", pool="additions", rollouts_per_prompt=config.num_generations)
 
 name = sys.argv[1] if len(sys.argv) > 1 else None
 model, tokenizer = (AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)) if name else tiny()

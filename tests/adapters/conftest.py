@@ -1,7 +1,7 @@
 """What the tests of all adapters share: a real service, and a run of its own for each test.
 
 They run in a trainer's environment, which has only the client. The service is started with the python that the variable
-PROMPTGPS_SERVICE names.
+PROMPTGPS_SERVICE names, by default that of `.venv`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from promptgps_client import PromptGPS
 from tests.adapters.sums import DATABASE, KEYS, TEXTS, Run
 from tests.server import Server, running
 
+os.environ.setdefault("PROMPTGPS_SERVICE", str(Path(__file__).parents[2] / ".venv/bin/python"))
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
 
 

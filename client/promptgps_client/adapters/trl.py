@@ -1,4 +1,4 @@
-"""TRL's `GRPOTrainer`: its prompts come from the service, its rewards go there, the run goes back with its checkpoints.
+"""TRL's `GRPOTrainer` and `RLOOTrainer`: their prompts come from the service, their rewards go there.
 
 ```python
 selection = PromptSelection(dataset, config, run="exp-1")
@@ -21,8 +21,8 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
-from transformers import TrainerCallback, TrainerState
-from trl import GRPOConfig
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+from trl import GRPOConfig, RLOOConfig
 
 from promptgps_client.adapters.seam import DRAW_ID, Seam
 
@@ -30,12 +30,13 @@ RewardFunction = Callable[..., Any]
 
 
 class PromptSelection(TrainerCallback):
-    """Selection of prompts for one training. It has to be among the trainer's callbacks.
+    """Selection of prompts for one training.
 
-    It turns `shuffle_dataset` off in the configuration: the stream comes in the order in which it is to be trained on.
+    It has to be among the trainer's callbacks: it marks the run with each checkpoint, and puts it back to the one that
+    training goes on from. It turns `shuffle_dataset` off in the configuration: the stream is in order.
 
     Args:
-        dataset: Rows as `GRPOTrainer` takes them, with a column of their prompts' keys.
+        dataset: Rows as the trainer takes them, with a column of their prompts' keys.
         args: The trainer's configuration. It needs `max_steps`, as with every stream.
         run: The run's name.
         key: Name of that column.
@@ -48,15 +49,15 @@ class PromptSelection(TrainerCallback):
     """
 
     def __init__(
-        self, dataset: Dataset, args: GRPOConfig, *, run: str, key: str = "key", service: str | None = None,
-        spool: str | Path | None = None, **settings: Any,
+        self, dataset: Dataset, args: GRPOConfig | RLOOConfig, *, run: str, key: str = "key",
+        service: str | None = None, spool: str | Path | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         if args.remove_unused_columns:
             raise ValueError("remove_unused_columns must be off: rewards are reported by a column of the stream")
         args.shuffle_dataset = False
         self._args, self._reported = args, False
         self._seam = Seam(
-            service, run=run, spool=spool or Path(args.output_dir) / "promptgps", prompts=dataset[key],
+            service, run=run, spool=spool or Path(args.output_dir) / "promptgps", prompts=list(dataset[key]),
             batch_size=args.generation_batch_size // args.num_generations, rollouts=args.num_generations, **settings,
         )  # fmt: skip
         self._rows = _Rows(self._seam, dataset, args)
@@ -96,13 +97,13 @@ class PromptSelection(TrainerCallback):
 
     # ---- the trainer's events ------------------------------------------------------------------------------
 
-    def on_train_begin(self, args: GRPOConfig, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Put the run back to the checkpoint that training goes on from."""
         if state.global_step and args.process_index == 0:
             self._seam.restore(_tag(state))
         self._rows.begin(state.global_step if args.ignore_data_skip else 0)
 
-    def on_save(self, args: GRPOConfig, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Mark the run, once all ranks have reported."""
         self._seam.flush()
         PartialState().wait_for_everyone()
@@ -121,7 +122,7 @@ class _Rows:
     draws, and a group may be spread over ranks. All ranks read at the same point of the trainer's loop.
     """
 
-    def __init__(self, seam: Seam, dataset: Dataset, args: GRPOConfig) -> None:
+    def __init__(self, seam: Seam, dataset: Dataset, args: GRPOConfig | RLOOConfig) -> None:
         self._seam, self._dataset, self._asks = seam, dataset, args.process_index == 0
         self._batches_read = args.steps_per_generation * args.num_iterations  # by the trainer, of each sequence
         self._batches_in_step = args.gradient_accumulation_steps

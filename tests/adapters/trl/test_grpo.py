@@ -1,4 +1,4 @@
-"""The adapter in the real `GRPOTrainer`, against a real service."""
+"""The adapter in the real trainers, against a real service."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from promptgps_client.adapters.seam import DRAW_ID
 from promptgps_client.adapters.trl import PromptSelection
+from trl import GRPOConfig, RLOOConfig
 
 from tests.adapters.sums import Run
+from tests.adapters.trl.told import number, reported, traced
 from tests.adapters.trl.training import DATASET, Trace, config, even, read, trainer
 
 
@@ -20,13 +22,17 @@ def selection_for(run: Run, args: Any, **settings: Any) -> PromptSelection:
 
 
 @pytest.mark.parametrize(
-    ("accumulation", "per_generation", "iterations"), [(1, 1, 1), (2, 2, 1), (2, 4, 1), (1, 2, 2), (2, 1, 1)]
-)
+    ("kind", "accumulation", "per_generation", "iterations"),
+    [
+        (GRPOConfig, 1, 1, 1), (GRPOConfig, 2, 2, 1), (GRPOConfig, 2, 4, 1), (GRPOConfig, 1, 2, 2),
+        (GRPOConfig, 2, 1, 1), (RLOOConfig, 2, 2, 1),
+    ],
+)  # fmt: skip
 def test_every_rollout_of_a_draw_is_reported_once(
-    run: Run, tmp_path: Path, accumulation: int, per_generation: int, iterations: int
+    run: Run, tmp_path: Path, kind: type, accumulation: int, per_generation: int, iterations: int
 ) -> None:
     args = config(
-        tmp_path, max_steps=4, save_strategy="no", gradient_accumulation_steps=accumulation,
+        tmp_path, kind=kind, max_steps=4, save_strategy="no", gradient_accumulation_steps=accumulation,
         steps_per_generation=per_generation, num_iterations=iterations,
     )  # fmt: skip
     selection = selection_for(run, args)
@@ -98,24 +104,3 @@ def test_what_cannot_be_is_told(run: Run, tmp_path: Path) -> None:
     selection.reported(even)
     with pytest.raises(ValueError, match="one reward is reported already"):
         selection.reported(even)
-
-
-def reported(run: Run) -> dict[tuple[int, int], float]:
-    """Rewards by draw and rollout, as the service has them."""
-    return {(row["draw"], row["rollout"]): row["reward"] for row in run.outcomes()}
-
-
-def traced(trace: list[dict[str, Any]]) -> dict[tuple[int, int], float]:
-    """The same, as one rank's reward function saw them."""
-    rewards: dict[tuple[int, int], float] = {}
-    seen: Counter[int] = Counter()
-    for line in trace:
-        for draw_id, reward in zip(line["draw_id"], line["reward"], strict=True):
-            draw = number(draw_id)
-            rewards[draw, seen[draw]] = reward
-            seen[draw] += 1
-    return rewards
-
-
-def number(draw_id: str) -> int:
-    return int(draw_id.rsplit("-", 1)[1])

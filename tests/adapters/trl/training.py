@@ -1,7 +1,7 @@
 """A real GRPO training of a tiny random model on sums; as a program it takes its options as JSON and may be killed.
 
-Its second reward function writes what the trainer hands to rewards into a trace, a line for each call, and then does what
-a test wants to happen at a step. By then the first one is reported.
+Its second reward function writes what the trainer hands to rewards into a trace, a line for each call, and then kills
+what a test wants to be killed at that step. By then the first one is reported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from promptgps_client.adapters.seam import DRAW_ID
 from promptgps_client.adapters.trl import PromptSelection
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 KEYS = [f"sum-{number}" for number in range(64)]
 DATASET = Dataset.from_dict({"key": KEYS, "prompt": [f"{number}+{7 * number % 10}=" for number in range(64)]})
@@ -29,21 +29,22 @@ def even(completions: list[str], **_: Any) -> list[float]:
     return [float(sum(map(ord, completion)) % 2) for completion in completions]
 
 
-def config(folder: Path, **options: Any) -> GRPOConfig:
+def config(folder: Path, **options: Any) -> Any:
     given = {
         "max_steps": 6, "save_steps": 2, "num_generations": 4, "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 2, "max_completion_length": 2, "report_to": "none", "disable_tqdm": True,
-        "use_cpu": True, "bf16": False, "learning_rate": 0.01,
+        "use_cpu": True, "bf16": False, "learning_rate": 0.01, "beta": 0.0,
     }  # fmt: skip
-    return GRPOConfig(output_dir=str(folder / "out"), **given | options)
+    return options.pop("kind", GRPOConfig)(output_dir=str(folder / "out"), **given | options)
 
 
-def trainer(args: GRPOConfig, selection: PromptSelection, rewards: list[Any], **options: Any) -> GRPOTrainer:
+def trainer(args: Any, selection: PromptSelection, rewards: list[Any], **options: Any) -> Any:
     letters = {letter: number for number, letter in enumerate(["<pad>", "<eos>", *"0123456789+="])}
     characters = Tokenizer(models.WordLevel(letters, unk_token="<pad>"))
     characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    return GRPOTrainer(
+    kind = RLOOTrainer if isinstance(args, RLOOConfig) else GRPOTrainer
+    return kind(
         Qwen2ForCausalLM(Qwen2Config(vocab_size=len(letters), num_key_value_heads=1, **size)),
         rewards, args, selection.stream, callbacks=[selection],
         processing_class=PreTrainedTokenizerFast(tokenizer_object=characters, pad_token="<pad>", eos_token="<eos>"),
