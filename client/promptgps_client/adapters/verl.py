@@ -28,6 +28,7 @@ from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from promptgps_client.adapters.rows import keys
 from promptgps_client.adapters.seam import DRAW_ID, Seam
 from promptgps_client.wire import Status
 
@@ -85,9 +86,9 @@ class PromptGPSDataset(RLHFDataset):
         if config.dataloader_num_workers:
             raise ValueError("data.dataloader_num_workers must be 0: draws are made in the trainer's own process")
         settings: dict[str, Any] = OmegaConf.to_container(config.promptgps, resolve=True)
-        self._keys = list(_column(self.dataframe, settings.pop("key", "extra_info.index")))
+        prompts = list(keys(self.dataframe, settings.pop("key", "extra_info.index")))
         self._batch_size = settings.setdefault("batch_size", config.train_batch_size)
-        self._seam = Seam(prompts=self._keys, **settings)
+        self._seam = Seam(prompts=prompts, **settings)
         self._position = 0
         self.open: dict[str, int] = {}  # draws without an outcome, and their rollouts
         PromptGPSDataset.training = self
@@ -178,9 +179,9 @@ class _Reporting(ReplayBuffer):
     def _groups(self, uids: set[str]) -> list[Group]:
         """Groups that have ended, as far as TransferQueue has something of them."""
         outputs = _last_outputs(self.partitions[PARTITION], uids)
-        keys = [key for sessions in outputs.values() for key in sessions.values()]
-        infos = dict(zip(keys, _stored(keys, "extra_info"), strict=True))
-        scores = dict(zip(keys, _stored(keys, "rm_scores"), strict=True))
+        last = [key for sessions in outputs.values() for key in sessions.values()]
+        infos = dict(zip(last, _stored(last, "extra_info"), strict=True))
+        scores = dict(zip(last, _stored(last, "rm_scores"), strict=True))
         groups = []
         for uid, sessions in outputs.items():
             rewards = {session: float(scores[key].sum()) for session, key in sessions.items()}
@@ -220,32 +221,19 @@ def _dataset() -> PromptGPSDataset:
     return PromptGPSDataset.training
 
 
-def _column(rows: Any, path: str) -> Iterable[str]:
-    """Keys of all rows, from a column or a field in it."""
-    name, *fields = path.split(".")
-    if name not in rows.column_names:
-        raise ValueError(f"the data set has no column {name}, data.promptgps.key is {path}")
-    for number, told in enumerate(rows[name]):
-        for field in fields:
-            told = told.get(field) if isinstance(told, dict) else None
-        if told is None:
-            raise ValueError(f"row {number} of the data set has no {path}, its prompt's key")
-        yield str(told)
-
-
-def _last_outputs(keys: Iterable[str], uids: set[str]) -> dict[str, dict[int, str]]:
-    """Of the keys {uid}_{session}_{output} the last of each session, which has its score, by group and session."""
+def _last_outputs(trajectories: Iterable[str], uids: set[str]) -> dict[str, dict[int, str]]:
+    """Of the trajectories {uid}_{session}_{output} the last of each session, which has its score, by group and session."""
     last: dict[str, dict[int, tuple[int, str]]] = defaultdict(dict)
-    for key in keys:
+    for key in trajectories:
         uid, session, output = key.rsplit("_", 2)
         if uid in uids:
             last[uid][int(session)] = max(last[uid].get(int(session), (-1, "")), (int(output), key))
     return {uid: {session: key for session, (_, key) in told.items()} for uid, told in last.items()}
 
 
-def _stored(keys: list[str], field: str) -> list[Any]:
-    """One field of each, from TransferQueue."""
-    if not keys:
+def _stored(entries: list[str], field: str) -> list[Any]:
+    """One field of each entry of TransferQueue."""
+    if not entries:
         return []
-    told = transfer_queue.kv_batch_get(keys=keys, partition_id=PARTITION, select_fields=[field])
+    told = transfer_queue.kv_batch_get(keys=entries, partition_id=PARTITION, select_fields=[field])
     return [entry.data if isinstance(entry, NonTensorData) else entry for entry in told[field]]

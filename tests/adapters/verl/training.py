@@ -45,7 +45,7 @@ def config(run: Run, folder: Path, *overrides: str, mode: str = "sync", batch_si
             "+trainer.v1.sampler.sampler_kwargs.poll_interval=0.02", f"trainer.v1.trainer_mode={mode}",
             f"data.train_files={_rows(folder, 'train', KEYS)}", f"data.val_files={_rows(folder, 'val', KEYS[:4])}",
             f"data.train_batch_size={batch_size}", f"actor_rollout_ref.rollout.n={ROLLOUTS}",
-            f"data.cache_dir={folder}", "data.filter_overlong_prompts_workers=1",
+            f"+data.cache_dir={folder}", "data.filter_overlong_prompts_workers=1",
             f"trainer.default_local_dir={folder}/checkpoints", "trainer.nnodes=1", *overrides,
         ])  # fmt: skip
 
