@@ -1,13 +1,16 @@
 """verl 0.8 and later (V1 trainer): a dataset that draws, a replay buffer that reports, a callback that marks the run.
 
-    data.custom_cls.path=pkg://promptgps_client.adapters.verl
-    data.custom_cls.name=PromptGPSDataset
-    data.dataloader_num_workers=0
-    +data.promptgps.run=exp-1
-    +data.promptgps.spool='${trainer.default_local_dir}/promptgps'
-    trainer.v1.sampler.custom_sampler.path=pkg://promptgps_client.adapters.verl
-    trainer.v1.sampler.custom_sampler.name=PromptGPSReplayBuffer      # or PromptGPSReplayBufferAsync
-    trainer.checkpoint_callback_class=promptgps_client.adapters.verl.PromptGPSCheckpoint
+```
+data.custom_cls.path=pkg://promptgps_client.adapters.verl
+data.custom_cls.name=PromptGPSDataset
+data.dataloader_num_workers=0
++data.promptgps.run=exp-1
++data.promptgps.spool='${trainer.default_local_dir}/promptgps'
++data.promptgps.rollouts='${actor_rollout_ref.rollout.n}'
+trainer.v1.sampler.custom_sampler.path=pkg://promptgps_client.adapters.verl
+trainer.v1.sampler.custom_sampler.name=PromptGPSReplayBuffer      # or PromptGPSReplayBufferAsync
+trainer.checkpoint_callback_class=promptgps_client.adapters.verl.PromptGPSCheckpoint
+```
 
 All three live in the trainer's own process. A draw's id travels in `extra_info`, through agent loops and TransferQueue.
 """
@@ -155,7 +158,7 @@ class PromptGPSCheckpoint(CheckpointCallback):
 class _Reporting(ReplayBuffer):
     """Reports each training group when it is first seen to have ended, whatever becomes of it then.
 
-    Rewards are the sums of `rm_scores`, the policy version is the trainer's step at dispatch. A rollout without an output
+    Rewards are the sums of `rm_scores`, the policy version is the trainer's step at dispatch. A rollout without output
     is an `error` in a group that failed, and `cancelled` in one that finished.
     """
 
@@ -222,7 +225,7 @@ def _dataset() -> PromptGPSDataset:
 
 
 def _last_outputs(trajectories: Iterable[str], uids: set[str]) -> dict[str, dict[int, str]]:
-    """Of the trajectories {uid}_{session}_{output} the last of each session, which has its score, by group and session."""
+    """Of the trajectories {uid}_{session}_{output} the last of each session, which has the score; by group, session."""
     last: dict[str, dict[int, tuple[int, str]]] = defaultdict(dict)
     for key in trajectories:
         uid, session, output = key.rsplit("_", 2)

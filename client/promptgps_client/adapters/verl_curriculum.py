@@ -1,11 +1,13 @@
 """verl up to 0.7.1: a curriculum sampler, which verl asks for the order of prompts and tells the trained batch.
 
-    data.sampler.class_path=pkg://promptgps_client.adapters.verl_curriculum
-    data.sampler.class_name=PromptGPSSampler
-    data.dataloader_num_workers=0
-    +data.promptgps.run=exp-1
-    +data.promptgps.spool='${trainer.default_local_dir}/promptgps'
-    +data.promptgps.rollouts='${actor_rollout_ref.rollout.n}'
+```
+data.sampler.class_path=pkg://promptgps_client.adapters.verl_curriculum
+data.sampler.class_name=PromptGPSSampler
+data.dataloader_num_workers=0
++data.promptgps.run=exp-1
++data.promptgps.spool='${trainer.default_local_dir}/promptgps'
++data.promptgps.rollouts='${actor_rollout_ref.rollout.n}'
+```
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ OPEN = 4  # draws of a prompt that are remembered without an outcome; groups tha
 class PromptGPSSampler(AbstractCurriculumSampler):
     """Rows in the order of the draws, an epoch at a time.
 
-    Its state is in the data loader's, and with it the name of a snapshot of the run, taken as the state is asked for; the
-    run is put back to it when the state is loaded. verl asks before it tells the batch of the step: that step's outcomes
-    come after the snapshot.
+    Its state is in the data loader's, and names a snapshot of the run, which is taken as the state is asked for; the
+    run is put back to it when the state is loaded. verl asks before it tells the batch of the step, so that step's
+    outcomes come after the snapshot.
 
-    `data.promptgps` has `run`, `spool`, and perhaps `service` (default: the environment's PROMPTGPS_URL), `key` (the field
+    `data.promptgps` has `run`, `spool`, and perhaps `service` (default: the environment's PROMPTGPS_URL), `key` (field
     of `extra_info` with the prompt's key, default `index`), `batch_size` (draws asked for at once, default
     `data.gen_batch_size` or `data.train_batch_size`), and any other setting of `Selector`.
 
@@ -45,7 +47,7 @@ class PromptGPSSampler(AbstractCurriculumSampler):
         settings: dict[str, Any] = OmegaConf.to_container(data_config.promptgps, resolve=True)
         self._field = settings.pop("key", "index")
         prompts = list(keys(data_source.dataframe, f"extra_info.{self._field}"))
-        fetched = data_config.get("gen_batch_size") or data_config.train_batch_size
+        fetched: int = data_config.get("gen_batch_size") or data_config.train_batch_size
         self._epoch = len(prompts) // fetched * fetched  # the loader drops the rest
         self._batch_size = settings.setdefault("batch_size", fetched)
         self._seam = Seam(prompts=prompts, **settings)

@@ -12,6 +12,8 @@ os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", VERL_LO
 import ray
 import transfer_queue
 
+from tests.adapters.verl.training import clear
+
 
 @pytest.fixture(scope="session")
 def queue() -> Iterator[None]:
@@ -26,6 +28,4 @@ def queue() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _empty(queue: None) -> Iterator[None]:
     yield
-    for partition, items in (transfer_queue.kv_list() or {}).items():
-        if items:
-            transfer_queue.kv_clear(keys=list(items), partition_id=partition)
+    clear()

@@ -6,18 +6,16 @@ Simulated are only the replies, in a real agent loop worker, and the workers tha
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import ray
 import transfer_queue
 from datasets import Dataset
 from hydra import compose, initialize_config_module
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
@@ -37,6 +35,7 @@ def config(run: Run, folder: Path, *overrides: str, mode: str = "sync", batch_si
             f"data.custom_cls.path=pkg://{ADAPTER}", "data.custom_cls.name=PromptGPSDataset",
             "data.dataloader_num_workers=0", f"+data.promptgps.run={run.name}",
             "+data.promptgps.spool='${trainer.default_local_dir}/promptgps'",
+            "+data.promptgps.rollouts='${actor_rollout_ref.rollout.n}'",
             f"trainer.v1.sampler.custom_sampler.path=pkg://{ADAPTER}",
             f"trainer.v1.sampler.custom_sampler.name={buffer}",
             f"trainer.checkpoint_callback_class={ADAPTER}.PromptGPSCheckpoint",
@@ -60,6 +59,7 @@ def trainer(config: DictConfig, replies: Replies) -> PPOTrainer:
     made._load_checkpoint()
     made.global_steps += 1
     made._reissue_inflight_prompts()
+    made.on_train_begin()
     return made
 
 
@@ -70,6 +70,20 @@ def step(made: PPOTrainer) -> list[str]:
     transfer_queue.kv_clear(keys=batch.keys, partition_id="train")
     made.global_steps += 1
     return batch.keys
+
+
+def killed(made: PPOTrainer, replies: Replies) -> None:
+    """What a killed trainer leaves behind: checkpoints, and reports on disk or at the service."""
+    replies.end()
+    made.train_dataset.seam.close()
+    clear()
+
+
+def clear() -> None:
+    """An empty queue."""
+    for partition, items in (transfer_queue.kv_list() or {}).items():
+        if items:
+            transfer_queue.kv_clear(keys=list(items), partition_id=partition)
 
 
 def save(made: PPOTrainer) -> None:
@@ -86,15 +100,18 @@ class Replies(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignor
     Args:
         config: The trainer's.
         seed: Of the chance.
-        failing: Keys of prompts with the sessions that fail.
-        held: Whether replies wait until `release`.
+        fails: Whether a rollout fails, by the draw's number and the session.
+        easy: Whether all rollouts of a draw are right, by its number.
     """
 
-    def __init__(self, config: DictConfig, seed: int = 0, failing: dict[str, Sequence[int]] | None = None) -> None:
+    def __init__(
+        self, config: DictConfig, seed: int = 0, fails: Callable[[int, int], bool] = lambda *_: False,
+        easy: Callable[[int], bool] = lambda _: False,
+    ) -> None:  # fmt: skip
         self.config, self.background_tasks = config, set()
-        self.failing, self._seed = failing or {}, seed
-        self.rewards: dict[tuple[str, int], float] = {}  # by draw and rollout
-        self.versions: dict[str, int] = {}
+        self._seed, self._fails, self._easy = seed, fails, easy
+        self.rewards: dict[tuple[int, int], float | None] = {}  # by draw and rollout
+        self.versions: dict[int, int] = {}
         self.infos: list[dict[str, Any]] = []
         self._open = asyncio.Event()
         self._open.set()
@@ -105,21 +122,31 @@ class Replies(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignor
         asyncio.run_coroutine_threadsafe(super().generate_sequences(prompts), self._loop).result()
 
     def hold(self) -> None:
+        """Keep all replies back."""
         self._loop.call_soon_threadsafe(self._open.clear)
 
     def release(self) -> None:
         self._loop.call_soon_threadsafe(self._open.set)
 
+    def end(self) -> None:
+        """As a worker that is killed."""
+        asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result()
+
+    async def _cancel(self) -> None:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
     async def _run_agent_loop(self, sampling_params: Any, *, session_id: int, **prompt: Any) -> None:
         await self._open.wait()
         info = prompt["extra_info"]
-        draw_id = info["promptgps_draw_id"]
+        draw = number(info["promptgps_draw_id"])
         self.infos.append(info)
-        if session_id in self.failing.get(info["promptgps_key"], []):
+        self.versions[draw] = prompt["global_steps"]
+        if self._fails(draw, session_id):
+            self.rewards[draw, session_id] = None
             raise RuntimeError("this rollout fails")
-        reward = float(Random(f"{self._seed}-{draw_id}-{session_id}").random() < 0.5)
-        self.rewards[draw_id, session_id] = reward
-        self.versions[draw_id] = prompt["global_steps"]
+        reward = float(self._easy(draw) or Random(f"{self._seed}-{draw}-{session_id}").random() < 0.5)
+        self.rewards[draw, session_id] = reward
         outputs = [
             AgentLoopOutput(
                 prompt_ids=[1, 2], response_ids=[3, 4], response_mask=[1, 1], reward_score=reward, num_turns=2,
@@ -139,6 +166,10 @@ class Replies(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignor
 
     def _compute_position_ids(self, input_ids: Any, *_: Any) -> Any:
         return input_ids
+
+
+def number(draw_id: str) -> int:
+    return int(draw_id.split("-")[1] if draw_id.startswith("local-") else draw_id.rsplit("-", 1)[1])
 
 
 class _Weights:
