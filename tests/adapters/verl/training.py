@@ -13,15 +13,13 @@ from random import Random
 from typing import Any
 
 import transfer_queue
-from datasets import Dataset
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.v1 import AgentLoopWorkerTQ, PPOTrainer, get_trainer_cls
 
-from tests.adapters.sums import KEYS, TEXTS, Run
+from tests.adapters.sums import KEYS, Run
+from tests.adapters.verl_data import rows, tokenizer
 
 ROLLOUTS = 4
 ADAPTER = "promptgps_client.adapters.verl"
@@ -42,7 +40,7 @@ def config(run: Run, folder: Path, *overrides: str, mode: str = "sync", batch_si
             # Of the test:
             f"+data.promptgps.service={run.server.url}", "+data.promptgps.deadline=2.0",
             "+trainer.v1.sampler.sampler_kwargs.poll_interval=0.02", f"trainer.v1.trainer_mode={mode}",
-            f"data.train_files={_rows(folder, 'train', KEYS)}", f"data.val_files={_rows(folder, 'val', KEYS[:4])}",
+            f"data.train_files={rows(folder, 'train', KEYS)}", f"data.val_files={rows(folder, 'val', KEYS[:4])}",
             f"data.train_batch_size={batch_size}", f"actor_rollout_ref.rollout.n={ROLLOUTS}",
             f"+data.cache_dir={folder}", "data.filter_overlong_prompts_workers=1",
             f"trainer.default_local_dir={folder}/checkpoints", "trainer.nnodes=1", *overrides,
@@ -52,7 +50,7 @@ def config(run: Run, folder: Path, *overrides: str, mode: str = "sync", batch_si
 def trainer(config: DictConfig, replies: Replies) -> PPOTrainer:
     """A trainer as `TaskRunnerV1` makes it, as far as `init` needs no GPU."""
     made = get_trainer_cls(config.trainer.v1.trainer_mode)(config)
-    made.tokenizer, made.processor, made.use_critic = _tokenizer(), None, False
+    made.tokenizer, made.processor, made.use_critic = tokenizer(), None, False
     made._init_dataloader()
     made.actor_rollout_wg = _Weights()
     made.agent_loop_manager = replies
@@ -176,23 +174,3 @@ class _Weights:
     def save_checkpoint(self, *_: Any, **__: Any) -> None: ...
 
     def load_checkpoint(self, *_: Any, **__: Any) -> None: ...
-
-
-def _rows(folder: Path, name: str, keys: list[str]) -> Path:
-    path = folder / f"{name}.parquet"
-    if not path.exists():
-        Dataset.from_list([
-            {
-                "data_source": "sums", "prompt": [{"role": "user", "content": text}],
-                "reward_model": {"ground_truth": "0"}, "extra_info": {"index": key},
-            }
-            for key, text in zip(keys, TEXTS, strict=False)
-        ]).to_parquet(path)  # fmt: skip
-    return path
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", chat_template=template)
