@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from promptgps_client import PromptGPS
 
-from tests.adapters.sums import DATABASE, KEYS, TEXTS, Run
+from tests.adapters.sums import DATABASE, Run, opened
 from tests.server import Server, running
 
 os.environ.setdefault("PROMPTGPS_SERVICE", str(Path(__file__).parents[2] / ".venv/bin/python"))
@@ -32,7 +32,4 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def run(server: Server, tmp_path: Path) -> Iterator[Run]:
     """A run of its own for each test, four rollouts a prompt."""
     with PromptGPS(server.url) as client:
-        client.create_pool("sums")
-        client.add_prompts("sums", keys=KEYS, texts=TEXTS)
-        client.create_run(name=tmp_path.name, pool="sums", rollouts_per_prompt=4)
-        yield Run(tmp_path.name, server, client, server.log.parent / DATABASE)
+        yield opened(client, server, tmp_path.name)

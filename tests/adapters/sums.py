@@ -39,3 +39,11 @@ class Run:
             connection.row_factory = sqlite3.Row
             (run_id,) = connection.execute("SELECT id FROM runs WHERE name = ?", (self.name,)).fetchone()
             return connection.execute(question, (run_id,)).fetchall()
+
+
+def opened(client: PromptGPS, server: Server, name: str) -> Run:
+    """A new run, four rollouts a prompt."""
+    client.create_pool("sums")
+    client.add_prompts("sums", keys=KEYS, texts=TEXTS)
+    client.create_run(name=name, pool="sums", rollouts_per_prompt=4)
+    return Run(name, server, client, server.log.parent / DATABASE)

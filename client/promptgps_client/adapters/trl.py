@@ -60,6 +60,7 @@ class PromptSelection(TrainerCallback):
             service, run=run, spool=spool or Path(args.output_dir) / "promptgps", prompts=list(dataset[key]),
             batch_size=args.generation_batch_size // args.num_generations, rollouts=args.num_generations, **settings,
         )  # fmt: skip
+        _ = self._seam.selector  # what cannot be is told here, not in the middle of a start
         self._rows = _Rows(self._seam, dataset, args)
         self.stream = IterableDataset.from_generator(self._rows)
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from promptgps_client import PromptGPS
 
-from tests.adapters.sums import Run
+from tests.adapters.sums import DATABASE, Run, opened
 from tests.adapters.trl.processes import ROOT, program
-from tests.adapters.trl.told import number, reported, traced
+from tests.adapters.trl.told import reported, traced
 from tests.adapters.trl.training import read
 from tests.server import Server, running
 
@@ -50,16 +50,22 @@ def test_killed_and_resumed_from_its_checkpoint(run: Run, tmp_path: Path) -> Non
     assert not list(tmp_path.rglob("refused.jsonl"))
 
 
+RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+SLICES = {"per_device_train_batch_size": 3}  # of three groups of four the middle one is on both ranks
+
+
 def test_two_ranks_draw_the_same_and_report_their_parts(run: Run, tmp_path: Path) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    options = {"per_device_train_batch_size": 3, "max_steps": 4}  # of three groups of four the middle one is on both
-    training(tmp_path, run, *launcher, **options)
-    trace = sorted(read(tmp_path / "trace.jsonl"), key=lambda line: (line["step"], line["rank"]))
+    training(tmp_path, run, *RANKS, max_steps=4, **SLICES)
+    trace = by_step(tmp_path)
     assert [(line["step"], line["rank"]) for line in trace] == [(step, rank) for step in range(4) for rank in range(2)]
     shared = [set(one["draw_id"]) & set(other["draw_id"]) for one, other in zip(trace[::2], trace[1::2], strict=True)]
     assert [len(draws) for draws in shared] == [1] * 4
     assert len(run.outcomes()) == 4 * 12
     assert reported(run) == traced(trace)
+
+
+def by_step(folder: Path) -> list[dict[str, Any]]:
+    return sorted(read(folder / "trace.jsonl"), key=lambda line: (line["step"], line["rank"]))
 
 
 @pytest.fixture
@@ -69,41 +75,38 @@ def fixed(tmp_path: Path) -> Iterator[tuple[Server, Run]]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     with again(tmp_path, port) as server, PromptGPS(server.url) as client:
-        yield server, made(client, server, tmp_path)
+        yield server, opened(client, server, "alone")
 
 
 def again(folder: Path, port: str) -> Any:
-    return running(f"sqlite:///{folder}/promptgps.db", folder, "--port", port)
+    return running(f"sqlite:///{folder}/{DATABASE}", folder, "--port", port)
 
 
-def made(client: PromptGPS, server: Server, folder: Path) -> Run:
-    from tests.adapters.sums import KEYS, TEXTS
-
-    client.create_pool("sums")
-    client.add_prompts("sums", keys=KEYS, texts=TEXTS)
-    client.create_run(name="alone", pool="sums", rollouts_per_prompt=4)
-    return Run("alone", server, client, folder / "promptgps.db")
-
-
-def test_training_goes_on_without_the_service_which_is_told_later(fixed: tuple[Server, Run], tmp_path: Path) -> None:
+def test_two_ranks_go_on_without_the_service_which_is_told_later(fixed: tuple[Server, Run], tmp_path: Path) -> None:
     server, run = fixed
-    training(tmp_path, run, kill={"1": server.process.pid})
-    trace = read(tmp_path / "trace.jsonl")
-    assert [line["step"] for line in trace] == [0, 1, 2, 3, 4, 5]
+    training(tmp_path, run, *RANKS, kill={"1": server.process.pid}, **SLICES)
+    trace = by_step(tmp_path)
+    assert [line["step"] for line in trace[::2]] == [0, 1, 2, 3, 4, 5]
     local = [line for line in trace if line["draw_id"][0].startswith("local-")]
-    assert [line["step"] for line in local] == [3, 4, 5]  # the draws of step 2 were read ahead
+    assert [line["step"] for line in local[::2]] == [3, 4, 5]  # the draws of step 2 were read ahead
+    assert set(Counter(each_rollout(local)).values()) == {4}
 
     with again(tmp_path, server.url.rsplit(":", 1)[1]):
-        training(tmp_path, run, resume=True, max_steps=8)
-    trace = read(tmp_path / "trace.jsonl")
-    assert [line["step"] for line in trace] == list(range(8))
+        training(tmp_path, run, *RANKS, resume=True, max_steps=8, **SLICES)
+    trace = by_step(tmp_path)
+    assert [line["step"] for line in trace[::2]] == list(range(8))
     outcomes = run.outcomes()
-    assert sum(row["trials"] for row in outcomes) == 8 * 8
+    assert sum(row["trials"] for row in outcomes) == 8 * 12
     assert sum(row["successes"] for row in outcomes) == sum(sum(line["reward"]) for line in trace)
-    assert sum(row["trials"] for row in outcomes if row["draw"] is None) == 3 * 8
+    assert sum(row["trials"] for row in outcomes if row["draw"] is None) == 3 * 12
     drawn = [line for line in trace if line not in local]
     assert {draw: reward for draw, reward in reported(run).items() if draw[0] is not None} == traced(drawn)
-    assert Counter(number(draw_id) for line in drawn for draw_id in line["draw_id"]).most_common(1)[0][1] == 4
+    assert set(Counter(each_rollout(drawn)).values()) == {4}
+
+
+def each_rollout(trace: list[dict[str, Any]]) -> list[str]:
+    """The draw of each rollout."""
+    return [draw_id for line in trace for draw_id in line["draw_id"]]
 
 
 def test_the_example(run: Run, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ def test_every_rollout_of_a_draw_is_reported_once(
     assert {row["draw"]: row["policy_version"] for row in run.outcomes()} == steps
     versions = {row["first_draw"]: row["policy_version"] for row in run.selections()}
     assert all(versions[draw] == step for draw, step in steps.items() if draw in versions)
+    drawn_at = [datetime.fromisoformat(row["created_at"]).timestamp() for row in run.selections()]
+    rewarded_at = max(row["received_at"] for row in run.outcomes() if row["draw"] < per_generation)
+    assert (rewarded_at < drawn_at[1]) == (per_generation * iterations > accumulation)
 
 
 def test_rows_are_those_of_their_keys(run: Run, tmp_path: Path) -> None:
@@ -97,9 +101,23 @@ def test_without_skipping_data_a_resumed_training_takes_new_draws(run: Run, tmp_
     assert reported(run) == traced(trace)
 
 
+def test_a_checkpoint_within_a_generation_repeats_it_and_the_first_outcomes_count(run: Run, tmp_path: Path) -> None:
+    for steps in (2, 6):
+        args = config(tmp_path, max_steps=steps, steps_per_generation=4, num_iterations=2)  # four steps long
+        selection = selection_for(run, args)
+        rewards = [selection.reported(even), Trace(tmp_path / "trace", {})]
+        trainer(args, selection, rewards).train(resume_from_checkpoint=steps > 2)
+    first, again = read(tmp_path / "trace")
+    assert (first["step"], again["step"]) == (0, 2)
+    assert first["draw_id"] == again["draw_id"]
+    assert reported(run) == traced([first])
+
+
 def test_what_cannot_be_is_told(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="remove_unused_columns must be off"):
         selection_for(run, config(tmp_path, remove_unused_columns=True))
+    with pytest.raises(ValueError, match="'sum-3' is there twice"):
+        PromptSelection(DATASET.select([3, 4, 3]), config(tmp_path), run=run.name, service=run.server.url)
     selection = selection_for(run, config(tmp_path))
     selection.reported(even)
     with pytest.raises(ValueError, match="one reward is reported already"):

@@ -78,7 +78,8 @@ def read(trace: Path) -> list[dict[str, Any]]:
 def main(folder: Path, run: str, service: str, resume: bool, kill: dict[str, int], options: dict[str, Any]) -> None:
     """Train; `kill` says which process (0: this one) to kill with -9 at which step."""
     args = config(folder, **options)
-    selection = PromptSelection(DATASET, args, run=run, service=service, deadline=2.0, wait_seconds=1.0)
+    settings = {"deadline": 2.0, "wait_seconds": 1.0, "fallback": "scores"}  # which alone would differ between ranks
+    selection = PromptSelection(DATASET, args, run=run, service=service, **settings)
     rewards = [selection.reported(even), Trace(folder / "trace.jsonl", kill)]
     trainer(args, selection, rewards).train(resume_from_checkpoint=resume)
 
