@@ -239,4 +239,9 @@ def _stored(entries: list[str], field: str) -> list[Any]:
     if not entries:
         return []
     told = transfer_queue.kv_batch_get(keys=entries, partition_id=PARTITION, select_fields=[field])
+    if field not in told:
+        raise RuntimeError(
+            f"groups have ended without {field}: a reward model that shares the trainer's GPUs scores them later, it "
+            "needs reward.reward_model.enable_resource_pool=true"
+        )
     return [entry.data if isinstance(entry, NonTensorData) else entry for entry in told[field]]

@@ -19,6 +19,7 @@ from verl import DataProto
 from verl.trainer.ppo.ray_trainer import RayPPOTrainer
 from verl.trainer.ppo.utils import Role
 
+from tests.adapters.processes import ROOT, program
 from tests.adapters.sums import KEYS, Run
 from tests.adapters.verl_data import rows, tokenizer
 
@@ -157,3 +158,9 @@ def test_without_the_service_it_trains_on_and_tells_it_later(run: Run, tmp_path:
 def test_what_cannot_be_is_told(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"row 0 of the data set has no extra_info\.name"):
         Trainer(config(run, tmp_path, "+data.promptgps.key=name"))
+
+
+def test_the_example(run: Run, tmp_path: Path) -> None:
+    told = program(str(ROOT / "examples/verl_curriculum.py"), folder=tmp_path, PROMPTGPS_URL=run.server.url)
+    assert "data.sampler.class_name=PromptGPSSampler" in told
+    assert run.client.run("verl-0.7-example").log_position == 3 * 16 * ROLLOUTS

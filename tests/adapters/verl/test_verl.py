@@ -8,6 +8,7 @@ import pytest
 from promptgps_client.adapters.seam import Seam
 from promptgps_client.adapters.verl import PromptGPSDataset
 
+from tests.adapters.processes import ROOT, program
 from tests.adapters.sums import KEYS, TEXTS, Run
 from tests.adapters.verl.training import ROLLOUTS, Replies, config, killed, number, save, step, trainer
 
@@ -180,3 +181,9 @@ def test_what_cannot_be_is_told(run: Run, tmp_path: Path) -> None:
     made = trainer(given, Replies(given))
     with pytest.raises(RuntimeError, match="custom_cls must name PromptGPSDataset"):
         made.replay_buffer.sample(1, "train", 4)
+
+
+def test_the_example(run: Run, tmp_path: Path) -> None:
+    told = program(str(ROOT / "examples/verl_grpo.py"), folder=tmp_path, PROMPTGPS_URL=run.server.url)
+    assert "custom_sampler.name=PromptGPSReplayBuffer" in told
+    assert run.client.run("verl-example").log_position == 3 * 16 * ROLLOUTS
