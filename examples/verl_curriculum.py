@@ -3,7 +3,7 @@
     make serve
     PROMPTGPS_URL=http://127.0.0.1:8000 python examples/verl_curriculum.py
 
-It prints the command that trains, which wants GPUs and a model, and then takes three steps of it without either: through
+It prints the command that trains, which wants GPUs and a model, and then takes three steps without either: through
 verl's own data set and loader, with replies that are right by chance.
 """
 
@@ -21,31 +21,25 @@ from verl.utils.dataset.rl_dataset import collate_fn
 
 sums = {f"{left}+{right}": left + right for left in range(10) for right in range(10)}
 rows = [
-    {"data_source": "openai/gsm8k", "prompt": [{"role": "user", "content": f"What is {key}? End with #### and it."}],
+    {"data_source": "openai/gsm8k", "prompt": [{"role": "user", "content": f"{key}? End with ####, then the sum."}],
      "reward_model": {"ground_truth": str(answer)}, "extra_info": {"index": key}}
     for key, answer in sums.items()
 ]  # fmt: skip
-Dataset.from_list(rows).to_parquet("train.parquet")
-Dataset.from_list(rows[:10]).to_parquet("val.parquet")
+for name, part in {"train": rows, "val": rows[:10]}.items():
+    Dataset.from_list(part).to_parquet(f"{name}.parquet")
 with PromptGPS() as gps:
     gps.create_pool("sums-of-digits")
     gps.add_prompts("sums-of-digits", keys=list(sums), texts=list(sums))
     gps.create_run(name="verl-0.7-example", pool="sums-of-digits", rollouts_per_prompt=4)
 
 options = [
-    "data.train_files=train.parquet",
-    "data.val_files=val.parquet",
-    "data.train_batch_size=16",
-    "data.dataloader_num_workers=0",
-    "algorithm.adv_estimator=grpo",
-    "actor_rollout_ref.rollout.n=4",
-    "trainer.default_local_dir=verl-output",
+    "data.train_files=train.parquet", "data.val_files=val.parquet", "data.train_batch_size=16",
+    "algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=4", "trainer.default_local_dir=verl-output",
     "data.sampler.class_path=pkg://promptgps_client.adapters.verl_curriculum",
-    "data.sampler.class_name=PromptGPSSampler",
-    "+data.promptgps.run=verl-0.7-example",
-    "+data.promptgps.spool=verl-output/promptgps",
+    "data.sampler.class_name=PromptGPSSampler", "data.dataloader_num_workers=0",
+    "+data.promptgps.run=verl-0.7-example", "+data.promptgps.spool=verl-output/promptgps",
     "+data.promptgps.rollouts=4",
-]
+]  # fmt: skip
 print("python -m verl.trainer.main_ppo actor_rollout_ref.model.path=…", *options)
 
 with initialize_config_module("verl.trainer.config", version_base=None):

@@ -100,14 +100,15 @@ class Replies(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignor
         seed: Of the chance.
         fails: Whether a rollout fails, by the draw's number and the session.
         easy: Whether all rollouts of a draw are right, by its number.
+        scored: Whether rewards are known as soon as a rollout ends.
     """
 
     def __init__(
         self, config: DictConfig, seed: int = 0, fails: Callable[[int, int], bool] = lambda *_: False,
-        easy: Callable[[int], bool] = lambda _: False,
+        easy: Callable[[int], bool] = lambda _: False, scored: bool = True,
     ) -> None:  # fmt: skip
         self.config, self.background_tasks = config, set()
-        self._seed, self._fails, self._easy = seed, fails, easy
+        self._seed, self._fails, self._easy, self._scored = seed, fails, easy, scored
         self.rewards: dict[tuple[int, int], float | None] = {}  # by draw and rollout
         self.versions: dict[int, int] = {}
         self.infos: list[dict[str, Any]] = []
@@ -147,7 +148,8 @@ class Replies(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignor
         self.rewards[draw, session_id] = reward
         outputs = [
             AgentLoopOutput(
-                prompt_ids=[1, 2], response_ids=[3, 4], response_mask=[1, 1], reward_score=reward, num_turns=2,
+                prompt_ids=[1, 2], response_ids=[3, 4], response_mask=[1, 1], reward_score=reward if self._scored else None,
+                num_turns=2,
                 metrics=AgentLoopMetrics(), extra_fields={"reward_extra_info": {}},
             )
             for _ in range(1 + session_id % 2)  # some loops have several outputs
