@@ -148,9 +148,8 @@ class Replies(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignor
         self.rewards[draw, session_id] = reward
         outputs = [
             AgentLoopOutput(
-                prompt_ids=[1, 2], response_ids=[3, 4], response_mask=[1, 1], reward_score=reward if self._scored else None,
-                num_turns=2,
-                metrics=AgentLoopMetrics(), extra_fields={"reward_extra_info": {}},
+                prompt_ids=[1, 2], response_ids=[3, 4], response_mask=[1, 1], num_turns=2, metrics=AgentLoopMetrics(),
+                reward_score=reward if self._scored else None, extra_fields={"reward_extra_info": {}},
             )
             for _ in range(1 + session_id % 2)  # some loops have several outputs
         ]  # fmt: skip
