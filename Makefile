@@ -50,7 +50,7 @@ test: lint  ## style, types, layers, the whole test suite, and each adapter with
 	@touch $@
 
 test-%: .venv-%/stamp $(VENV)/service.stamp
-	PROMPTGPS_SERVICE=$(CURDIR)/$(BIN)/python .venv-$*/bin/pytest tests/adapters/$* --confcutdir=tests/adapters -W ignore
+	PROMPTGPS_SERVICE=$(CURDIR)/$(BIN)/python .venv-$*/bin/pytest tests/adapters/$* --confcutdir=tests/adapters -W ignore --timeout 900
 
 .PRECIOUS: .venv-%/stamp
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ _log = logging.getLogger(__name__)
 
 DRAW_ID = "promptgps_draw_id"  # column of a drawn row; what came of its rollouts is reported by it
 PATIENCE = 5.0  # seconds that a checkpoint waits for a service that is away
+ANSWER = 30.0  # and for one that has been asked
 
 
 class Seam:
@@ -54,9 +54,11 @@ class Seam:
         """Put the run back to a snapshot, from one process, before training goes on from its checkpoint.
 
         Where that fails, which the log tells, the run stays as it is: what the trainer draws again is the same, what it
-        reports again changes nothing.
+        reports again changes nothing. The settings were good when training began, so that from here on a refusal of
+        the service (of a batch that had another size before, say) only makes draws local.
         """
         self._patiently(lambda client: client.restore(self._run, tag), f"the run is not put back to {tag}")
+        self.selector.load_state_dict(self.selector.state_dict() | {"answered": True})
 
     def close(self) -> None:
         """Deliver what can be delivered; the rest waits on disk for the next process."""
@@ -72,18 +74,16 @@ class Seam:
             self._made = os.getpid(), client, self._select(client)
         return self._made[1:]
 
-    def _select(self, client: PromptGPS) -> Selector:
-        for number in count():
-            try:
-                return Selector(client, run=self._run, spool=self._spool / str(number), **self._settings)
-            except SpoolInUse:
-                continue
-        raise AssertionError("numbers do not end")
+    def _select(self, client: PromptGPS, number: int = 0) -> Selector:
+        try:
+            return Selector(client, run=self._run, spool=self._spool / str(number), **self._settings)
+        except SpoolInUse:
+            return self._select(client, number + 1)
 
     def _patiently(self, call: Callable[[PromptGPS], object], otherwise: str) -> None:
         client, _ = self._mine()
         try:
-            call(client.with_options(connect_timeout=PATIENCE, retry_seconds=PATIENCE))
+            call(client.with_options(timeout=ANSWER, connect_timeout=PATIENCE, retry_seconds=PATIENCE))
         except PromptGPSError as fault:
             _log.warning("run %s: %s: %s", self._run, otherwise, fault)
 

@@ -21,6 +21,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
+from torch.nn import Module
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from trl import GRPOConfig, RLOOConfig
 
@@ -68,8 +69,11 @@ class PromptSelection(TrainerCallback):
         """The same reward function, sync or async, whose rewards in training are reported; None is no evidence.
 
         Raises:
+            TypeError: It is a reward model.
             ValueError: Another one is reported already: a rollout has one outcome.
         """
+        if isinstance(reward, str | Module):
+            raise TypeError("a reward model cannot be reported, only a function")
         if self._reported:
             raise ValueError("one reward is reported already; for a sum of several give one function that adds them")
         self._reported = True

@@ -113,12 +113,27 @@ def test_a_checkpoint_within_a_generation_repeats_it_and_the_first_outcomes_coun
     assert reported(run) == traced([first])
 
 
+def test_a_training_that_goes_on_with_other_batches_is_not_stopped(run: Run, tmp_path: Path) -> None:
+    for steps, accumulation in ((2, 2), (5, 4)):
+        args = config(tmp_path, max_steps=steps, gradient_accumulation_steps=accumulation)
+        selection = selection_for(run, args)
+        rewards = [selection.reported(even), Trace(tmp_path / "trace", {})]
+        trainer(args, selection, rewards).train(resume_from_checkpoint=steps > 2)
+    trace = read(tmp_path / "trace")
+    assert [(line["step"], len(set(line["draw_id"]))) for line in trace] == [(0, 2), (1, 2), (2, 4), (3, 4), (4, 4)]
+    local = [line["draw_id"][0].startswith("local-") for line in trace]
+    assert local == [False, False, True, False, False]  # the draws of step 2 were read ahead, as a smaller batch
+    assert sum(row["trials"] for row in run.outcomes()) == 2 * 8 + 3 * 16
+
+
 def test_what_cannot_be_is_told(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="remove_unused_columns must be off"):
         selection_for(run, config(tmp_path, remove_unused_columns=True))
     with pytest.raises(ValueError, match="'sum-3' is there twice"):
         PromptSelection(DATASET.select([3, 4, 3]), config(tmp_path), run=run.name, service=run.server.url)
     selection = selection_for(run, config(tmp_path))
+    with pytest.raises(TypeError, match="a reward model cannot be reported"):
+        selection.reported("a/reward-model")  # type: ignore[arg-type]
     selection.reported(even)
     with pytest.raises(ValueError, match="one reward is reported already"):
         selection.reported(even)

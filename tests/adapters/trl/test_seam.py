@@ -76,3 +76,4 @@ def test_without_a_service_or_a_snapshot_there_are_only_warnings(
         away.snapshot("tag")
     assert "will only be reported after the snapshot" in caplog.text
     assert "there is no snapshot tag" in caplog.text
+    away.close()

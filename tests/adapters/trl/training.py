@@ -20,8 +20,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-KEYS = [f"sum-{number}" for number in range(64)]
-DATASET = Dataset.from_dict({"key": KEYS, "prompt": [f"{number}+{7 * number % 10}=" for number in range(64)]})
+from tests.adapters.sums import KEYS, PROMPTS
+
+DATASET = Dataset.from_dict({"key": KEYS, "prompt": [f"{number}+{7 * number % 10}=" for number in range(PROMPTS)]})
 
 
 def even(completions: list[str], **_: Any) -> list[float]:
