@@ -150,6 +150,7 @@ class PromptGPSCheckpoint(CheckpointCallback):
 
     def on_save(self, trainer: Any, **_: Any) -> None:
         """The state of the data loader has just been written, and names this snapshot."""
+        trainer.replay_buffer._sync_metadata_from_transfer_queue()  # reports what has ended, and is saved as ended
         dataset: PromptGPSDataset = trainer.train_dataset
         dataset.seam.flush()
         dataset.seam.snapshot(dataset.tag)

@@ -147,6 +147,27 @@ def test_prompts_that_are_issued_again_count_once(run: Run, tmp_path: Path, snap
         assert reported(run) == second.rewards
 
 
+def test_what_ended_before_a_checkpoint_is_reported_before_its_snapshot(run: Run, tmp_path: Path) -> None:
+    given = config(run, tmp_path, mode="colocate_async")
+    first = Replies(given)
+    made = trainer(given, first)
+    made.prepare_step()
+    first.wait()
+    made.global_steps += 1
+    save(made)
+    killed(made, first)
+
+    second = Replies(given, seed=1)
+    made = trainer(given, second)
+    made.replay_buffer._sync_metadata_from_transfer_queue()  # as a validation does before the first step
+    step(made)
+    made.replay_buffer.wait_for_sampleable(made.global_steps, "train", 8)
+    made.train_dataset.seam.close()
+    assert len(first.rewards) == 8 * ROLLOUTS
+    assert len(run.outcomes()) == 12 * ROLLOUTS
+    assert reported(run) == first.rewards | second.rewards
+
+
 def test_without_the_service_it_trains_on_and_tells_it_later(run: Run, tmp_path: Path) -> None:
     given = config(run, tmp_path, "data.promptgps.service=http://127.0.0.1:9", "data.promptgps.deadline=0.5")
     replies = Replies(given)

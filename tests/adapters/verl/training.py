@@ -127,6 +127,10 @@ class Replies(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignor
     def release(self) -> None:
         self._loop.call_soon_threadsafe(self._open.set)
 
+    def wait(self) -> None:
+        """Until all prompts have ended."""
+        asyncio.run_coroutine_threadsafe(asyncio.wait(self.background_tasks), self._loop).result()
+
     def end(self) -> None:
         """As a worker that is killed."""
         asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result()
