@@ -197,14 +197,17 @@ def test_what_cannot_be_is_told(run: Run, tmp_path: Path) -> None:
         given = config(run, tmp_path, override)
         with pytest.raises(ValueError, match=told):
             trainer(given, Replies(given))
-    given = config(run, tmp_path)
-    with pytest.raises(RuntimeError, match="without rm_scores: a reward model that shares"):
-        step(trainer(given, Replies(given, scored=False)))
     PromptGPSDataset.training = None
     given = config(run, tmp_path, "data.custom_cls.path=null")
     made = trainer(given, Replies(given))
     with pytest.raises(RuntimeError, match="custom_cls must name PromptGPSDataset"):
         made.replay_buffer.sample(1, "train", 4)
+
+
+def test_rewards_that_come_later_are_told(run: Run, tmp_path: Path) -> None:
+    given = config(run, tmp_path)
+    with pytest.raises(RuntimeError, match="without rm_scores: a reward model that shares"):
+        step(trainer(given, Replies(given, scored=False)))
 
 
 def test_the_example(run: Run, tmp_path: Path) -> None:
