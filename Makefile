@@ -41,10 +41,11 @@ test: lint  ## style, types, layers, the whole test suite, and each adapter with
 	$(BIN)/pytest -n $(WORKERS)
 	$(MAKE) --no-print-directory $(TRAINERS:%=test-%)
 
-# Each trainer has an environment of its own, in which only the client is installed; the service runs in ours.
+# Each trainer has an environment of its own, in which only the client is installed; the service runs in ours. The pins
+# are all that is installed: what a trainer asks for and these tests never import (wandb, tensorboard, …) stays out.
 .venv-%/stamp: tests/adapters/%/requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 

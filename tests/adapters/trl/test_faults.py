@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from promptgps_client import PromptGPS
 
+from tests.adapters.processes import ROOT, program
 from tests.adapters.sums import DATABASE, Run, opened
-from tests.adapters.trl.processes import ROOT, program
 from tests.adapters.trl.told import reported, traced
 from tests.adapters.trl.training import read
 from tests.server import Server, running

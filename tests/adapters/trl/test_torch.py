@@ -11,8 +11,8 @@ from promptgps_client.adapters.seam import DRAW_ID
 from promptgps_client.adapters.torch import DrawnRows, DrawSampler
 from torch.utils.data import DataLoader
 
+from tests.adapters.processes import ROOT, program
 from tests.adapters.sums import KEYS, TEXTS, Run
-from tests.adapters.trl.processes import ROOT, program
 from tests.adapters.trl.told import number
 
 ROWS = [{"key": key, "text": text} for key, text in zip(KEYS, TEXTS, strict=True)]
