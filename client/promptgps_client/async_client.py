@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from copy import copy
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
-from promptgps_client import calls
+from promptgps_client import answers, calls
 from promptgps_client.call import Call
 from promptgps_client.client import as_method
 from promptgps_client.errors import BadAnswer, NoAnswer, ServerFault
@@ -30,7 +30,7 @@ def _adds(
     build: Callable[P, Iterator[Call[PromptsAdded]]],
 ) -> Callable[Concatenate[AsyncPromptGPS, P], Coroutine[Any, Any, PromptsAdded]]:
     async def method(self: AsyncPromptGPS, /, *args: P.args, **kwargs: P.kwargs) -> PromptsAdded:
-        return calls.summed([await self._transport.ask(call) for call in build(*args, **kwargs)])
+        return answers.summed([await self._transport.ask(call) for call in build(*args, **kwargs)])
 
     return as_method(method, build)
 
@@ -83,7 +83,7 @@ class AsyncPromptGPS:
         try:
             return await self._transport.ask(calls.ready())
         except ServerFault as fault:
-            return calls.not_ready(fault)
+            return answers.not_ready(fault)
 
     async def healthy(self) -> bool:
         """As `PromptGPS.healthy`."""

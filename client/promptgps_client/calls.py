@@ -21,7 +21,7 @@ from promptgps_client.call import named as _named
 from promptgps_client.call import read_as as _as
 from promptgps_client.call import send as _send
 from promptgps_client.columns import Array, Integers, Numbers, Strings, Vectors, agree, in_order, parts, plain
-from promptgps_client.errors import ServerFault, invalid_request
+from promptgps_client.errors import invalid_request
 from promptgps_client.wire import (
     Calibration,
     Embedding,
@@ -384,26 +384,6 @@ def ready() -> Call[wire.Ready]:
     return Call(method="GET", path="/readyz", read=_as(wire.Ready), retry=Retry.NEVER, also_answers=(503,))
 
 
-def not_ready(fault: ServerFault) -> wire.Ready:
-    """A 503 without the service's own body (a load balancer without a backend) as readiness.
-
-    Raises:
-        ServerFault: It is another fault.
-    """
-    if fault.status != 503:
-        raise fault
-    return wire.Ready(ready=False, checks={"service": fault.problem.detail})
-
-
 def healthy() -> Call[bool]:
     """GET /healthz: the status says it all."""
     return Call(method="GET", path="/healthz", read=lambda _: True, retry=Retry.NEVER)
-
-
-def summed(answers: Sequence[wire.PromptsAdded]) -> wire.PromptsAdded:
-    """The answer to an `add_prompts` that went out in several requests."""
-    return wire.PromptsAdded(
-        added=sum(answer.added for answer in answers),
-        duplicates=sum(answer.duplicates for answer in answers),
-        total=answers[-1].total,
-    )

@@ -8,7 +8,7 @@ from functools import update_wrapper
 from inspect import Parameter, signature
 from typing import Concatenate, ParamSpec, Self, TypeVar, Unpack
 
-from promptgps_client import calls
+from promptgps_client import answers, calls
 from promptgps_client.call import Call
 from promptgps_client.errors import BadAnswer, NoAnswer, ServerFault
 from promptgps_client.transport import OptionFields, Options, Transport
@@ -41,7 +41,7 @@ def _adds(
     build: Callable[P, Iterator[Call[PromptsAdded]]],
 ) -> Callable[Concatenate[PromptGPS, P], PromptsAdded]:
     def method(self: PromptGPS, /, *args: P.args, **kwargs: P.kwargs) -> PromptsAdded:
-        return calls.summed([self._transport.ask(call) for call in build(*args, **kwargs)])
+        return answers.summed([self._transport.ask(call) for call in build(*args, **kwargs)])
 
     return as_method(method, build)
 
@@ -103,7 +103,7 @@ class PromptGPS:
         try:
             return self._transport.ask(calls.ready())
         except ServerFault as fault:
-            return calls.not_ready(fault)
+            return answers.not_ready(fault)
 
     def healthy(self) -> bool:
         """Whether the service is alive: it answers, and with success. Not retried, and raises nothing."""

@@ -9,11 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
-from promptgps_client import AsyncPromptGPS, PromptGPS
+from promptgps_client import AsyncPromptGPS, PromptGPS, Selector
 
+KEYS = [f"k{number}" for number in range(40)]
 FAST: dict[str, Any] = {
     "timeout": 5.0,
     "retry_seconds": 5.0,
@@ -166,3 +168,21 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
 @pytest.fixture
 def ask(service: Service, connect: Connect) -> Asker:
     return connect(service.url)
+
+
+@pytest.fixture
+def make(service: Service, tmp_path: Path) -> Iterator[Callable[..., Selector]]:
+    """Makes selectors of the scripted service, whose parts are scripted each on its own, and closes them."""
+    service.at = {"/select_batch": deque(), "/outcomes": deque(), "/readyz": deque()}
+    made: list[Selector] = []
+
+    def selector(**options: Any) -> Selector:
+        spool = tmp_path / f"spool-{len(made)}"
+        given = {"run": "r", "batch_size": 2, "prompts": KEYS, "spool": spool, "deadline": 5.0, **options}
+        made.append(Selector(service.url, **given))
+        return made[-1]
+
+    yield selector
+    service.over.set()
+    for one in made:
+        one.close()
