@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib as mpl
 
@@ -17,6 +18,7 @@ from benchmarks.rl.plots import COLOURS, STYLE
 
 Bars = Mapping[str, tuple[float, float]]
 """Arm to mean and half-width of its 95 % interval."""
+TITLE_WIDTH = 46  # characters
 SHADES = ("#8a8f98", "#3a9d6e", "#2b5fd9", "#d98a29", "#b3446c", "#6c5fc7")
 
 
@@ -40,15 +42,16 @@ def replay_figure(panels: Mapping[str, Bars], starts: Mapping[str, Sequence[Sequ
 
 def _bars(axis: Axes, title: str, bars: Bars) -> None:
     names = list(bars)
-    means, halves = (np.array([bars[name][part] for name in names]) for part in (0, 1))
+    means, halves = (np.nan_to_num([bars[name][part] for name in names]) for part in (0, 1))
     colours = [COLOURS.get(name, SHADES[place % len(SHADES)]) for place, name in enumerate(names)]
-    axis.barh(names, means, xerr=np.nan_to_num(halves), color=colours, ecolor="#444", height=0.62)
+    axis.barh(names, means, xerr=halves, color=colours, ecolor="#444", height=0.62)
     axis.invert_yaxis()
-    axis.set_xlim(left=max(0.0, float((means - halves).min()) * 0.8))
-    axis.set_title(title, fontsize=11)
+    least, most = max(0.0, float((means - halves).min()) * 0.8), float((means + halves).max())
+    axis.set_xlim(least, most + 0.18 * (most - least))
+    axis.set_title(fill(title, TITLE_WIDTH), fontsize=11)
     axis.grid(axis="y", visible=False)
-    for place, mean in enumerate(means):
-        axis.text(mean, place, f" {mean:.3f}", va="center", fontsize=9)
+    for place, (mean, half) in enumerate(zip(means, halves, strict=True)):
+        axis.text(mean + half, place, f" {mean:.3f}", va="center", fontsize=9)
 
 
 def _curves(axis: Axes, starts: Mapping[str, Sequence[Sequence[float]]]) -> None:

@@ -333,9 +333,9 @@ from pathlib import Path
 from promptgps_client.selector.spool import Spool
 
 spool = Spool(Path(sys.argv[1]), 1 << 20)
-child = os.fork() if sys.argv[2] == "fork" else -1
-if child != 0:
-    print(os.getpid(), flush=True)
+holder = os.getpid()
+if sys.argv[2] == "alone" or os.fork() == 0:  # a child tells it, which has let go of the lock by then
+    print(holder, flush=True)
 time.sleep(60)
 """
 
