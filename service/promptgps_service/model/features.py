@@ -8,6 +8,7 @@ counts: random Fourier features, so that what is linear in features may be curve
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,6 +19,7 @@ from torch import Tensor
 CLIP = 4.0  # standard deviations; surface counts have heavy tails
 WAVES = 128
 OFFLINE_SLOPE = 0.7  # log-odds that one of another policy is worth, before this run has told
+ROWS_AT_ONCE = 65_536
 WAVE_LENGTH = 1.0  # the kernel's length scale, where the block's mean squared norm is one
 
 
@@ -91,17 +93,26 @@ def fit_block(name: str, raw: Tensor, *, standardise: bool) -> BlockFrame:
         standardise: divide columns by their standard deviation and clip at four of them (surface counts);
             otherwise only centre (embeddings, whose relative scale carries meaning).
     """
-    wide = raw[~raw.isnan().any(1)].to(torch.float64)
-    mean = wide.mean(0)
+    told = sum(len(part) for part in _wide_parts(raw))
+
+    def mean_of(statistic: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.stack([statistic(part) for part in _wide_parts(raw)]).sum(0) / told
+
+    mean = mean_of(lambda part: part.sum(0))
     scale = torch.ones_like(mean)
     if standardise:
-        std = wide.std(0, correction=0)
+        std = mean_of(lambda part: (part - mean).square_().sum(0)).sqrt()
         scale = torch.where(std > 1e-9, 1.0 / std.clamp_min(1e-9), torch.zeros_like(std))
-    x = (wide - mean) * scale
-    if standardise:
-        x = x.clamp(-CLIP, CLIP)
-    energy = float(x.square().sum(1).mean())
+    limit = CLIP if standardise else math.inf
+    energy = float(mean_of(lambda part: ((part - mean) * scale).clamp_(-limit, limit).square_().sum()))
     return BlockFrame(name, mean.float(), scale.float(), standardise, energy if energy > 1e-12 else 1.0)
+
+
+def _wide_parts(raw: Tensor) -> Iterator[Tensor]:
+    """The rows without NaN, some at a time, float64: all at once would take gigabytes of a pool of a million."""
+    for start in range(0, len(raw), ROWS_AT_ONCE):
+        part = raw[start : start + ROWS_AT_ONCE]
+        yield part[~part.isnan().any(1)].to(torch.float64)
 
 
 @dataclass(frozen=True)
@@ -113,10 +124,17 @@ class Frame:
 
     def apply(self, raw: dict[str, Tensor]) -> Tensor:
         """Map raw blocks by name, each float[M, D_g], to features float32[M, D]."""
-        made: dict[str, Tensor] = {}
-        for frame in self.blocks:
-            made[frame.name] = frame.apply(waves(made["surface"]) if frame.name == "waves" else raw[frame.name])
-        return torch.cat(list(made.values()), dim=1) if made else torch.zeros(len(next(iter(raw.values()))), 0)
+        rows = len(next(iter(raw.values())))
+        x = torch.empty(rows, sum(int(frame.mean.numel()) for frame in self.blocks))
+        for start in range(0, rows, ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            made: dict[str, Tensor] = {}
+            for frame in self.blocks:
+                block = waves(made["surface"]) if frame.name == "waves" else raw[frame.name][part]
+                made[frame.name] = frame.apply(block)
+            if made:
+                x[part] = torch.cat(list(made.values()), dim=1)
+        return x
 
     def features(self, raw: dict[str, Tensor], offline: Tensor | None = None) -> Features:
         """Feature matrix of the pool in this frame; ``offline`` float64[N, 2] goes along."""
