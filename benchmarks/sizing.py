@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 from promptgps_client import PromptGPS
 from promptgps_service.store.engine import make_engine
 from sqlalchemy import text
@@ -28,10 +27,10 @@ BATCH = 1_024
 
 def memory(service: Service) -> tuple[float, float]:
     """Resident MB now, and at most so far."""
-    pid = service.pid
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    peak = float(status["VmHWM"].split()[0]) * 1024
-    return psutil.Process(pid).memory_info().rss / MB, peak / MB
+    lines = Path(f"/proc/{service.pid}/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
+    now, peak = (float(status[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return now / MB, peak / MB
 
 
 def disk(service: Service) -> float:

@@ -84,9 +84,9 @@ class PromptSelection(TrainerCallback):
         async def scored_later(**columns: Any) -> Any:
             return self._report(columns, await reward(**columns))
 
-        wrapper: Any = scored_later if _is_async(reward) else scored
+        wrapper: RewardFunction = scored_later if _is_async(reward) else scored
         wrapper.__name__ = getattr(reward, "__name__", type(reward).__name__)  # the trainer's metrics go by it
-        return wrapper  # type: ignore[no-any-return]
+        return wrapper
 
     def _report(self, columns: dict[str, Any], rewards: Sequence[float | None]) -> Sequence[float | None]:
         if DRAW_ID in columns:  # else the rows are not from the stream, but of an evaluation

@@ -90,7 +90,7 @@ class PromptGPSDataset(RLHFDataset):
             raise ValueError("data.dataloader_num_workers must be 0: draws are made in the trainer's own process")
         settings: dict[str, Any] = OmegaConf.to_container(config.promptgps, resolve=True)
         prompts = list(keys(self.dataframe, settings.pop("key", "extra_info.index")))
-        self._batch_size = settings.setdefault("batch_size", config.train_batch_size)
+        settings.setdefault("batch_size", config.train_batch_size)
         self._seam = Seam(prompts=prompts, **settings)
         self._position = 0
         self.open: dict[str, int] = {}  # draws without an outcome, and their rollouts
@@ -106,8 +106,7 @@ class PromptGPSDataset(RLHFDataset):
     def __getitem__(self, item: int) -> dict[str, Any]:
         if self._seam is None:
             return super().__getitem__(item)  # type: ignore[no-any-return]
-        sequence, row = divmod(self._position, self._batch_size)
-        draw = self._seam.selector.batch_at(sequence)[row]
+        draw = next(self._seam.selector.draws(self._position))
         self._position += 1
         self.open[draw.draw_id] = draw.rollouts
         told: dict[str, Any] = super().__getitem__(draw.index)

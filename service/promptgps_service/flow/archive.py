@@ -6,6 +6,7 @@ features are framed by the other's pools.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import structlog
 from promptgps_service.errors import Conflict, Invalid
 from promptgps_service.flow.archive_folder import Folder
 from promptgps_service.flow.run_settings import RunSettings
-from promptgps_service.model.checkpoint import as_safetensors
+from promptgps_service.flow.warm_start import sources
+from promptgps_service.model.checkpoint import as_safetensors, from_safetensors
 from promptgps_service.store.archive import RUN_TABLES, Row
 from promptgps_service.store.records import RunRecord
 from promptgps_service.store.unit import Store, Unit
@@ -46,7 +48,8 @@ def export_run(store: Store, name: str, path: Path) -> None:
     """
     folder = Folder(path)
     with store.read() as unit:
-        chain = _chain(unit, unit.runs.get(name))
+        record = unit.runs.get(name)
+        chain = [record, *sources(unit, RunSettings.load(record.settings))]
         folder.begin()
         lengths: dict[int, int] = {}
         for record in chain:
@@ -82,21 +85,13 @@ def import_run(store: Store, path: Path, name: str | None = None) -> Imported:
             described["row"]["id"]: _import_pool(unit, folder, number, described)
             for number, described in enumerate(manifest["pools"])
         }
-        head, *sources = manifest["runs"]
-        for number, described in enumerate(sources, start=1):
+        head, *others = manifest["runs"]
+        for number, described in enumerate(others, start=1):
             if not _is_there(unit, described["row"]):
                 _import_rows(unit, folder, number, described["row"], described["lines"], pools)
         row, lines = head["row"] | ({"name": name} if name else {}), head["lines"]
         run_id = _import_rows(unit, folder, 0, row, lines, pools)
     return Imported(row["name"], lines["selections"], lines["outcomes"], run_id == row["id"])
-
-
-def _chain(unit: Unit, record: RunRecord) -> list[RunRecord]:
-    """The run, the one it started from, and so on."""
-    chain = [record]
-    while (source := RunSettings.load(chain[-1].settings).warm_start_from) is not None:
-        chain.append(unit.runs.get(source))
-    return chain
 
 
 # ---- out -----------------------------------------------------------------------------------------------------
@@ -115,19 +110,20 @@ def _export_rows(unit: Unit, folder: Folder, number: int, record: RunRecord) -> 
     for table in RUN_TABLES:
         rows = unit.archive.rows(table, record.id)
         if table == "model_versions":
-            rows = filter(_is_sound, rows)
+            rows = _as_safetensors(rows)
         lines[table] = folder.write(f"runs/{number}/{table}", rows)
     return {"row": unit.archive.head("runs", record.id), "lines": lines}
 
 
-def _is_sound(version: Row) -> bool:
-    """Whether a model version can be read; the log makes up for one that cannot."""
-    try:
-        as_safetensors(bytes(version["state"]))
-    except ValueError as error:
-        _log.warning("a model version is left out", model_version=version["version"], cause=str(error))
-        return False
-    return True
+def _as_safetensors(versions: Iterator[Row]) -> Iterator[Row]:
+    """Model versions without their wrapping; one that cannot be read is left out, the log makes up for it."""
+    for version in versions:
+        try:
+            state = as_safetensors(bytes(version["state"]))
+        except ValueError as error:
+            _log.warning("a model version is left out", model_version=version["version"], cause=str(error))
+        else:
+            yield {**version, "state": state}
 
 
 # ---- in ------------------------------------------------------------------------------------------------------
@@ -171,5 +167,7 @@ def _import_rows(
         rows = folder.read(f"runs/{number}/{table}", unit.archive.columns(table), lines[table])
         if table == "run_segments":
             rows = ({**segment, "pool_id": pools[segment["pool_id"]]} for segment in rows)
+        if table == "model_versions":
+            rows = ({**version, "state": from_safetensors(version["state"])} for version in rows)
         unit.archive.add(table, run_id, rows)
     return run_id

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,13 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from promptgps_service.errors import Conflict, Invalid
-from promptgps_service.model.checkpoint import as_safetensors, from_safetensors
 from promptgps_service.store.archive import Row
+from promptgps_service.store.tables import DRAWS, VECTORS
+
+P = ParamSpec("P")
 
 FORMAT = 1
 MANIFEST = "archive.json"
-_PACKED = {"rows": "<i4", "predicted": "<f4", "uncertainty": "<f4", "uniform": "u1"}
-_VECTORS = {"identity": "<i8", "embedding": "<f2", "surface": "<f4"}
 
 
 class Folder:
@@ -68,14 +68,14 @@ class Folder:
         (self._path / MANIFEST).write_text(text, encoding="utf-8")
 
     def _plain(self, file: Path, row: dict[str, Any]) -> dict[str, Any]:
-        for name in _PACKED.keys() & row.keys():
-            row[name] = np.frombuffer(row[name], _PACKED[name]).tolist()
+        for name in DRAWS.keys() & row.keys():
+            row[name] = np.frombuffer(row[name], DRAWS[name]).tolist()
         if "digest" in row:
             row["digest"] = bytes(row["digest"]).hex()
         if "state" in row:
-            (file.parent / f"{row['version']}.safetensors").write_bytes(as_safetensors(bytes(row.pop("state"))))
-        if _VECTORS.keys() <= row.keys():
-            arrays = {name: _array(row.pop(name), kind, row["size"]) for name, kind in _VECTORS.items()}
+            (file.parent / f"{row['version']}.safetensors").write_bytes(row.pop("state"))
+        if VECTORS.keys() <= row.keys():
+            arrays = {name: _array(row.pop(name), name, row["size"]) for name in VECTORS}
             (file.parent / f"{row['start']}.safetensors").write_bytes(save_arrays(arrays))
         return row
 
@@ -86,7 +86,7 @@ class Folder:
         file = self._path / MANIFEST
         if not file.is_file():
             raise Invalid(f"{self._path} has no {MANIFEST}: it is no archive, or its export was not finished")
-        found: dict[str, Any] = _checked(file.name, lambda: json.loads(file.read_text(encoding="utf-8")))
+        found = _checked(file.name, lambda: json.loads(file.read_text(encoding="utf-8")))
         if found.get("format") != FORMAT:
             raise Invalid(f"{file} is of format {found.get('format')}, this reads {FORMAT}")
         return found
@@ -99,33 +99,34 @@ class Folder:
         with file.open(encoding="utf-8") as opened:
             for number, line in enumerate(opened, start=1):
                 place = f"{file} line {number}"
-                row = _checked(place, lambda line=line: self._packed(file, json.loads(line)))  # type: ignore[misc]
+                row = _checked(place, self._packed, file, line)
                 if row.keys() != columns:
                     raise Invalid(f"{place}: {', '.join(sorted(row.keys() ^ columns))} missing or unknown")
                 yield row
         if number != lines:
             raise Invalid(f"{file} has {number} lines, {lines} were written")
 
-    def _packed(self, file: Path, row: dict[str, Any]) -> dict[str, Any]:
-        for name in _PACKED.keys() & row.keys():
-            row[name] = np.array(row[name], _PACKED[name]).tobytes()
+    def _packed(self, file: Path, line: str) -> dict[str, Any]:
+        row: dict[str, Any] = json.loads(line)
+        for name in DRAWS.keys() & row.keys():
+            row[name] = np.array(row[name], DRAWS[name]).tobytes()
         if "digest" in row:
             row["digest"] = bytes.fromhex(row["digest"])
         if file.stem == "model_versions":
-            row["state"] = from_safetensors((file.parent / f"{row['version']}.safetensors").read_bytes())
+            row["state"] = (file.parent / f"{row['version']}.safetensors").read_bytes()
         if file.stem == "pool_chunks":
             arrays = load_arrays((file.parent / f"{row['start']}.safetensors").read_bytes())
-            row |= {name: arrays[name].astype(kind).tobytes() for name, kind in _VECTORS.items()}
+            row |= {name: arrays[name].astype(kind).tobytes() for name, kind in VECTORS.items()}
         return row
 
 
-def _array(packed: bytes, kind: str, rows: int) -> NDArray[Any]:
-    array = np.frombuffer(packed, kind)
-    return array if kind == "<i8" else array.reshape(rows, -1)
+def _array(packed: bytes, name: str, rows: int) -> NDArray[Any]:
+    array = np.frombuffer(packed, VECTORS[name])
+    return array if name == "identity" else array.reshape(rows, -1)
 
 
-def _checked(place: str, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _checked(place: str, read: Callable[P, dict[str, Any]], *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
     try:
-        return read()
+        return read(*args, **kwargs)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
         raise Invalid(f"{place} cannot be read: {error!r}") from error

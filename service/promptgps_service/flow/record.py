@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from promptgps_client.wire import OutcomesStored, ReportOutcomes, Reward
 
-from promptgps_service.errors import Conflict, Fault, Invalid
+from promptgps_service.errors import Invalid
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.digest import request_digest
+from promptgps_service.flow.receipts import answered_before
 from promptgps_service.flow.reported import Reported, reported_of
 from promptgps_service.flow.run_state import RunState
 from promptgps_service.store.records import GROUP, OK, STATUS_CODES, TRUNCATED, LogSlice, OutcomeRecord
@@ -31,13 +32,15 @@ def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: 
     """
     desk = context.desk(request.run)
     state = desk.state
+    key = idempotency_key if request.prompt is not None else None  # a report by draw is known by its draws
+    digest = "" if key is None else request_digest(request, frozenset())
     with state.lock:
         with context.store.write() as unit:
             head = unit.runs.lock(state.id)
             context.catch_up_in(unit, state, head)
-            receipt = _receipt(unit, state, request, idempotency_key)
-            if receipt is not None:
-                return receipt
+            before = answered_before(unit, state.id, key, digest, "report")
+            if before is not None:
+                return _repeated(OutcomesStored.model_validate(before))
             about = reported_of(unit, state, request)
             lines = _records(state, request, about)
             fresh, duplicates, conflicts = _sort_out(unit, state, lines, about.superseded_in)
@@ -47,9 +50,8 @@ def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: 
                 stored=len(fresh), duplicates=duplicates, conflicts=conflicts,
                 superseded=_keep_superseded(unit, state, lines, about.superseded_in), log_position=position,
             )  # fmt: skip
-            if idempotency_key is not None and request.prompt is not None:
-                digest = request_digest(request, frozenset())
-                unit.runs.keep_receipt(state.id, idempotency_key, digest, answer.model_dump(), position)
+            if key is not None:
+                unit.runs.keep_receipt(state.id, key, digest, answer.model_dump(), position)
         if fresh:
             state.apply_log(log_slice(position, fresh))
     if fresh:
@@ -57,16 +59,8 @@ def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: 
     return answer
 
 
-def _receipt(unit: Unit, state: RunState, request: ReportOutcomes, key: str | None) -> OutcomesStored | None:
-    """The answer that a report by prompt, which has no identity of its own, got under this key before."""
-    if key is None or request.prompt is None:
-        return None
-    found = unit.runs.receipt(state.id, key)
-    if found is None:
-        return None
-    if found[0] != request_digest(request, frozenset()):
-        raise Conflict("this Idempotency-Key has come with another report", (Fault("Idempotency-Key", "reused"),))
-    stored = OutcomesStored.model_validate(found[1])
+def _repeated(stored: OutcomesStored) -> OutcomesStored:
+    """What a report by prompt is answered that was stored before."""
     return OutcomesStored(
         stored=0, duplicates=stored.stored + stored.duplicates, conflicts=stored.conflicts,
         log_position=stored.log_position,

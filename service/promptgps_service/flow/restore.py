@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from promptgps_client.wire import Restore, Restored, SupersededCounts
 
-from promptgps_service.errors import Conflict, Fault
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.digest import request_digest
+from promptgps_service.flow.receipts import answered_before
 from promptgps_service.store.records import RunRecord, SnapshotRecord, Superseded
 from promptgps_service.store.unit import Unit
 
@@ -28,22 +28,15 @@ def restore_run(context: Context, name: str, request: Restore, idempotency_key: 
     digest = request_digest(request, frozenset())
     with context.store.write() as unit:
         record = unit.runs.lock(desk.state.id)
-        answer = _given_before(unit, record, idempotency_key, digest)
-        if answer is None:
+        before = answered_before(unit, record.id, idempotency_key, digest, "request")
+        if before is not None:
+            answer = Restored.model_validate(before)
+        else:
             answer = _put_back(unit, record, unit.snapshots.get(record.id, request.tag))
             if idempotency_key is not None:
                 unit.runs.keep_receipt(record.id, idempotency_key, digest, answer.model_dump(), 0)
     desk.trainer.update()
     return answer
-
-
-def _given_before(unit: Unit, record: RunRecord, key: str | None, digest: str) -> Restored | None:
-    found = None if key is None else unit.runs.receipt(record.id, key)
-    if found is None:
-        return None
-    if found[0] != digest:
-        raise Conflict("this Idempotency-Key has come with another request", (Fault("Idempotency-Key", "reused"),))
-    return Restored.model_validate(found[1])
 
 
 def _put_back(unit: Unit, record: RunRecord, snapshot: SnapshotRecord) -> Restored:

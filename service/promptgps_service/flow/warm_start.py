@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -55,10 +55,16 @@ def pin(unit: Unit, record: RunRecord, source: VersionRecord) -> None:
 
 def framing(unit: Unit, settings: RunSettings, segments: Sequence[Segment]) -> Sequence[Segment]:
     """Segments in whose frame a run's features are: its own, or those of the run that the first warm start was from."""
+    chain = list(sources(unit, settings))
+    return unit.runs.segments(chain[-1].id) if chain else segments
+
+
+def sources(unit: Unit, settings: RunSettings) -> Iterator[RunRecord]:
+    """The run that another started from, the one that that started from, and so on."""
     while settings.warm_start_from is not None:
         source = unit.runs.get(settings.warm_start_from)
-        settings, segments = RunSettings.load(source.settings), unit.runs.segments(source.id)
-    return segments
+        yield source
+        settings = RunSettings.load(source.settings)
 
 
 def source_segments(unit: Unit, settings: RunSettings) -> Sequence[Segment]:

@@ -93,7 +93,7 @@ def fit_block(name: str, raw: Tensor, *, standardise: bool) -> BlockFrame:
         standardise: divide columns by their standard deviation and clip at four of them (surface counts);
             otherwise only centre (embeddings, whose relative scale carries meaning).
     """
-    told = sum(len(part) for part in _wide_parts(raw))
+    told = int((~raw.isnan().any(1)).sum())
 
     def mean_of(statistic: Callable[[Tensor], Tensor]) -> Tensor:
         return torch.stack([statistic(part) for part in _wide_parts(raw)]).sum(0) / told

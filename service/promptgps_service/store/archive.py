@@ -74,10 +74,10 @@ class Archive:
         with self._connection.execute(query, execution_options={"yield_per": READ_AT_ONCE}) as result:
             yield from map(dict, result.mappings())
 
-    def add_head(self, table: str, row: Row, **changed: Any) -> int:
+    def add_head(self, table: str, row: Row) -> int:
         """Insert a row of `pools` or `runs` under its id, or, where that is taken, under another; answers the id."""
         target = _TABLES[table]
-        values = {**row, **changed}
+        values = dict(row)
         if self._connection.execute(select(target.c.id).where(target.c.id == values["id"])).first() is not None:
             del values["id"]
         made = self._connection.execute(insert(target).values(values)).inserted_primary_key
@@ -86,13 +86,10 @@ class Archive:
             self._connection.execute(select(func.setval(text(f"'{table}_id_seq'"), newest)))
         return int(made[0]) if made else 0
 
-    def add(self, table: str, owner: int, rows: Iterator[Row]) -> int:
-        """Insert rows of a run or of a pool; answers how many."""
-        target, count = _TABLES[table], 0
+    def add(self, table: str, owner: int, rows: Iterator[Row]) -> None:
+        """Insert rows of a run or of a pool."""
         while part := list(islice(rows, READ_AT_ONCE)):
-            self._connection.execute(insert(target), [{**row, _OWNER[table].name: owner} for row in part])
-            count += len(part)
-        return count
+            self._connection.execute(insert(_TABLES[table]), [{**row, _OWNER[table].name: owner} for row in part])
 
     def _query(self, table: str) -> Select[Any]:
         names = self.columns(table)

@@ -11,7 +11,6 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Connection,
-    Row,
     and_,
     bindparam,
     delete,
@@ -25,8 +24,8 @@ from sqlalchemy import (
 from promptgps_service.errors import Busy, NotFound
 from promptgps_service.store.clock import utc_now
 from promptgps_service.store.named import insert_named
-from promptgps_service.store.records import PoolArrays, PoolChunk, PoolRecord
-from promptgps_service.store.tables import pool_chunks, pools, prompts
+from promptgps_service.store.records import PoolArrays, PoolChunk, PoolRecord, record_of
+from promptgps_service.store.tables import VECTORS, pool_chunks, pools, prompts
 
 T = TypeVar("T")
 
@@ -41,11 +40,6 @@ _AT_WITH_TEXT = _AT.add_columns(prompts.c.text)
 _TOTAL = select(func.sum(pools.c.prompts)).where(pools.c.name.in_(_MANY))
 
 
-def _record(row: Row[tuple[object, ...]]) -> PoolRecord:
-    fields = row._mapping
-    return PoolRecord(**{name: fields[name] for name in PoolRecord.__dataclass_fields__})
-
-
 class Pools:
     """Pools over one connection."""
 
@@ -55,7 +49,7 @@ class Pools:
     def find(self, name: str) -> PoolRecord | None:
         """The pool of that name, if there is one."""
         row = self._connection.execute(select(pools).where(pools.c.name == name)).one_or_none()
-        return None if row is None else _record(row)
+        return None if row is None else record_of(PoolRecord, row)
 
     def get(self, name: str) -> PoolRecord:
         """The pool of that name.
@@ -70,11 +64,11 @@ class Pools:
 
     def by_id(self, pool_id: int) -> PoolRecord:
         """The pool with that id, which must exist."""
-        return _record(self._connection.execute(select(pools).where(pools.c.id == pool_id)).one())
+        return record_of(PoolRecord, self._connection.execute(select(pools).where(pools.c.id == pool_id)).one())
 
     def all(self) -> list[PoolRecord]:
         """Every pool, by name."""
-        return [_record(row) for row in self._connection.execute(select(pools).order_by(pools.c.name))]
+        return [record_of(PoolRecord, row) for row in self._connection.execute(select(pools).order_by(pools.c.name))]
 
     def total(self, names: Sequence[str]) -> int:
         """Prompts of those pools together."""
@@ -144,15 +138,15 @@ class Pools:
             for index, values in enumerate(columns)
         ]
         self._connection.execute(insert(prompts), rows)
-        identity = np.frombuffer(b"".join(digest[:8] for digest in chunk.digests), dtype="<i8")
+        identity = np.frombuffer(b"".join(digest[:8] for digest in chunk.digests), VECTORS["identity"])
         self._connection.execute(
             insert(pool_chunks).values(
                 pool_id=pool_id,
                 start=start,
                 size=count,
                 identity=identity.tobytes(),
-                embedding=chunk.embedding.astype("<f2").tobytes(),
-                surface=chunk.surface.astype("<f4").tobytes(),
+                embedding=chunk.embedding.astype(VECTORS["embedding"]).tobytes(),
+                surface=chunk.surface.astype(VECTORS["surface"]).tobytes(),
             )
         )
 
@@ -247,9 +241,9 @@ class Pools:
         identity, embedding, surface = [], [], []
         for row in self._connection.execute(query):
             part = slice(max(start - row.start, 0), min(stop - row.start, row.size))
-            identity.append(np.frombuffer(row.identity, dtype="<i8")[part])
-            embedding.append(np.frombuffer(row.embedding, dtype="<f2").reshape(row.size, -1)[part])
-            surface.append(np.frombuffer(row.surface, dtype="<f4").reshape(row.size, -1)[part])
+            identity.append(np.frombuffer(row.identity, VECTORS["identity"])[part])
+            embedding.append(np.frombuffer(row.embedding, VECTORS["embedding"]).reshape(row.size, -1)[part])
+            surface.append(np.frombuffer(row.surface, VECTORS["surface"]).reshape(row.size, -1)[part])
         offline = self._offline(pool.id, start, stop)
         if not identity:
             empty = np.zeros((0, 0), np.float32)

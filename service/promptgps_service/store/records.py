@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Row
 
 OK, ERROR, TIMEOUT, TRUNCATED, CANCELLED = range(5)
 STATUS_CODES = {"ok": OK, "error": ERROR, "timeout": TIMEOUT, "truncated": TRUNCATED, "cancelled": CANCELLED}
 GROUP = -1  # rollout index of an outcome that reports a whole group
+R = TypeVar("R", "PoolRecord", "RunRecord", "SnapshotRecord")
+
+
+def record_of(kind: type[R], row: Row[tuple[object, ...]]) -> R:
+    """The record of a row whose columns have the names of its fields; other columns are left."""
+    fields = row._mapping
+    return kind(**{name: fields[name] for name in kind.__dataclass_fields__})
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from promptgps_service.errors import NotFound
 from promptgps_service.store.clock import utc_now
 from promptgps_service.store.named import insert_named
-from promptgps_service.store.records import RunRecord, Segment
+from promptgps_service.store.records import RunRecord, Segment, record_of
 from promptgps_service.store.tables import pools, receipts, run_segments, runs
 
 # NO KEY UPDATE on PostgreSQL: writers of the log exclude each other, while rows that refer to the run (the large ones
@@ -30,11 +30,6 @@ _SEGMENTS = (
 )
 
 
-def _record(row: Row[tuple[object, ...]]) -> RunRecord:
-    fields = row._mapping
-    return RunRecord(**{name: fields[name] for name in RunRecord.__dataclass_fields__})
-
-
 class Runs:
     """Runs over one connection."""
 
@@ -44,7 +39,7 @@ class Runs:
     def find(self, name: str) -> RunRecord | None:
         """The run of that name, if there is one."""
         row = self._connection.execute(select(runs).where(runs.c.name == name)).one_or_none()
-        return None if row is None else _record(row)
+        return None if row is None else record_of(RunRecord, row)
 
     def get(self, name: str) -> RunRecord:
         """The run of that name.
@@ -59,11 +54,11 @@ class Runs:
 
     def lock(self, run_id: int) -> RunRecord:
         """The run, held against every other writer of its log until the unit of work ends."""
-        return _record(self._connection.execute(_LOCK, {"run": run_id}).one())
+        return record_of(RunRecord, self._connection.execute(_LOCK, {"run": run_id}).one())
 
     def all(self) -> list[RunRecord]:
         """Every run, by name."""
-        return [_record(row) for row in self._connection.execute(select(runs).order_by(runs.c.name))]
+        return [record_of(RunRecord, row) for row in self._connection.execute(select(runs).order_by(runs.c.name))]
 
     def pools(self) -> list[tuple[str, str]]:
         """(run, pool) for every pool that a run draws from, by name."""
@@ -109,7 +104,7 @@ class Runs:
         rows = self._connection.execute(_TOUCHED, {"since": since}).all()
         if self._connection.dialect.name == "sqlite":  # one writer at a time: the numbers come in order
             following = max((row.touched + 1 for row in rows), default=since)
-        return [_record(row) for row in rows], following
+        return [record_of(RunRecord, row) for row in rows], following
 
     @property
     def _touch(self) -> Any:

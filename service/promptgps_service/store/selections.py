@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from sqlalchemy import Connection, Row, bindparam, func, insert, select
 
 from promptgps_service.store.clock import utc_now
 from promptgps_service.store.records import SelectionRecord
-from promptgps_service.store.tables import selections
+from promptgps_service.store.tables import DRAWS, selections
 
 _INSERT = insert(selections)
 _FIND = select(selections).where(
@@ -22,14 +24,9 @@ _PLAIN = (
 
 def _record(row: Row[tuple[object, ...]]) -> SelectionRecord:
     fields = row._mapping
-    return SelectionRecord(
-        **{name: fields[name] for name in _PLAIN},
-        rows=np.frombuffer(fields["rows"], dtype="<i4"),
-        predicted=np.frombuffer(fields["predicted"], dtype="<f4"),
-        uncertainty=np.frombuffer(fields["uncertainty"], dtype="<f4"),
-        uniform=np.frombuffer(fields["uniform"], dtype="u1"),
-        waited=bool(fields["waited"]),
-    )
+    columns: dict[str, Any] = {name: fields[name] for name in _PLAIN}
+    columns |= {name: np.frombuffer(fields[name], kind) for name, kind in DRAWS.items()}
+    return SelectionRecord(waited=bool(fields["waited"]), **columns)
 
 
 class Selections:
@@ -59,14 +56,7 @@ class Selections:
 
     def add(self, run_id: int, record: SelectionRecord) -> None:
         """Write a selection; its run must be locked."""
-        packed = {
-            "rows": record.rows.astype("<i4").tobytes(),
-            "predicted": record.predicted.astype("<f4").tobytes(),
-            "uncertainty": record.uncertainty.astype("<f4").tobytes(),
-            "uniform": record.uniform.astype("u1").tobytes(),
-            "waited": int(record.waited),
-        }
+        packed = {name: getattr(record, name).astype(kind).tobytes() for name, kind in DRAWS.items()}
         plain = {name: getattr(record, name) for name in _PLAIN}
-        self._connection.execute(
-            _INSERT, {"run_id": run_id, "size": record.size, "created_at": utc_now(), **plain, **packed}
-        )
+        own = {"run_id": run_id, "size": record.size, "waited": int(record.waited), "created_at": utc_now()}
+        self._connection.execute(_INSERT, own | plain | packed)

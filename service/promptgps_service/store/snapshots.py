@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Row, Table, and_, delete, func, insert, literal, select, update
+from sqlalchemy import Connection, Table, and_, delete, func, insert, literal, select, update
 
 from promptgps_service.errors import NotFound
 from promptgps_service.store.clock import utc_now
-from promptgps_service.store.records import RestoreRecord, RunRecord, SnapshotRecord, Superseded
+from promptgps_service.store.records import RestoreRecord, RunRecord, SnapshotRecord, Superseded, record_of
 from promptgps_service.store.tables import (
     model_versions,
     outcomes,
@@ -23,11 +23,6 @@ from promptgps_service.store.tables import (
 _HEADS = ("epoch", "settings", "log_position", "draws", "selections", "model_version", "trained_through")
 
 
-def _record(row: Row[tuple[object, ...]]) -> SnapshotRecord:
-    fields = row._mapping
-    return SnapshotRecord(**{name: fields[name] for name in SnapshotRecord.__dataclass_fields__})
-
-
 class Snapshots:
     """Snapshots over one connection."""
 
@@ -40,7 +35,7 @@ class Snapshots:
             snapshots.c.run_id == run_id, snapshots.c.tag == tag, snapshots.c.superseded_in == 0
         )
         row = self._connection.execute(query).one_or_none()
-        return None if row is None else _record(row)
+        return None if row is None else record_of(SnapshotRecord, row)
 
     def get(self, run_id: int, tag: str) -> SnapshotRecord:
         """The snapshot of that tag that stands.
@@ -58,7 +53,7 @@ class Snapshots:
     def all(self, run_id: int) -> list[SnapshotRecord]:
         """Every snapshot, superseded ones too, in the order of making."""
         query = select(snapshots).where(snapshots.c.run_id == run_id).order_by(snapshots.c.id)
-        return [_record(row) for row in self._connection.execute(query)]
+        return [record_of(SnapshotRecord, row) for row in self._connection.execute(query)]
 
     def add(self, run: RunRecord, tag: str) -> SnapshotRecord:
         """Make a snapshot of a run, which must be locked."""

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, insert, select
 from promptgps_service.store.clock import utc_seconds
 from promptgps_service.store.log import LOOKUP
 from promptgps_service.store.records import OutcomeRecord, SupersededDraw
+from promptgps_service.store.tables import DRAWS
 from promptgps_service.store.tables import superseded_outcomes as outcomes
 from promptgps_service.store.tables import superseded_selections as selections
 
@@ -30,7 +31,7 @@ class SupersededLog:
         )
         asked, found = set(numbers), {}
         for first, packed, rollouts, superseded_in in self._connection.execute(query):
-            for number, row in enumerate(np.frombuffer(packed, dtype="<i4").tolist(), start=first):
+            for number, row in enumerate(np.frombuffer(packed, DRAWS["rows"]).tolist(), start=first):
                 if number in asked:
                     found[number] = SupersededDraw(superseded_in, row, rollouts)
         return found

@@ -37,6 +37,9 @@ metadata = MetaData(
 )
 
 _ZERO = text("0")
+# Element types of the packed columns.
+DRAWS = {"rows": "<i4", "predicted": "<f4", "uncertainty": "<f4", "uniform": "u1"}  # of `selections`
+VECTORS = {"identity": "<i8", "embedding": "<f2", "surface": "<f4"}  # of `pool_chunks`
 
 pools = Table(
     "pools",
