@@ -97,6 +97,7 @@ def lines(*told: tuple[int, float, float, int]) -> LogSlice:
     return LogSlice(
         head=row.size, draw=none, row=row, rollout=np.full(row.size, GROUP), successes=won.astype(float),
         trials=trials.astype(float), status=np.zeros(row.size, np.int64), policy_version=version,
+        part=np.zeros(row.size, np.int64),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from promptgps_client.wire.base import MAX_PREDICTIONS, Key, Name, Text, Vector, Wire, exactly_one
+from promptgps_client.wire.base import MAX_PREDICTIONS, Key, Name, Text, Vector, Wire, exactly_one, pools_of_keys
 
 
 class PredictDifficulty(Wire):
@@ -14,6 +14,9 @@ class PredictDifficulty(Wire):
 
     run: Name
     keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
+    pool: Name | Annotated[list[Name], Field(max_length=MAX_PREDICTIONS)] | None = Field(
+        None, description="Pool of the keys, one for all or one for each; needed where two pools have the key."
+    )
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
     level: Annotated[float, Field(gt=0, lt=1)] = Field(0.9, description="Probability that the interval covers.")
@@ -21,6 +24,7 @@ class PredictDifficulty(Wire):
     @model_validator(mode="after")
     def _exactly_one(self) -> PredictDifficulty:
         exactly_one(keys=self.keys, texts=self.texts, vectors=self.vectors)
+        pools_of_keys("keys", self.keys, "pool", self.pool)
         return self
 
 
@@ -47,6 +51,9 @@ class RunMetrics(Wire):
     predictor: str = Field(description="The predictor that the run asks for.")
     served: str = Field(description="The predictor that answers: a baseline where the asked one does worse for long.")
     steps: int
+    next: int | None = Field(
+        None, description="What to give as `since` for the steps after these; null where there are no more."
+    )
     series: dict[str, list[float | None]]
 
 
@@ -55,6 +62,7 @@ class Ready(Wire):
 
     ready: bool
     checks: dict[str, str]
+    faulty_runs: int = Field(0, description="Runs that are broken; they cost only themselves, see `GET /runs`.")
 
 
 class ProblemFault(Wire):

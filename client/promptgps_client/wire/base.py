@@ -21,10 +21,13 @@ MAX_DIMENSION = 16_384
 MAX_INTEGER = 2**53 - 1
 MAX_WAIT_SECONDS = 120.0
 
+MAX_METRICS_STEPS = 2_000
+
 NO_NUL = r"^[^\x00]*$"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY, pattern=NO_NUL)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=NO_NUL)]
+SubsetId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Domain = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=NO_NUL)]
 Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMENSION)]
 DrawId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
@@ -34,6 +37,7 @@ GroupSuccesses = Annotated[float, Field(ge=0, le=4096)]
 GroupTrials = Annotated[int, Field(ge=0, le=4096)]
 RolloutIndex = Annotated[int, Field(ge=0, le=4095)]
 Share = Annotated[float, Field(ge=0, le=1)]
+State = Literal["open", "archived", "faulty"]
 Status = Literal["ok", "error", "timeout", "truncated", "cancelled"]
 ParameterName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,32}$")]
 Parameter = (
@@ -81,3 +85,15 @@ def same_length(**columns: list[Any] | None) -> int:
         if len(column) != len(given[first]):
             raise columns_fault(name, f"has {len(column)} rows, {first} has {len(given[first])}")
     return len(given[first])
+
+
+def pools_of_keys(field: str, keys: list[str] | None, pool_field: str, pools: str | list[str] | None) -> None:
+    """Check that pools go with keys, one for all of them or one for each.
+
+    Raises:
+        PydanticCustomError: naming the pools' field.
+    """
+    if pools is not None and keys is None:
+        raise columns_fault(pool_field, f"goes with {field}")
+    if isinstance(pools, list):
+        same_length(**{field: keys, pool_field: pools})

@@ -19,8 +19,10 @@ from promptgps_client.wire.base import (
     Name,
     RolloutIndex,
     Status,
+    SubsetId,
     Wire,
     columns_fault,
+    pools_of_keys,
     same_length,
 )
 
@@ -41,10 +43,25 @@ class SelectBatch(Wire):
     rollouts: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         None, description="n of this batch; default: the run's."
     )
+    candidates_pool: Name | Annotated[list[Name], Field(max_length=MAX_CANDIDATES)] | None = Field(
+        None, description="Pool of the candidates, one for all or one for each; needed where two pools have the key."
+    )
+    exclude_pool: Name | Annotated[list[Name], Field(max_length=MAX_CANDIDATES)] | None = Field(
+        None, description="The same for `exclude`."
+    )
+    subset: SubsetId | None = Field(
+        None, description="Draw only from a subset of the run's prompts that was sent before, by its id."
+    )
     include_text: bool = False
     wait_seconds: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)] = Field(
         0.0, description="Wait until the model has learned from everything reported, at most so long."
     )
+
+    @model_validator(mode="after")
+    def _pools_of_keys(self) -> SelectBatch:
+        pools_of_keys("candidates", self.candidates, "candidates_pool", self.candidates_pool)
+        pools_of_keys("exclude", self.exclude, "exclude_pool", self.exclude_pool)
+        return self
 
 
 class Draws(Wire):
@@ -52,6 +69,7 @@ class Draws(Wire):
 
     draw_id: list[str]
     prompt: list[str]
+    pool: list[str] | None = Field(None, description="Of each prompt, where the run has several pools.")
     predicted_success: list[float]
     uncertainty: list[float] = Field(description="Standard deviation of the predicted success rate.")
     rollouts: list[int]
@@ -80,6 +98,9 @@ class ReportOutcomes(Wire):
     run: Name
     draw_id: Annotated[list[DrawId], Field(min_length=1, max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
     prompt: Annotated[list[Key], Field(min_length=1, max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    pool: Name | Annotated[list[Name], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = Field(
+        None, description="Pool of the prompts, one for all or one for each; needed where two pools have the key."
+    )
     successes: Annotated[list[GroupSuccesses], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
     trials: Annotated[list[GroupTrials], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
     rollout_index: Annotated[list[RolloutIndex], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
@@ -95,6 +116,10 @@ class ReportOutcomes(Wire):
             self._groups()
         else:
             self._rollouts()
+        if self.pool is not None and self.prompt is None:
+            raise columns_fault("pool", "goes with prompt: a draw has its pool")
+        if isinstance(self.pool, list):
+            same_length(prompt=self.prompt, pool=self.pool)
         if isinstance(self.policy_version, list):
             same_length(draw_id=self.draw_id, prompt=self.prompt, policy_version=self.policy_version)
         return self

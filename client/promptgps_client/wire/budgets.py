@@ -18,6 +18,7 @@ from promptgps_client.wire.base import (
     Wire,
     columns_fault,
     exactly_one,
+    pools_of_keys,
     same_length,
 )
 
@@ -49,6 +50,9 @@ class Calibration(Wire):
     """Outcomes of other prompts, by which predictions are corrected; exactly one of keys, texts and vectors."""
 
     keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
+    pool: Name | Annotated[list[Name], Field(max_length=MAX_PREDICTIONS)] | None = Field(
+        None, description="Pool of the keys, one for all or one for each; needed where two pools have the key."
+    )
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
     successes: Annotated[list[Samples], Field(max_length=MAX_PREDICTIONS)]
@@ -66,6 +70,7 @@ class Calibration(Wire):
             keys=self.keys, texts=self.texts, vectors=self.vectors, successes=self.successes, trials=self.trials,
             wrong_answers=self.wrong_answers,
         )  # fmt: skip
+        pools_of_keys("keys", self.keys, "pool", self.pool)
         _successes_of_trials(self.successes, self.trials)
         for row, counts in enumerate(self.wrong_answers or []):
             wrong = self.trials[row] - self.successes[row]
@@ -83,6 +88,9 @@ class AllocateBudget(Wire):
 
     run: Name
     keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_BUDGETED)] | None = None
+    pool: Name | Annotated[list[Name], Field(max_length=MAX_BUDGETED)] | None = Field(
+        None, description="Pool of the keys, one for all or one for each; needed where two pools have the key."
+    )
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_BUDGETED)] | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=MAX_BUDGETED)] | None = None
     total: Annotated[int, Field(ge=0, le=MAX_SAMPLES)] | None = Field(None, description="Samples to spend, exactly; or")
@@ -112,6 +120,7 @@ class AllocateBudget(Wire):
     @model_validator(mode="after")
     def _can_be_met(self) -> AllocateBudget:
         exactly_one(keys=self.keys, texts=self.texts, vectors=self.vectors)
+        pools_of_keys("keys", self.keys, "pool", self.pool)
         exactly_one(total=self.total, mean=self.mean)
         so_far = self.outcomes_so_far
         if so_far is not None and len(so_far.trials) != self.prompts:

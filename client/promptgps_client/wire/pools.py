@@ -56,6 +56,7 @@ class Pool(Wire):
     embedding: Embedding
     dimension: int = Field(description="Length of the embedding vectors.")
     prompts: int = Field(description="How many prompts it holds.")
+    state: Literal["open", "archived"] = "open"
     created_at: str = Field(description="UTC, ISO 8601.")
 
 
@@ -63,6 +64,9 @@ class Pools(Wire):
     """Every pool, by name."""
 
     pools: list[Pool]
+
+
+OnEqualContent = Literal["keep", "merge"]
 
 
 class AddPrompts(Wire):
@@ -74,6 +78,11 @@ class AddPrompts(Wire):
     domains: Annotated[list[Domain | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
     prior_successes: Annotated[list[Evidence | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
     prior_trials: Annotated[list[Evidence | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
+    on_equal_content: OnEqualContent | None = Field(
+        None,
+        description="What becomes of a key whose content another key of the pool has already: `keep` it as a prompt of "
+        "its own, the default where keys are given, or `merge` it, so that it is an alias of the other.",
+    )
 
     @model_validator(mode="after")
     def _columns_agree(self) -> AddPrompts:
@@ -93,4 +102,6 @@ class PromptsAdded(Wire):
 
     added: int
     duplicates: int = Field(description="Rows whose key or content the pool had already; they change nothing.")
+    aliases: int = Field(0, description="Rows whose key is now another name of a prompt with the same content.")
     total: int
+    ignored_columns: list[str] = Field(default_factory=list, description="Columns of the file that were passed over.")

@@ -8,17 +8,21 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from promptgps_client.wire.base import (
+    MAX_CANDIDATES,
     Count,
     Domain,
+    Key,
     Name,
     Parameter,
     ParameterName,
     PredictorName,
     Share,
+    State,
     Strategy,
     UtilityName,
     Wire,
     columns_fault,
+    pools_of_keys,
 )
 
 
@@ -31,6 +35,9 @@ class Reward(Wire):
 
     kind: Literal["binary", "threshold", "affine"] = "binary"
     threshold: float | None = None
+    values: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="Only with `binary`: failure and success, [0, 1] or [-1, 1]; null until reports show it."
+    )
     low: float | None = None
     high: float | None = None
 
@@ -158,6 +165,7 @@ class ChangeRun(Wire):
     """Re-tune a run; settings that are left out stay as they are."""
 
     rollouts_per_prompt: Annotated[int, Field(ge=1, le=4096)] | None = None
+    reward: Reward | None = Field(None, description="Only while no outcome is stored.")
     selection: Selection | None = None
 
 
@@ -178,6 +186,8 @@ class Run(Wire):
     model_version: int
     trained_through: int = Field(description="Log position up to which the served model has learned.")
     epoch: int = Field(0, description="How often the run was put back to a snapshot.")
+    state: State = Field("open", description="`archived`: it rests until it is opened again; `faulty`: it is broken.")
+    fault: str | None = Field(None, description="What is wrong with a faulty run, and what to do.")
     created_at: str
 
 
@@ -185,3 +195,60 @@ class Runs(Wire):
     """Every run, by name."""
 
     runs: list[Run]
+
+
+class SendSubset(Wire):
+    """Name prompts that later batches are to be drawn from; sent once, not with each batch."""
+
+    keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_CANDIDATES)]
+    pool: Name | Annotated[list[Name], Field(max_length=MAX_CANDIDATES)] | None = Field(
+        None, description="Pool of the keys, one for all or one for each; needed where two pools have the key."
+    )
+
+    @model_validator(mode="after")
+    def _pools_of_keys(self) -> SendSubset:
+        pools_of_keys("keys", self.keys, "pool", self.pool)
+        return self
+
+
+class Subset(Wire):
+    """A subset of a run's prompts, known by what is in it: the same prompts have the same id."""
+
+    run: str
+    subset: str = Field(description="Its id, for `select_batch`.")
+    prompts: int = Field(description="How many prompts it has.")
+    whole: bool = Field(description="Whether it has every prompt that the run has now.")
+    unknown: int = Field(description="Keys that no pool of the run has; they are left out.")
+    unknown_keys: list[str] = Field(description="The first of them.")
+
+
+class Deleted(Wire):
+    """What was deleted, or with `dry_run` would be."""
+
+    name: str
+    dry_run: bool
+    prompts: int = 0
+    selections: int = 0
+    draws: int = 0
+    outcomes: int = 0
+    model_versions: int = 0
+    snapshots: int = 0
+
+
+class Event(Wire):
+    """Something that was done to a run or a pool, or that happened to it."""
+
+    id: int
+    created_at: str
+    key: str | None = Field(description="Name of the API key that did it; null where no key was asked for.")
+    action: str
+    run: str | None
+    pool: str | None
+    detail: dict[str, str | int | float | bool | None]
+
+
+class Events(Wire):
+    """Events, newest first."""
+
+    events: list[Event]
+    next: int | None = Field(None, description="What to give as `before` for earlier ones; null where there are none.")

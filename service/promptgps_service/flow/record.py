@@ -187,4 +187,5 @@ def log_slice(head: int, records: Sequence[OutcomeRecord]) -> LogSlice:
         trials=np.array([record.trials for record in records], np.float64),
         status=integers([record.status for record in records]),
         policy_version=integers([record.policy_version for record in records]),
+        part=integers([record.part for record in records]),
     )

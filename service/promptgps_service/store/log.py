@@ -44,7 +44,7 @@ class Log:
         rows = [
             (
                 run_id, head + index, record.draw, record.row, record.rollout, record.successes, record.trials,
-                record.reward, record.status, record.policy_version, now,
+                record.reward, record.status, record.policy_version, now, record.part,
             )
             for index, record in enumerate(records, start=1)
         ]  # fmt: skip
@@ -57,7 +57,7 @@ class Log:
 
     def after(self, run_id: int, position: int, until: int | None = None) -> LogSlice:
         """Everything after a position, up to and including ``until`` if it is given."""
-        names = ("draw", "row", "rollout", "successes", "trials", "status", "policy_version")
+        names = ("draw", "row", "rollout", "successes", "trials", "status", "policy_version", "part")
         query = (
             select(outcomes.c.position, *(outcomes.c[name] for name in names))
             .where(outcomes.c.run_id == run_id, outcomes.c.position > position)
@@ -68,7 +68,7 @@ class Log:
         rows = self._connection.execute(query).all()
         if not rows:
             empty = np.zeros(0, np.int64)
-            return LogSlice(position, empty, empty, empty, np.zeros(0), np.zeros(0), empty, empty)
+            return LogSlice(position, empty, empty, empty, np.zeros(0), np.zeros(0), empty, empty, empty)
         columns = list(zip(*rows, strict=True))
 
         def integers(values: Sequence[int | None]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
@@ -83,4 +83,5 @@ class Log:
             trials=np.array(columns[5], np.float64),
             status=integers(columns[6]),
             policy_version=integers(columns[7]),
+            part=integers(columns[8]),
         )

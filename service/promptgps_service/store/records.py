@@ -146,7 +146,11 @@ class SelectionRecord:
 
 @dataclass(frozen=True)
 class OutcomeRecord:
-    """One line of the log, before it has a position."""
+    """One line of the log, before it has a position.
+
+    Attributes:
+        part: 0 for the first report of a rollout or group; counts on where that one said nothing, or only a part.
+    """
 
     draw: int | None
     row: int
@@ -156,6 +160,7 @@ class OutcomeRecord:
     reward: float | None
     status: int
     policy_version: int | None
+    part: int = 0
 
     def same_as(self, other: OutcomeRecord) -> bool:
         """Whether two reports of one rollout or group say the same (the policy version is not part of it)."""
@@ -176,6 +181,7 @@ class LogSlice:
     trials: NDArray[np.float64]
     status: NDArray[np.int64]
     policy_version: NDArray[np.int64]
+    part: NDArray[np.int64]
 
     def __len__(self) -> int:
         return int(self.draw.size)
@@ -217,6 +223,7 @@ class KeyRecord:
     created_at: str
     expires_at: str | None
     last_used: str | None
+    revoked_at: str | None = None
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ metadata = MetaData(
 )
 
 _ZERO = text("0")
+_OPEN = text("'open'")
 # Element types of the packed columns.
 DRAWS = {"rows": "<i4", "predicted": "<f4", "uncertainty": "<f4", "uniform": "u1"}  # of `selections`
 VECTORS = {"identity": "<i8", "embedding": "<f2", "surface": "<f4"}  # of `pool_chunks`
@@ -53,6 +54,7 @@ pools = Table(
     Column("import_token", String(32)),
     Column("import_beat", Float),  # counts the chunks
     Column("created_at", String(32), nullable=False),
+    Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived
 )
 
 prompts = Table(
@@ -68,7 +70,7 @@ prompts = Table(
     Column("prior_trials", Float),
     PrimaryKeyConstraint("pool_id", "position"),
     UniqueConstraint("pool_id", "key"),
-    UniqueConstraint("pool_id", "digest"),
+    Index("ix_prompts_pool_id_digest", "pool_id", "digest"),  # prompts with other keys may have the same content
 )
 # A pool is read at every start: without this, all its texts would be, to find that none has a pass rate.
 Index(
@@ -91,6 +93,15 @@ pool_chunks = Table(
     PrimaryKeyConstraint("pool_id", "start"),
 )
 
+prompt_aliases = Table(
+    "prompt_aliases",
+    metadata,
+    Column("pool_id", Integer, ForeignKey("pools.id"), nullable=False),
+    Column("key", String(512), nullable=False),
+    Column("position", Integer, nullable=False),  # of the prompt that it is another name of
+    PrimaryKeyConstraint("pool_id", "key"),
+)
+
 runs = Table(
     "runs",
     metadata,
@@ -108,6 +119,8 @@ runs = Table(
     Column("trained_through", BigInteger, nullable=False, server_default=_ZERO),  # log position it has learned up to
     Column("wanted", BigInteger, nullable=False, server_default=_ZERO),  # log position that somebody waits for
     Column("touched", BigInteger, nullable=False, server_default=_ZERO),  # grows with every change: what has changed?
+    Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived, faulty
+    Column("fault", Text),  # what is wrong with a faulty one
     Index("ix_runs_touched", "touched"),
 )
 
@@ -120,6 +133,17 @@ run_segments = Table(
     Column("start", Integer, nullable=False),  # first position of the pool
     Column("size", Integer, nullable=False),
     PrimaryKeyConstraint("run_id", "offset"),
+)
+
+run_subsets = Table(
+    "run_subsets",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("id", String(32), nullable=False),  # digest of its rows
+    Column("size", Integer, nullable=False),
+    Column("rows", LargeBinary, nullable=False),  # int32[size], ascending
+    Column("created_at", String(32), nullable=False),
+    PrimaryKeyConstraint("run_id", "id"),
 )
 
 selections = Table(
@@ -165,8 +189,9 @@ outcomes = Table(
     Column("status", SmallInteger, nullable=False),
     Column("policy_version", BigInteger),
     Column("received_at", Float, nullable=False),  # seconds since the epoch
+    Column("part", SmallInteger, nullable=False, server_default=_ZERO),  # 0, 1, … reports of one rollout or group
     PrimaryKeyConstraint("run_id", "position"),
-    UniqueConstraint("run_id", "draw", "rollout"),
+    UniqueConstraint("run_id", "draw", "rollout", "part"),
 )
 
 receipts = Table(
@@ -214,6 +239,20 @@ api_keys = Table(
     Column("created_at", String(32), nullable=False),
     Column("expires_at", String(32)),
     Column("last_used", String(32)),  # to the hour
+    Column("revoked_at", String(32)),  # kept, so that a service that had keys never opens again by itself
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True),  # in the order of happening
+    Column("created_at", String(32), nullable=False),
+    Column("key", String(128)),  # name of the API key; null where none was asked for, or the service did it
+    Column("action", String(32), nullable=False),
+    Column("run", String(128), index=True),  # by name: an event outlives its run
+    Column("pool", String(128), index=True),
+    Column("subject_id", Integer),  # id of what was deleted, which must not come again
+    Column("detail", JSON, nullable=False),
 )
 
 # ---- who learns ----------------------------------------------------------------------------------------------
@@ -281,4 +320,4 @@ superseded_outcomes = _superseded(outcomes, "position")
 superseded_steps = _superseded(steps, "version")
 # What is reported late of a superseded draw is looked up by the draw, and kept once.
 Index(None, *(superseded_selections.c[name] for name in ("run_id", "epoch", "first_draw")))
-superseded_outcomes.append_constraint(UniqueConstraint("run_id", "superseded_in", "draw", "rollout"))
+superseded_outcomes.append_constraint(UniqueConstraint("run_id", "superseded_in", "draw", "rollout", "part"))
