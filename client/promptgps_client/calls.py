@@ -4,28 +4,45 @@ A function turns its arguments into a `Call`, checked against the wire vocabular
 is not sent, so that the service's defaults apply; only inside `selection` it is, since there it can be a
 value (`candidate_factor=None` is the whole pool).
 
-Columns are lists, tuples, or arrays of any library (told by their own `tolist` or `__array__`). Every call
+Columns are of any kind that `columns.py` names: lists, iterators, arrays and series of any library. Every call
 can raise each branch of `errors.py`; "Raises" names only what is particular.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlencode
 
 from promptgps_client import wire
 from promptgps_client.call import Call, Retry
 from promptgps_client.call import get as _get
 from promptgps_client.call import named as _named
 from promptgps_client.call import read_as as _as
+from promptgps_client.call import read_fields as _read
 from promptgps_client.call import send as _send
-from promptgps_client.columns import Array, Integers, Numbers, Strings, Vectors, agree, in_order, parts, plain
+from promptgps_client.columns import (
+    KINDS,
+    Array,
+    Gaps,
+    Integers,
+    Keys,
+    NoColumn,
+    Numbers,
+    Strings,
+    Vectors,
+    agree,
+    parts,
+    rows_of,
+)
 from promptgps_client.errors import invalid_request
 from promptgps_client.wire import (
     Calibration,
     Embedding,
     Objective,
+    OnEqualContent,
     OutcomesSoFar,
     PoolShare,
     ProblemFault,
@@ -39,8 +56,14 @@ Fields: TypeAlias = Mapping[str, Any]
 FILE_HEADERS = {
     ".jsonl": {"Content-Type": "application/jsonl"},
     ".jsonl.gz": {"Content-Type": "application/jsonl", "Content-Encoding": "gzip"},
+    ".json": {"Content-Type": "application/json"},
     ".parquet": {"Content-Type": "application/vnd.apache.parquet"},
+    ".arrow": {"Content-Type": "application/vnd.apache.arrow.file"},
+    ".feather": {"Content-Type": "application/vnd.apache.arrow.file"},
+    ".csv": {"Content-Type": "text/csv"},
 }
+_SET_WITH_POOLS = ProblemFault(field="candidates", detail="a set has no order for candidates_pool; give a list")
+_log = logging.getLogger(__name__)
 
 # ---- pools -------------------------------------------------------------------------------------------------
 
@@ -74,10 +97,9 @@ def pool(name: str) -> Call[wire.Pool]:
 
 
 def add_prompts(
-    pool: str, *, keys: Strings | None = None, texts: Strings | None = None, vectors: Vectors | None = None,
-    domains: Sequence[str | None] | Array | None = None,
-    prior_successes: Sequence[float | None] | Array | None = None,
-    prior_trials: Sequence[float | None] | Array | None = None,
+    pool: str, *, keys: Keys | None = None, texts: Strings | None = None, vectors: Vectors | None = None,
+    domains: Iterable[str | None] | Array | None = None, prior_successes: Gaps | None = None,
+    prior_trials: Gaps | None = None, on_equal_content: OnEqualContent | None = None,
 ) -> Iterator[Call[wire.PromptsAdded]]:  # fmt: skip
     """Add prompts in columns of equal length; `texts`, `vectors` or both. What the pool has is passed over.
 
@@ -86,12 +108,14 @@ def add_prompts(
 
     Args:
         pool: The pool's name.
-        keys: Your own ids; default: a hash of the content.
+        keys: Your own ids; a whole number is its decimal string. Default: a hash of the content.
         texts: The prompts.
         vectors: One embedding for each row, of the pool's dimension.
         domains: A name for each row, for quotas; None where it has none.
         prior_successes: Successes of an offline pass rate, with `prior_trials`.
         prior_trials: Trials of it.
+        on_equal_content: Of a key whose content another key has already: `keep` it as a prompt of its own, the
+            default where keys are given, or `merge` it, so that it is another name of that prompt.
 
     Raises:
         InvalidRequest: Rows are counted from the beginning of your columns, not of a request.
@@ -99,38 +123,76 @@ def add_prompts(
     path = f"/pools/{_named('pool', pool)}/prompts"
     small = {"keys": keys, "texts": texts, "domains": domains, "prior_successes": prior_successes,
              "prior_trials": prior_trials}  # fmt: skip
-    columns = {name: plain(column) for name, column in small.items() if column is not None}
-    if vectors is not None:  # made lists one request at a time: Python floats take eight times the memory
-        columns["vectors"] = vectors if hasattr(vectors, "__getitem__") else plain(vectors)
-    if not agree(columns):  # then the wire model says which column is wrong
-        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, columns)
+    columns = _read(f"POST {path}", small, KINDS)
+    whole = {} if on_equal_content is None else {"on_equal_content": on_equal_content}
+    if vectors is not None:
+        try:
+            columns["vectors"] = rows_of(vectors)
+        except NoColumn as fault:
+            told = ProblemFault(field="vectors", row=fault.row, detail=fault.detail)
+            raise invalid_request(f"POST {path}", told) from fault
+    if not columns or not agree(columns):  # then the wire model says which column is wrong
+        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, columns | whole, kinds=KINDS)
         return
     for part in parts(columns):
-        rows = {name: column[part] for name, column in columns.items()}
-        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, rows, first_row=part.start)
+        rows = {name: column[part] for name, column in columns.items()} | whole
+        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, rows, kinds=KINDS, first_row=part.start)
 
 
-def add_prompts_file(pool: str, path: str | Path) -> Call[wire.PromptsAdded]:
-    """Add prompts from a `.jsonl`, `.jsonl.gz` or `.parquet` file, streamed as it is.
+def add_prompts_file(
+    pool: str, path: str | Path, *, key: str | None = None, text: str | None = None, domain: str | None = None,
+    vector: str | None = None, prior_successes: str | None = None, prior_trials: str | None = None,
+    on_equal_content: OnEqualContent | None = None,
+) -> Call[wire.PromptsAdded]:  # fmt: skip
+    """Add prompts from a file: `.jsonl`, `.jsonl.gz`, `.json`, `.parquet`, `.arrow`, `.feather` or `.csv`, as it is.
 
-    The answer comes when all of it is embedded and stored: give a large file time with
+    Without names the file's columns are called as in JSON Lines (`key`, `text`, `domain`, …). A name may be a
+    path into structs: `extra_info.index`. Columns that are of no use are passed over; the answer names them, and
+    the log. It comes when all of the file is embedded and stored: give a large one time with
     `client.with_options(timeout=...)`.
 
     Args:
         pool: The pool's name.
         path: The file. A retry reads it again from the start.
+        key: Name of the column with the keys.
+        text: Of the texts; it may hold chats.
+        domain: Of the domains.
+        vector: Of the embeddings.
+        prior_successes: Of the successes of offline pass rates.
+        prior_trials: Of their trials.
+        on_equal_content: As in `add_prompts`.
 
     Raises:
         OSError: The file cannot be read.
         InvalidRequest: Another ending, or a row that the service refuses.
     """
     target = f"/pools/{_named('pool', pool)}/prompts"
+    names = {"key": key, "text": text, "domain": domain, "vector": vector, "prior_successes": prior_successes,
+             "prior_trials": prior_trials, "on_equal_content": on_equal_content}  # fmt: skip
+    query = urlencode({name: value for name, value in names.items() if value is not None})
     for ending, headers in FILE_HEADERS.items():
-        if str(path).endswith(ending):
-            return Call(method="POST", path=target, read=_as(wire.PromptsAdded), body=Path(path), headers=headers)
+        if str(path).lower().endswith(ending):
+            return Call(
+                method="POST", path=f"{target}?{query}" if query else target, read=_added_of(path), body=Path(path),
+                headers=headers,
+            )  # fmt: skip
     raise invalid_request(
-        f"POST {target}", ProblemFault(field="path", detail=f"must end with one of {', '.join(FILE_HEADERS)}")
+        f"POST {target}",
+        ProblemFault(field="path", detail=f"{str(path)!r} must end with one of {', '.join(FILE_HEADERS)}"),
     )
+
+
+def _added_of(path: str | Path) -> Callable[[bytes], wire.PromptsAdded]:
+    """Reads the answer to a file; what of it was passed over is logged."""
+    read = _as(wire.PromptsAdded)
+
+    def added(body: bytes) -> wire.PromptsAdded:
+        answer = read(body)
+        if answer.ignored_columns:
+            _log.warning("%s: columns passed over: %s", path, ", ".join(answer.ignored_columns))
+        return answer
+
+    return added
 
 
 # ---- runs --------------------------------------------------------------------------------------------------
@@ -178,19 +240,21 @@ def run(name: str) -> Call[wire.Run]:
 
 
 def change_run(
-    name: str, *, rollouts_per_prompt: int | None = None, selection: Selection | Fields | None = None
-) -> Call[wire.Run]:
+    name: str, *, rollouts_per_prompt: int | None = None, reward: Reward | Fields | None = None,
+    selection: Selection | Fields | None = None,
+) -> Call[wire.Run]:  # fmt: skip
     """Re-tune a run; what is left out, also inside `selection`, stays as it is.
 
     Args:
         name: The run's name.
         rollouts_per_prompt: n, the rollouts in a group, 1 to 4096.
+        reward: How raw rewards become successes; only while the run has no outcome.
         selection: Only the settings to change.
 
     Raises:
         NotFound: There is none of this name.
     """
-    fields = {"rollouts_per_prompt": rollouts_per_prompt, "selection": selection}
+    fields = {"rollouts_per_prompt": rollouts_per_prompt, "reward": reward, "selection": selection}
     return _send("PATCH", f"/runs/{_named('name', name)}", wire.ChangeRun, wire.Run, fields)
 
 
@@ -199,8 +263,9 @@ def change_run(
 
 def select_batch(
     *, run: str, batch_size: int, sequence: int | None = None, policy_version: int | None = None,
-    candidates: Collection[str] | Array | None = None, exclude: Collection[str] | Array | None = None,
-    rollouts: int | None = None, include_text: bool = False, wait_seconds: float = 0.0,
+    candidates: Keys | None = None, exclude: Keys | None = None, rollouts: int | None = None,
+    candidates_pool: str | Strings | None = None, exclude_pool: str | Strings | None = None,
+    subset: str | None = None, include_text: bool = False, wait_seconds: float = 0.0,
 ) -> Call[wire.Batch]:  # fmt: skip
     """The next batch to roll out.
 
@@ -214,6 +279,9 @@ def select_batch(
         candidates: Draw only from these keys.
         exclude: Do not draw these keys.
         rollouts: Rollouts for each prompt of this batch; default: the run's.
+        candidates_pool: Pool of the candidates, one for all or one for each; needed where two pools have the key.
+        exclude_pool: The same for `exclude`.
+        subset: Draw only from the prompts of `send_subset`, by its id.
         include_text: Answer with the prompts' texts.
         wait_seconds: Wait until the model has learned from everything reported, at most so long (0 to 120 s).
 
@@ -223,16 +291,37 @@ def select_batch(
     """
     fields = {
         "run": run, "batch_size": batch_size, "sequence": sequence, "policy_version": policy_version,
-        "candidates": in_order(candidates), "exclude": in_order(exclude), "rollouts": rollouts,
-        "include_text": include_text, "wait_seconds": wait_seconds,
+        "candidates": candidates, "exclude": exclude, "rollouts": rollouts, "candidates_pool": candidates_pool,
+        "exclude_pool": exclude_pool, "subset": subset, "include_text": include_text, "wait_seconds": wait_seconds,
     }  # fmt: skip
+    if isinstance(candidates, set | frozenset) and not isinstance(candidates_pool, str | None):
+        raise invalid_request("POST /select_batch", _SET_WITH_POOLS)
     retry = Retry.UNLESS_DONE if sequence is None else Retry.SAFE
-    return _send("POST", "/select_batch", wire.SelectBatch, wire.Batch, fields, retry=retry, wait_seconds=wait_seconds)
+    return _send(
+        "POST", "/select_batch", wire.SelectBatch, wire.Batch, fields, kinds=KINDS, retry=retry,
+        wait_seconds=wait_seconds,
+    )  # fmt: skip
+
+
+def send_subset(run: str, *, keys: Keys, pool: str | Strings | None = None) -> Call[wire.Subset]:
+    """Name prompts of a run that batches are to be drawn from, once; each batch is then asked for with the id.
+
+    Args:
+        run: The run's name.
+        keys: Of the prompts; those that the run does not have are left out, counted and named.
+        pool: Of the keys, one for all or one for each; needed where two pools have the key.
+
+    Raises:
+        InvalidRequest: Two pools of the run have the key, and no pool is named.
+        NotFound: There is no such run.
+    """
+    path = f"/runs/{_named('run', run)}/subsets"
+    return _send("POST", path, wire.SendSubset, wire.Subset, {"keys": keys, "pool": pool}, kinds=KINDS)
 
 
 def report_groups(
-    *, run: str, successes: Numbers, trials: Integers, draw_id: Strings | None = None,
-    prompt: Strings | None = None, policy_version: int | Integers | None = None,
+    *, run: str, successes: Numbers, trials: Integers, draw_id: Strings | None = None, prompt: Keys | None = None,
+    pool: str | Strings | None = None, policy_version: int | Integers | None = None,
     idempotency_key: str | None = None,
 ) -> Call[wire.OutcomesStored]:  # fmt: skip
     """Report whole groups: `successes` of `trials` for each draw. Acknowledged means durable.
@@ -243,18 +332,22 @@ def report_groups(
         trials: Rollouts that count, 0 to 4096.
         draw_id: From the batch; reporting a draw again is free and counted in `duplicates`. Or
         prompt: keys, for outcomes from elsewhere.
+        pool: Of the prompts, one for all or one for each; needed where two pools of the run have the key.
         policy_version: The trainer's step that sampled them, one for all or one for each row.
         idempotency_key: With `prompt` there is no draw to know a repetition by, so it goes by this key. One
             is made for each call and its retries; give your own to repeat a call after a crash.
     """
-    fields = {"run": run, "draw_id": draw_id, "prompt": prompt, "successes": successes, "trials": trials,
-              "policy_version": policy_version}  # fmt: skip
-    return _send("POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, idempotency_key=idempotency_key)
+    fields = {"run": run, "draw_id": draw_id, "prompt": prompt, "pool": pool, "successes": successes,
+              "trials": trials, "policy_version": policy_version}  # fmt: skip
+    return _send(
+        "POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, kinds=KINDS,
+        idempotency_key=idempotency_key,
+    )  # fmt: skip
 
 
 def report_rollouts(
-    *, run: str, draw_id: Strings, rollout_index: Integers, reward: Sequence[float | None] | Array,
-    status: Sequence[Status] | None = None, policy_version: int | Integers | None = None,
+    *, run: str, draw_id: Strings, rollout_index: Integers, reward: Gaps,
+    status: Iterable[Status] | Array | None = None, policy_version: int | Integers | None = None,
 ) -> Call[wire.OutcomesStored]:  # fmt: skip
     """Report single rollouts; reporting one again is free. Acknowledged means durable.
 
@@ -267,32 +360,32 @@ def report_rollouts(
             difficulty.
         policy_version: The trainer's step that sampled them, one for all or one for each row.
     """
-    return _send("POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, {
-        "run": run, "draw_id": draw_id, "rollout_index": rollout_index, "reward": reward, "status": status,
-        "policy_version": policy_version,
-    })  # fmt: skip
+    fields = {"run": run, "draw_id": draw_id, "rollout_index": rollout_index, "reward": reward, "status": status,
+              "policy_version": policy_version}  # fmt: skip
+    return _send("POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, kinds=KINDS)
 
 
 def predict_difficulty(
-    *, run: str, keys: Strings | None = None, texts: Strings | None = None, vectors: Vectors | None = None,
-    level: float = 0.9,
+    *, run: str, keys: Keys | None = None, pool: str | Strings | None = None, texts: Strings | None = None,
+    vectors: Vectors | None = None, level: float = 0.9,
 ) -> Call[wire.Difficulty]:  # fmt: skip
     """Predicted success rates, with an interval that covers with probability `level`.
 
     Args:
         run: The run whose model is asked.
         keys: Prompts of its pools; or
+        pool: Of the keys, one for all or one for each; needed where two pools of the run have the key.
         texts: new prompts; or
         vectors: new prompts as embeddings. At most 8,192 rows.
         level: In (0, 1).
     """
-    fields = {"run": run, "keys": keys, "texts": texts, "vectors": vectors, "level": level}
-    return _send("POST", "/predict_difficulty", wire.PredictDifficulty, wire.Difficulty, fields)
+    fields = {"run": run, "keys": keys, "pool": pool, "texts": texts, "vectors": vectors, "level": level}
+    return _send("POST", "/predict_difficulty", wire.PredictDifficulty, wire.Difficulty, fields, kinds=KINDS)
 
 
 def allocate_budget(
-    *, run: str, keys: Strings | None = None, texts: Strings | None = None, vectors: Vectors | None = None,
-    total: int | None = None, mean: float | None = None, minimum: int = 0, maximum: int | None = None,
+    *, run: str, keys: Keys | None = None, pool: str | Strings | None = None, texts: Strings | None = None,
+    vectors: Vectors | None = None, total: int | None = None, mean: float | None = None, minimum: int = 0, maximum: int | None = None,
     objective: Objective = "best_of_n", outcomes_so_far: OutcomesSoFar | Fields | None = None,
     calibration: Calibration | Fields | None = None,
 ) -> Call[wire.Budget]:  # fmt: skip
@@ -301,6 +394,7 @@ def allocate_budget(
     Args:
         run: The run whose model is asked.
         keys: Prompts of its pools; or
+        pool: Of the keys, one for all or one for each; needed where two pools of the run have the key.
         texts: new prompts; or
         vectors: new prompts as embeddings. At most 100,000 rows.
         total: Samples to spend, exactly, at most 1,000,000; or
@@ -316,11 +410,12 @@ def allocate_budget(
     Raises:
         InvalidRequest: Also when the total cannot be spread between minimum and maximum.
     """
-    return _send("POST", "/allocate_budget", wire.AllocateBudget, wire.Budget, {
-        "run": run, "keys": keys, "texts": texts, "vectors": vectors, "total": total, "mean": mean,
+    fields = {
+        "run": run, "keys": keys, "pool": pool, "texts": texts, "vectors": vectors, "total": total, "mean": mean,
         "minimum": minimum, "maximum": maximum, "objective": objective, "outcomes_so_far": outcomes_so_far,
         "calibration": calibration,
-    })  # fmt: skip
+    }  # fmt: skip
+    return _send("POST", "/allocate_budget", wire.AllocateBudget, wire.Budget, fields, kinds=KINDS)
 
 
 def metrics(run: str) -> Call[wire.RunMetrics]:

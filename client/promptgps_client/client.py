@@ -89,6 +89,7 @@ class PromptGPS:
     run = _asks(calls.run)
     change_run = _asks(calls.change_run)
     select_batch = _asks(calls.select_batch)
+    send_subset = _asks(calls.send_subset)
     report_groups = _asks(calls.report_groups)
     report_rollouts = _asks(calls.report_rollouts)
     predict_difficulty = _asks(calls.predict_difficulty)
