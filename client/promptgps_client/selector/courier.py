@@ -160,20 +160,21 @@ class Courier:
 
     # ---- what is refused -------------------------------------------------------------------------------------
 
-    def set_aside(self, lines: Iterable[bytes], reason: str, rows: int, *, own: bool = True) -> None:
-        """Keep outcomes that are refused, and remember it for the next step of the loop.
+    def set_aside(self, lines: Iterable[bytes], reason: str, rows: int) -> None:
+        """Keep outcomes of this process that the service would refuse, so that they are not sent at all.
 
         Args:
             lines: What is kept, one line for each record.
             reason: Why.
             rows: How many outcomes they are.
-            own: Whether this process has reported them.
         """
+        self._keep(lines, reason, rows)
+        self._judge(rows, rows, reason, proven=True)
+
+    def _keep(self, lines: Iterable[bytes], reason: str, rows: int) -> None:
         for line in lines:
             self._spool.set_aside(line, reason)
         self.refused += rows
-        if own:
-            self._judge(rows, rows, reason)
 
     def trouble(self) -> OutcomesRefused | None:
         """What the loop must be told, once."""
@@ -181,18 +182,17 @@ class Courier:
             trouble, self._trouble = self._trouble, None
             return trouble
 
-    def _judge(self, refused: int, rows: int, reason: str) -> None:
-        """So many rows of a report of this process were refused."""
+    def _judge(self, refused: int, rows: int, reason: str, *, proven: bool) -> None:
+        """So many rows of a report of this process were refused; `proven` where others were good."""
         with self._turn:
             self._lately.append((refused, rows))
             bad = sum(refused for refused, _ in self._lately)
             high = bad >= HIGH_SHARE * sum(rows for _, rows in self._lately)
             for_long = bad >= MANY_ROWS or len(self._lately) == REPORTS_JUDGED
-            if refused and (not self._accepted or (high and for_long)):
+            if refused and (not proven or (high and for_long)):
                 path = str(self._spool.refused_path)
                 self._trouble = OutcomesRefused(self._run_name, refused, reason, path)
                 self._lately.clear()
-            self.unproven = False
 
     # ---- the thread ----------------------------------------------------------------------------------------
 
@@ -346,9 +346,13 @@ class Courier:
         own = not report.line.segment.inherited
         self._accepted |= own and len(report.record) > 0
         for record, reason in report.refused:
-            self.set_aside([record.line()], reason, len(record), own=own)
+            self._keep([record.line()], reason, len(record))
+            if own:
+                self.unproven = False
+                self._judge(len(record), len(record), reason, proven=self._accepted)
         if own and len(report.record):
-            self._judge(0, len(report.record), "")
+            self.unproven = False
+            self._judge(0, len(report.record), "", proven=True)
         self._spool.done([report.line])
 
     def _leave(self, run: str, refusal: BadAnswer) -> None:

@@ -210,7 +210,7 @@ class Spool:
             except OSError as fault:
                 _log.error("a report is refused and lost (%s): %s", fault, reason)
 
-    def wait_empty(self, seconds: float, over: Callable[[], bool]) -> bool:
+    def wait_empty(self, seconds: float, over: Callable[[], bool] = lambda: False) -> bool:
         """Wait until everything is delivered, or it is over for another reason; false when time ran out."""
         with self._changed:
             return self._changed.wait_for(lambda: not len(self) or over(), seconds)
