@@ -19,6 +19,7 @@ from promptgps_service.store.pools import Pools
 from promptgps_service.store.runs import Runs
 from promptgps_service.store.selections import Selections
 from promptgps_service.store.snapshots import Snapshots
+from promptgps_service.store.subsets import Subsets
 from promptgps_service.store.superseded import SupersededLog
 from promptgps_service.store.versions import Versions
 
@@ -38,6 +39,11 @@ class Unit:
     def runs(self) -> Runs:
         """Runs, their settings and segments."""
         return Runs(self.connection)
+
+    @cached_property
+    def subsets(self) -> Subsets:
+        """Subsets of runs' prompts."""
+        return Subsets(self.connection)
 
     @cached_property
     def selections(self) -> Selections:
