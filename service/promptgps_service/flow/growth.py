@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from promptgps_service.flow.catch_up import add_grown_rows, run_transaction
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.run_state import RunState
 
@@ -12,8 +13,6 @@ def take_up_new_prompts(context: Context, state: RunState) -> None:
     Raises:
         Unavailable: the database does not answer; the run has the rows that it had.
     """
-    with state.lock, context.store.write() as unit:
-        record = unit.runs.lock(state.id)
-        context.catch_up_in(unit, state, record)
-        context.add_grown_rows(unit, state)
+    with run_transaction(context.store, context.features, state) as (unit, _):
+        add_grown_rows(unit, state)
     context.catch_up(state)  # reads vectors, so not while the run is held against every writer

@@ -24,7 +24,7 @@ def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficul
     Raises:
         NotFound: no such run, or keys that its pools do not have.
         Invalid: texts for a pool of given vectors, vectors of another dimension, or keys whose pool is not clear.
-        Busy: the lane is full (texts and vectors only; keys are read from the served table).
+        Busy: too many wait for the device (texts and vectors only; keys are read from the served table).
     """
     (posterior,), table = predicted(context, context.desk(request.run), request)
     ends = [posterior.quantile(torch.tensor(end)) for end in ((1 - request.level) / 2, (1 + request.level) / 2)]
@@ -43,12 +43,12 @@ def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficul
 def predicted(context: Context, desk: Desk, prompts: Prompts) -> tuple[list[Posterior], ScoreTable]:
     """Posteriors of prompts in their order, and the version they come from.
 
-    New prompts come in parts of at most ``MAX_PREDICTIONS``, so that no request holds the lane for long.
+    New prompts come in parts of at most ``MAX_PREDICTIONS``, so that no request holds the device for long.
 
     Raises:
         NotFound: keys that the run's pools do not have.
         Invalid: texts for a pool of given vectors, vectors of another dimension, or keys whose pool is not clear.
-        Busy: the lane is full (texts and vectors only).
+        Busy: too many wait for the device (texts and vectors only).
     """
     if prompts.keys is not None:
         return _known(context, desk, Keys(prompts.keys, prompts.pool))

@@ -105,6 +105,8 @@ class RunRecord:
         model_version: the published one; 0 before anything was learned.
         trained_through: log position up to which that one has learned.
         wanted: log position up to which somebody waits for the model to learn.
+        state: `open`, `archived` or `faulty`.
+        fault: what is wrong with a faulty one.
     """
 
     id: int
@@ -120,6 +122,8 @@ class RunRecord:
     model_version: int
     trained_through: int
     wanted: int
+    state: str
+    fault: str | None
 
     @property
     def behind(self) -> bool:
