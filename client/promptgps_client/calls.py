@@ -24,6 +24,7 @@ from promptgps_client.call import read_as as _as
 from promptgps_client.call import read_fields as _read
 from promptgps_client.call import send as _send
 from promptgps_client.columns import (
+    KEY_SET,
     KINDS,
     Array,
     Gaps,
@@ -62,7 +63,7 @@ FILE_HEADERS = {
     ".feather": {"Content-Type": "application/vnd.apache.arrow.file"},
     ".csv": {"Content-Type": "text/csv"},
 }
-_SET_WITH_POOLS = ProblemFault(field="candidates", detail="a set has no order for candidates_pool; give a list")
+NO_ORDER = "a set has no order to which a column of pools could belong; give a list"
 _log = logging.getLogger(__name__)
 
 # ---- pools -------------------------------------------------------------------------------------------------
@@ -108,7 +109,8 @@ def add_prompts(
 
     Args:
         pool: The pool's name.
-        keys: Your own ids; a whole number is its decimal string. Default: a hash of the content.
+        keys: Your own ids; a whole number is its decimal string. Prompts with different keys are different,
+            whatever their content. Default: a hash of the content.
         texts: The prompts.
         vectors: One embedding for each row, of the pool's dimension.
         domains: A name for each row, for quotas; None where it has none.
@@ -118,6 +120,7 @@ def add_prompts(
             default where keys are given, or `merge` it, so that it is another name of that prompt.
 
     Raises:
+        Conflict: A key stands for another content already.
         InvalidRequest: Rows are counted from the beginning of your columns, not of a request.
     """
     path = f"/pools/{_named('pool', pool)}/prompts"
@@ -287,6 +290,7 @@ def select_batch(
 
     Raises:
         Conflict: The sequence was used with another request.
+        NotFound: Also when the run has no such subset: send it again.
         InvalidRequest: Also when the pool has fewer prompts than `batch_size`.
     """
     fields = {
@@ -294,8 +298,9 @@ def select_batch(
         "candidates": candidates, "exclude": exclude, "rollouts": rollouts, "candidates_pool": candidates_pool,
         "exclude_pool": exclude_pool, "subset": subset, "include_text": include_text, "wait_seconds": wait_seconds,
     }  # fmt: skip
-    if isinstance(candidates, set | frozenset) and not isinstance(candidates_pool, str | None):
-        raise invalid_request("POST /select_batch", _SET_WITH_POOLS)
+    for name, keys, pools in (("candidates", candidates, candidates_pool), ("exclude", exclude, exclude_pool)):
+        if isinstance(keys, set | frozenset) and not isinstance(pools, str | None):
+            raise invalid_request("POST /select_batch", ProblemFault(field=name, detail=NO_ORDER))
     retry = Retry.UNLESS_DONE if sequence is None else Retry.SAFE
     return _send(
         "POST", "/select_batch", wire.SelectBatch, wire.Batch, fields, kinds=KINDS, retry=retry,
@@ -308,15 +313,18 @@ def send_subset(run: str, *, keys: Keys, pool: str | Strings | None = None) -> C
 
     Args:
         run: The run's name.
-        keys: Of the prompts; those that the run does not have are left out, counted and named.
+        keys: Of the prompts, at most 2,000,000; those that the run does not have are left out, counted and named.
         pool: Of the keys, one for all or one for each; needed where two pools have the key.
 
     Raises:
-        InvalidRequest: Two pools of the run have the key, and no pool is named.
+        InvalidRequest: The run has none of the keys; or two pools of it have one, and no pool is named.
         NotFound: There is no such run.
     """
     path = f"/runs/{_named('run', run)}/subsets"
-    return _send("POST", path, wire.SendSubset, wire.Subset, {"keys": keys, "pool": pool}, kinds=KINDS)
+    if isinstance(keys, set | frozenset) and not isinstance(pool, str | None):
+        raise invalid_request(f"POST {path}", ProblemFault(field="keys", detail=NO_ORDER))
+    fields = {"keys": keys, "pool": pool}
+    return _send("POST", path, wire.SendSubset, wire.Subset, fields, kinds=KINDS | {"keys": KEY_SET})
 
 
 def report_groups(

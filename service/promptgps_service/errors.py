@@ -4,7 +4,8 @@ PromptGPSError
 ├── NotFound            a pool, run, prompt or draw that is not there
 ├── Invalid             a request that contradicts itself or the run; names field and row
 ├── Conflict            the same name or sequence with another content; another import under way
-├── Busy                a bounded lane or queue is full; try again after ``retry_after`` seconds
+├── NotOpen             a run or pool that is archived, or a run that is broken
+├── Busy                as many wait as may; try again after ``retry_after`` seconds
 ├── Unavailable         the database is away; try again
 ├── Unauthorized        no key, or a wrong one
 └── Forbidden           a key that does not reach so far
@@ -48,6 +49,10 @@ class Invalid(PromptGPSError):
 
 class Conflict(PromptGPSError):
     """The same identity with another content."""
+
+
+class NotOpen(PromptGPSError):
+    """A run or pool that is archived, or a run that is broken; the detail says how it is opened again."""
 
 
 class Busy(PromptGPSError):

@@ -316,11 +316,11 @@ def test_what_is_learned_while_the_run_is_put_back_is_dropped(context: Context, 
     snapshot(context, "two")
     trainer, release = context.desk("run").trainer, []
 
-    def advance(*arguments: Any) -> None:
+    def advance(*arguments: Any) -> Any:
         if not release:
             with opened_context(database_url, learning=SERVING) as replica:
                 release.append(restore(replica, "two"))
-        original(*arguments)
+        return original(*arguments)
 
     original, trainer._advance = trainer._advance, advance  # type: ignore[method-assign]
     batch = select(context, 8, sequence=2, policy_version=2)

@@ -23,7 +23,7 @@ def allocate_budget(context: Context, request: AllocateBudget) -> Budget:
     Raises:
         NotFound: no such run, or keys that its pools do not have.
         Invalid: texts for a pool of given vectors, or vectors of another dimension.
-        Busy: the lane is full (texts and vectors only).
+        Busy: too many wait for the device (texts and vectors only).
     """
     desk = context.desk(request.run)
     asked, table = _tried(context, desk, request, request.outcomes_so_far)

@@ -1,8 +1,7 @@
 """Following what other processes write: a look, several times a second, at the runs that have changed.
 
-A look costs what has changed, not what there is. It brings the state of every run that this process has opened up to
-the database and has newer model versions loaded on the lane; in a process that learns it finds the runs that nobody
-learns.
+A look costs what has changed, not what there is. It does nothing for a run itself, so that no run keeps the others
+waiting: what is opened here is brought up to the database by its trainer, and what nobody learns is opened aside.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from promptgps_service.store.records import RunRecord
 
 if TYPE_CHECKING:
-    from promptgps_service.flow.context import Context, Desk
+    from promptgps_service.flow.context import Context
 
 POLL_SECONDS = 0.25
 CLAIM_SECONDS = 1.0  # a look takes on no more runs after so long: those that are open want to be followed
@@ -35,22 +34,30 @@ class Follower:
 
         Raises:
             Unavailable: the database does not answer; the next look sees what this one has missed.
-            Busy: the lane is full.
         """
         with self._context.store.read() as unit:
             changed, since = unit.runs.touched(self._since)
-            opened = [(desk, record) for record in changed if (desk := self._context.opened(record.name)) is not None]
-            for desk, record in opened:
-                self._context.catch_up_in(unit, desk.state, record)
-        for desk, record in opened:
-            _pass_on(desk, record)
+        for record in changed:
+            self._pass_on(record)
         self._note(changed)
         self._since = since
         self._take_on()
 
+    def _pass_on(self, record: RunRecord) -> None:
+        desk = self._context.opened(record.name)
+        if desk is None:
+            return
+        if record.state != "open" or record.id != desk.state.id:
+            self._context.drop(record.name)
+            return
+        desk.trainer.follow()
+        if record.behind:
+            desk.trainer.wake(record.wanted)
+
     def _note(self, changed: list[RunRecord]) -> None:
         for record in changed:
-            if record.behind and (self._only is None or record.name in self._only):
+            ours = self._only is None or record.name in self._only
+            if record.behind and record.state == "open" and ours:
                 self._behind[record.id] = record
             else:
                 self._behind.pop(record.id, None)
@@ -61,26 +68,19 @@ class Follower:
         if not context.learning.enabled:
             return
         waiting = [
-            record for record in self._behind.values()
+            record
+            for record in self._behind.values()
             if context.opened(record.name) is None or not context.leases.holds(record.id)
-        ]  # fmt: skip
+        ]
         if not waiting:
             return
+
         worker = context.leases.join()  # also where others hold it all: they may be dead
         with context.store.read() as unit:
             held = unit.leases.held([record.id for record in waiting], besides=worker)
         started = time.monotonic()
         for record in waiting:
             if record.id not in held and context.leases.hold(record.id):
-                context.desk(record.name).trainer.wake(record.wanted)
+                context.open_soon(record)
             if time.monotonic() - started > CLAIM_SECONDS:
                 break
-
-
-def _pass_on(desk: Desk, record: RunRecord) -> None:
-    table = desk.state.table
-    now = (record.epoch, record.revision, record.model_version, desk.state.rows)
-    if table is None or table.made_of != now:
-        desk.trainer.refresh()
-    if record.behind:
-        desk.trainer.wake(record.wanted)

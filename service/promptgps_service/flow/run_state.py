@@ -14,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from promptgps_service.acquisition.randomness import distinct
 from promptgps_service.acquisition.reuse import Traffic
+from promptgps_service.flow.masks import Masks
 from promptgps_service.flow.reward_sums import RewardSums
+from promptgps_service.flow.run_lock import RunLock
 from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.model.predictor import Posterior
 from promptgps_service.store.records import GROUP, LogSlice, RunRecord, Segment, SelectionRecord
@@ -135,7 +138,11 @@ class Groups:
 
 
 class RunState:
-    """A run's rows, its traffic, its counts and the served score table. ``lock`` guards all but ``table``."""
+    """A run's rows, its traffic, its counts and the served score table.
+
+    ``lock`` guards all but ``table``, which is replaced whole. Who needs a connection to the database as well takes the
+    lock first; it sees to that itself.
+    """
 
     def __init__(self, record: RunRecord, device: torch.device) -> None:
         self.id = record.id
@@ -143,12 +150,14 @@ class RunState:
         self.settings = RunSettings.load(record.settings)
         self.revision = record.revision
         self.device = device
-        self.lock = threading.RLock()
+        self.lock = RunLock()
         self.learned = threading.Condition()
         self.segments: list[Segment] = []
         self.identity = torch.zeros(0, dtype=torch.int64, device=device)
         self.groups: Groups | None = None
+        self.subsets = Masks(device)
         self.table: ScoreTable | None = None
+        self.closed = False
         self.rewind(record.epoch)
 
     def rewind(self, epoch: int) -> None:
@@ -186,6 +195,8 @@ class RunState:
         fresh = _empty_traffic(added, self.device)
         self.segments = self.segments + segments
         self.identity = torch.cat([self.identity, identity.to(self.device)])
+        if len(self.settings.pools) > 1:  # two pools may have the same content
+            self.identity = distinct(self.identity)
         self.traffic = Traffic(
             torch.cat([self.traffic.last_clock, fresh.last_clock]),
             torch.cat([self.traffic.last_draw, fresh.last_draw]),
@@ -222,6 +233,17 @@ class RunState:
             self.reward_sums.add(part)
         self.log_position = part.head
 
+    def want(self, position: int) -> None:
+        """Somebody waits for the model to learn up to a position of the log."""
+        if position > self.wanted:
+            with self.lock:
+                self.wanted = max(self.wanted, position)
+
+    def visited(self, rows: int) -> Tensor:
+        """Which of the first ``rows`` rows something is known of, bool[N] on the device."""
+        with self.lock:
+            return (self.trials[:rows] > 0).to(self.device)
+
     def softness(self) -> Tensor | None:
         """ρ of every row, float64[N], see ``acquisition.softness``; None where the run's rewards are binary."""
         if self.reward_sums is None:
@@ -240,11 +262,19 @@ class RunState:
         """Whether the served model has learned up to a position of the log."""
         return self.table is not None and self.table.epoch == self.epoch and self.table.trained_through >= position
 
+    def close(self) -> None:
+        """Let go of whoever waits: the run is served here no more."""
+        with self.learned:
+            self.closed = True
+            self.learned.notify_all()
+
     def wait_learned(self, position: int, seconds: float) -> bool:
         """Wait for that, or for a restore, after which nobody needs it; false when time ran out."""
         epoch = self.epoch
         with self.learned:
-            return self.learned.wait_for(lambda: self.epoch != epoch or self.has_learned(position), seconds)
+            return self.learned.wait_for(
+                lambda: self.closed or self.epoch != epoch or self.has_learned(position), seconds
+            )
 
 
 def _empty_traffic(rows: int, device: torch.device) -> Traffic:

@@ -50,6 +50,11 @@ class Leases:
             return True
         return holder == worker
 
+    def release(self, run_id: int, worker: str) -> None:
+        """Free one run that a worker holds."""
+        held = delete(leases).where(leases.c.run_id == run_id, leases.c.holder == worker)
+        self._connection.execute(held)
+
     def held(self, run_ids: Sequence[int], besides: str) -> set[int]:
         """Which of the runs another worker holds."""
         found: set[int] = set()

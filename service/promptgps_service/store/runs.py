@@ -87,6 +87,12 @@ class Runs:
         """Move heads (log_position, draws, selections, …) to the given values; the run must be locked."""
         self._connection.execute(update(runs).where(runs.c.id == run_id).values(**heads, touched=self._touch))
 
+    def mark_faulty(self, run_id: int, fault: str) -> bool:
+        """Take a run out of service, with the reason; false where it was not open."""
+        broken = update(runs).where(runs.c.id == run_id, runs.c.state == "open")
+        changed = {"state": "faulty", "fault": fault, "touched": self._touch}
+        return self._connection.execute(broken.values(**changed)).rowcount == 1
+
     def want(self, run_id: int, position: int) -> None:
         """Say that somebody waits for the model to learn up to a position of the log."""
         wanting = update(runs).where(runs.c.id == run_id, runs.c.wanted < position)

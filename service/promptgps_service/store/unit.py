@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,8 +20,28 @@ from promptgps_service.store.pools import Pools
 from promptgps_service.store.runs import Runs
 from promptgps_service.store.selections import Selections
 from promptgps_service.store.snapshots import Snapshots
+from promptgps_service.store.subsets import Subsets
 from promptgps_service.store.superseded import SupersededLog
 from promptgps_service.store.versions import Versions
+
+_mine = threading.local()  # whether the thread has a connection
+
+
+def holds_connection() -> bool:
+    """Whether the calling thread is inside a unit of work."""
+    return getattr(_mine, "busy", False)
+
+
+@contextmanager
+def _only_connection() -> Iterator[None]:
+    """Let a thread have one connection at a time: were each to want a second one, none would be left to go on with."""
+    if holds_connection():
+        raise RuntimeError("this thread has a unit of work open already; pass it on")
+    _mine.busy = True
+    try:
+        yield
+    finally:
+        _mine.busy = False
 
 
 class Unit:
@@ -38,6 +59,11 @@ class Unit:
     def runs(self) -> Runs:
         """Runs, their settings and segments."""
         return Runs(self.connection)
+
+    @cached_property
+    def subsets(self) -> Subsets:
+        """Subsets of runs' prompts."""
+        return Subsets(self.connection)
 
     @cached_property
     def selections(self) -> Selections:
@@ -96,7 +122,7 @@ class Store:
         Raises:
             Unavailable: the database does not answer.
         """
-        with unavailable(), self._reader.connect() as connection, connection.begin():
+        with _only_connection(), unavailable(), self._reader.connect() as connection, connection.begin():
             yield Unit(connection)
 
     @contextmanager
@@ -106,7 +132,7 @@ class Store:
         Raises:
             Unavailable: the database does not answer, is full, or stayed locked; nothing of the block is stored.
         """
-        with unavailable(), self.engine.connect() as connection:
+        with _only_connection(), unavailable(), self.engine.connect() as connection:
             connection = connection.execution_options(promptgps_write=True)
             with connection.begin():
                 yield Unit(connection)
