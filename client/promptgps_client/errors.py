@@ -28,11 +28,9 @@ from http.client import responses
 from itertools import islice
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from promptgps_client.columns import shown as value_shown
 from promptgps_client.wire import Problem, ProblemFault
-from promptgps_client.wire.faults import fault_of, meant
+from promptgps_client.wire.faults import fault_of, meant, message_of
 
 FAULTS_SHOWN = 5
 FAULTS_KEPT = 100
@@ -240,15 +238,9 @@ def invalid_request(call: str, *faults: ProblemFault) -> InvalidRequest:
 def faults_of(refused: ValidationError, first_row: int = 0) -> list[ProblemFault]:
     """Pydantic's faults in the words of the contract: field, row, detail."""
     return [
-        fault_of(fault["loc"], _with_value(fault), fault.get("ctx", {}), first_row)
+        fault_of(fault["loc"], message_of(fault), fault.get("ctx", {}), first_row)
         for fault in islice(meant(refused.errors(include_url=False)), FAULTS_KEPT)
     ]
-
-
-def _with_value(fault: ErrorDetails) -> str:
-    """What is wrong, and with which value, where that is a single one."""
-    single = isinstance(fault["input"], str | int | float | None)
-    return f"{fault['msg']}, not {value_shown(fault['input'])}" if single else fault["msg"]
 
 
 def shown(body: bytes) -> str:

@@ -77,9 +77,9 @@ class Launch:
         self._run = run
         self._on_existing = on_existing
         self._batch_size = batch_size
-        self._left_behind = left_behind
         self._began = monotonic()
         self._found: Run | None = None
+        self._existing = left_behind
         self.settled = False
 
     @property
@@ -95,7 +95,9 @@ class Launch:
             BadAnswer: The service refuses.
         """
         if self._found is None:
+            elapsed = monotonic() - self._began
             self._found = self._asker.within(lambda client: client.run(self._run))
+            self._existing |= _reported_before(self._found, elapsed)
         return self._found
 
     def settle(self) -> Course | None:
@@ -106,10 +108,9 @@ class Launch:
             BadAnswer: The service refuses.
         """
         found = self.look()
-        existing = self._left_behind or self._is_existing(found)
-        if existing and self._on_existing == "fail":
+        if self._existing and self._on_existing == "fail":
             return None
-        if not existing:
+        if not self._existing:
             course = Course(found.name)
         elif self._on_existing == "resume":
             course = self._resumed(found)
@@ -134,12 +135,6 @@ class Launch:
         raise ExistingRun(found.name, sequence, draws, self._snapshots(), self._free_name()) from cause
 
     # ---- the three ways --------------------------------------------------------------------------------------
-
-    def _is_existing(self, run: Run) -> bool:
-        progress = run.progress
-        if progress is None:  # a service of before
-            return run.log_position > 0 and run.selections > 0
-        return progress.reporting_for is not None and progress.reporting_for > monotonic() - self._began
 
     def _resumed(self, found: Run) -> Course:
         """Go on after the last sequence.
@@ -168,8 +163,9 @@ class Launch:
         """Name of a new run with the settings of the one that is there; siblings come to the same one."""
         for number in range(2, NAMES_TRIED):
             name = f"{self._run}-{number}"
+            elapsed = monotonic() - self._began
             there = self._there(name)
-            if there is not None and self._is_existing(there):
+            if there is not None and _reported_before(there, elapsed):
                 continue
             try:
                 self._asker.within(_opener(name, found))
@@ -200,6 +196,13 @@ class Launch:
                         if self._there(name := f"{self._run}-{number}") is None)  # fmt: skip
         except (Silence, BadAnswer, StopIteration):
             return f"{self._run}-2"
+
+
+def _reported_before(run: Run, elapsed: float) -> bool:
+    """Whether an outcome of a draw was stored more than so many seconds ago."""
+    if run.progress is None:  # a service of before
+        return run.log_position > 0 and run.selections > 0
+    return run.progress.reporting_for is not None and run.progress.reporting_for > elapsed
 
 
 def _opener(name: str, like: Run) -> Callable[[PromptGPS], Run]:

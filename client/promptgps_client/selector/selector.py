@@ -194,6 +194,10 @@ class Selector:
         except NotFound as refusal:
             _log.warning("draws cannot be kept to this selector's prompts: %s", refusal)
             return None
+        except InvalidRequest as refusal:
+            if all(fault.field == "keys" and fault.row is None for fault in refusal.problem.errors):
+                raise UnusableDraws(f"run {run!r} has none of this selector's prompts: {refusal}") from refusal
+            raise
         if not subset.unknown:
             return subset.subset
         named = ", ".join(map(repr, subset.unknown_keys[:EXAMPLES]))
