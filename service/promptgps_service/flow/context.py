@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 import torch
 
-from promptgps_service.errors import Busy, NotOpen, PromptGPSError, Unavailable
+from promptgps_service.errors import Busy, NotFound, NotOpen, PromptGPSError, Unavailable
 from promptgps_service.flow.catch_up import add_grown_rows, catch_up, catch_up_in
 from promptgps_service.flow.device_queue import CALLERS, DeviceQueue
 from promptgps_service.flow.feature_space import FeatureSpace
@@ -21,7 +21,7 @@ from promptgps_service.flow.limits import Limits
 from promptgps_service.flow.run_state import RunState
 from promptgps_service.flow.stillness import Stillness
 from promptgps_service.flow.ticker import Ticker
-from promptgps_service.flow.trainer import Learning, Trainer, is_short_of_memory
+from promptgps_service.flow.trainer import PASSING, Learning, Trainer, is_short_of_memory
 from promptgps_service.store.records import RunRecord
 from promptgps_service.store.unit import Store, Unit
 
@@ -116,7 +116,7 @@ class Context:
                 self.catch_up, lambda doing, error: self.mark_faulty(record, doing, error),
             )  # fmt: skip
             self.queue.call(state.id, trainer.load)
-        except PromptGPSError:
+        except PASSING:
             raise
         except Exception as error:
             if is_short_of_memory(error):
@@ -166,7 +166,7 @@ class Context:
             desk.state.close()
             self.leases.release(desk.state.id)
 
-    def mark_faulty(self, record: RunRecord, doing: str, error: Exception) -> NotOpen:
+    def mark_faulty(self, record: RunRecord, doing: str, error: Exception) -> PromptGPSError:
         """Take a run out of service that cannot be opened, loaded or learned; all others go on.
 
         Args:
@@ -178,12 +178,15 @@ class Context:
             What callers of the run are told.
         """
         fault = f"{doing}: {type(error).__name__}: {error}"[:FAULT_LENGTH]
-        _log.error("a run is broken, and out of service", run=record.name, fault=fault, exc_info=error)
         try:
             with self.store.write() as unit:
-                unit.runs.mark_faulty(record.id, fault)
+                there = unit.runs.mark_faulty(record.id, fault) or unit.runs.find(record.name)
+            if not there:
+                self.drop(record.name)
+                return NotFound(f"run {record.name!r} was deleted")
         except Unavailable as away:  # whoever opens it next finds out anew
             _log.warning("the fault is not written down", run=record.name, cause=away.detail)
+        _log.error("a run is broken, and out of service", run=record.name, fault=fault, exc_info=error)
         self.drop(record.name)
         return _not_open(record.name, "faulty", fault)
 

@@ -159,6 +159,8 @@ def _run(context: Context, unit: Unit, record: RunRecord) -> Run:
         model_version=served.model_version,
         trained_through=served.trained_through,
         epoch=record.epoch,
+        state=record.state,
+        fault=record.fault,
         created_at=record.created_at,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -145,7 +146,7 @@ class RunState:
     def __init__(self, record: RunRecord, device: torch.device) -> None:
         self.id = record.id
         self.name = record.name
-        self.settings = RunSettings.load(record.settings)
+        self.settings = _whole(RunSettings.load(record.settings))
         self.revision = record.revision
         self.device = device
         self.lock = RunLock()
@@ -172,7 +173,7 @@ class RunState:
 
     def retune(self, record: RunRecord) -> None:
         """Take over settings that have changed."""
-        self.settings = RunSettings.load(record.settings)
+        self.settings = _whole(RunSettings.load(record.settings))
         self.revision = record.revision
         self.groups = None
 
@@ -202,7 +203,14 @@ class RunState:
         self.groups = None
 
     def apply_selection(self, selection: SelectionRecord) -> None:
-        """Count a selection's draws as issued and pending."""
+        """Count a selection's draws as issued and pending.
+
+        Raises:
+            ValueError: it does not follow the one before, or draws what the run does not have.
+        """
+        if (selection.ordinal, selection.first_draw) != (self.ordinal, self.draws):
+            raise ValueError(f"selection {selection.sequence} does not follow the one before it")
+        _require_below(selection.rows, self.rows, f"a row of selection {selection.sequence}")
         rows = torch.from_numpy(selection.rows.astype(np.int64)).to(self.device)
         self.traffic.last_clock[rows] = selection.clock
         self.traffic.last_draw[rows] = torch.arange(selection.size, device=self.device) + selection.first_draw
@@ -211,7 +219,15 @@ class RunState:
         self.ordinal = selection.ordinal + 1
 
     def apply_log(self, part: LogSlice) -> None:
-        """Take in outcomes: counts at once, draws no longer pending."""
+        """Take in outcomes: counts at once, draws no longer pending.
+
+        Raises:
+            ValueError: they do not follow those before, or are of draws or prompts that the run does not have.
+        """
+        if part.start != self.log_position:
+            raise ValueError(f"the log has a gap after position {self.log_position}")
+        _require_below(part.draw[part.draw >= 0], self.draws, "a draw in the log")
+        _require_below(part.row, self.rows, "a row in the log")
         drawn = part.draw >= 0
         draws = part.draw[drawn]
         first_seen = np.unique(draws[self.issued.reported.view[draws] == 0])
@@ -270,6 +286,23 @@ class RunState:
             return self.learned.wait_for(
                 lambda: self.closed or self.epoch != epoch or self.has_learned(position), seconds
             )
+
+
+def _whole(settings: RunSettings) -> RunSettings:
+    """Settings that have no gaps.
+
+    Raises:
+        ValueError: they have.
+    """
+    settings.rules(settings.rollouts_per_prompt)
+    settings.reuse()
+    return settings
+
+
+def _require_below(values: NDArray[Any], limit: int, what: str) -> None:
+    """Check that indices are inside what they index: elsewhere a negative one counts from the end."""
+    if values.size and not (int(values.min()) >= 0 and int(values.max()) < limit):
+        raise ValueError(f"{what} is not in 0..{limit - 1}")
 
 
 def _empty_traffic(rows: int, device: torch.device) -> Traffic:

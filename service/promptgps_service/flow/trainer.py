@@ -8,6 +8,7 @@ arithmetic: the database is read and written aside.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -17,7 +18,7 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
-from promptgps_service.errors import NotOpen, PromptGPSError, Unavailable
+from promptgps_service.errors import Busy, NotOpen, PromptGPSError, Unavailable
 from promptgps_service.flow.device_queue import DeviceQueue, Steps
 from promptgps_service.flow.feature_space import FeatureSpace, Matrix
 from promptgps_service.flow.leases import Leases
@@ -50,8 +51,10 @@ _log = structlog.get_logger(__name__)
 RETRY_SECONDS = 1.0  # after the database did not answer, or memory was short
 TRIES = 2  # at something that breaks, before the run is taken for broken
 
+PASSING = (Unavailable, Busy, NotOpen)  # no fault of the run, or one that was told already
+
 # What goes wrong with a run: (what was done, the error) to the error that callers get.
-OnFault = Callable[[str, Exception], NotOpen]
+OnFault = Callable[[str, Exception], PromptGPSError]
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Trainer:
         self._on_fault = on_fault
         self._model: LoadedModel | None = None
         self._waiting_since: float | None = None
-        self._failures = 0
+        self._failures: Counter[str] = Counter()
 
     # ---- called from any thread --------------------------------------------------------------
 
@@ -198,7 +201,7 @@ class Trainer:
         """
         try:
             yield from work()
-        except PromptGPSError:
+        except PASSING:
             raise
         except Exception as error:
             if is_short_of_memory(error):
@@ -212,17 +215,15 @@ class Trainer:
         """Do something that nobody waits for, again and again where the reason why it failed may pass."""
         try:
             yield from work()
-            self._failures = 0
+            self._failures.pop(key, None)
         except NotOpen:
             pass  # the log has told why
-        except Unavailable:
-            _log.warning("the database does not answer", run=self._state.name, job=key)
+        except PASSING as error:
+            _log.warning("tried again", run=self._state.name, job=key, cause=error.detail)
             self._again(key, work)
-        except PromptGPSError as error:
-            _log.warning("given up", run=self._state.name, job=key, cause=error.detail)
         except Exception as error:  # noqa: BLE001  one run's fault is that run's
-            self._failures += not is_short_of_memory(error)
-            if self._failures < TRIES:
+            self._failures[key] += not is_short_of_memory(error)
+            if self._failures[key] < TRIES:
                 _log.exception("tried again", run=self._state.name, job=key)
                 self._again(key, work)
                 return
@@ -333,7 +334,7 @@ class Trainer:
                     return replace(
                         fresh, predictor=panel, timeline=timeline, through=current.trained_through
                     )
-            except PromptGPSError:
+            except PASSING:
                 raise
             except Exception as error:
                 if is_short_of_memory(error):

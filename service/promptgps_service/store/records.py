@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +105,7 @@ class RunRecord:
     model_version: int
     trained_through: int
     wanted: int
-    state: str
+    state: Literal["open", "archived", "faulty"]
     fault: str | None
 
     @property
