@@ -135,9 +135,14 @@ class Store:
         Raises:
             Unavailable: the database does not answer.
         """
-        with _only_connection(), unavailable(), self._reader.connect() as connection, connection.begin():
-            with _without_leftovers(connection):
-                yield Unit(connection)
+        with (
+            _only_connection(),
+            unavailable(),
+            self._reader.connect() as connection,
+            connection.begin(),
+            _without_leftovers(connection),
+        ):
+            yield Unit(connection)
 
     @contextmanager
     def write(self) -> Iterator[Unit]:
