@@ -24,5 +24,6 @@ def summed(answers: Sequence[wire.PromptsAdded]) -> wire.PromptsAdded:
     return wire.PromptsAdded(
         added=sum(answer.added for answer in answers),
         duplicates=sum(answer.duplicates for answer in answers),
+        aliases=sum(answer.aliases for answer in answers),
         total=answers[-1].total,
     )

@@ -88,6 +88,7 @@ class PromptGPS:
     runs = _asks(calls.runs)
     run = _asks(calls.run)
     change_run = _asks(calls.change_run)
+    send_subset = _asks(calls.send_subset)
     select_batch = _asks(calls.select_batch)
     report_groups = _asks(calls.report_groups)
     report_rollouts = _asks(calls.report_rollouts)

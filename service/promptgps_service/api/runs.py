@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from promptgps_client.wire import ChangeRun, CreateRun, Name, Run, RunMetrics, Runs
+from promptgps_client.wire import ChangeRun, CreateRun, Name, Run, RunMetrics, Runs, SendSubset, Subset
 
 from promptgps_service.api.dependencies import Caller, Ctx
 from promptgps_service.api.problems import responses
-from promptgps_service.flow import open_run
+from promptgps_service.flow import open_run, subsets
 from promptgps_service.flow.access import may_open
 
 router = APIRouter(tags=["runs"])
@@ -40,6 +40,13 @@ def change_run(run: Name, request: ChangeRun, context: Ctx, access: Caller) -> R
     """Re-tune a run."""
     access.may_change(run)
     return open_run.change_run(context, run, request)
+
+
+@router.post("/runs/{run}/subsets", responses=responses(404))
+def send_subset(run: Name, request: SendSubset, context: Ctx, access: Caller) -> Subset:
+    """Name prompts that later batches are to be drawn from; the same prompts have the same id, whoever sends them."""
+    access.may_change(run)
+    return subsets.send_subset(context, run, request)
 
 
 @router.get("/runs/{run}/metrics", responses=responses(404))

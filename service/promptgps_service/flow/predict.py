@@ -11,7 +11,7 @@ from promptgps_client.wire import MAX_PREDICTIONS, AllocateBudget, Calibration, 
 from promptgps_service.embedding.given import unit_vectors
 from promptgps_service.errors import Invalid
 from promptgps_service.flow.context import Context, Desk
-from promptgps_service.flow.rows import rows_of
+from promptgps_service.flow.rows import Keys, rows_of
 from promptgps_service.flow.run_state import ScoreTable
 from promptgps_service.model.predictor import Posterior
 
@@ -23,7 +23,7 @@ def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficul
 
     Raises:
         NotFound: no such run, or keys that its pools do not have.
-        Invalid: texts for a pool of given vectors, or vectors of another dimension.
+        Invalid: texts for a pool of given vectors, vectors of another dimension, or keys whose pool is not clear.
         Busy: too many wait for the device (texts and vectors only; keys are read from the served table).
     """
     (posterior,), table = predicted(context, context.desk(request.run), request)
@@ -47,20 +47,20 @@ def predicted(context: Context, desk: Desk, prompts: Prompts) -> tuple[list[Post
 
     Raises:
         NotFound: keys that the run's pools do not have.
-        Invalid: texts for a pool of given vectors, or vectors of another dimension.
+        Invalid: texts for a pool of given vectors, vectors of another dimension, or keys whose pool is not clear.
         Busy: too many wait for the device (texts and vectors only).
     """
     if prompts.keys is not None:
-        return _known(context, desk, prompts.keys)
+        return _known(context, desk, Keys(prompts.keys, prompts.pool))
     return _new(context, desk, prompts)
 
 
-def _known(context: Context, desk: Desk, keys: list[str]) -> tuple[list[Posterior], ScoreTable]:
-    with context.store.read() as unit:
-        rows = rows_of(unit, desk.state.segments, keys, "keys")
-    if desk.state.table is None or (rows.size and int(rows.max()) >= desk.state.table.rows):
-        desk.trainer.update()
+def _known(context: Context, desk: Desk, keys: Keys) -> tuple[list[Posterior], ScoreTable]:
+    (rows,) = rows_of(context, desk.state, keys)
     table = desk.state.table
+    if table is None or (rows.size and int(rows.max()) >= table.rows):
+        desk.trainer.update()
+        table = desk.state.table
     assert table is not None
     return [table.posterior.take(torch.from_numpy(rows).to(desk.state.device))], table
 

@@ -13,6 +13,7 @@ from promptgps_service.flow.context import Context
 from promptgps_service.flow.digest import request_digest
 from promptgps_service.flow.receipts import answered_before
 from promptgps_service.flow.reported import Reported, reported_of
+from promptgps_service.flow.rows import Keys, rows_of
 from promptgps_service.flow.run_state import RunState
 from promptgps_service.store.records import GROUP, OK, STATUS_CODES, TRUNCATED, LogSlice, OutcomeRecord
 from promptgps_service.store.unit import Unit
@@ -26,7 +27,7 @@ def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: 
 
     Raises:
         NotFound: no such run, draw or prompt; names the rows.
-        Invalid: a reward or a count that the run does not allow; names the row.
+        Invalid: a reward or a count that the run does not allow, or a prompt whose pool is not clear; names the row.
         Conflict: the idempotency key has come with another report.
         Unavailable: the database does not answer; nothing was stored.
     """
@@ -34,6 +35,14 @@ def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: 
     state = desk.state
     key = idempotency_key if request.prompt is not None else None  # a report by draw is known by its draws
     digest = "" if key is None else request_digest(request, frozenset())
+    rows = None
+    if request.prompt is not None:
+        with context.store.read() as unit:  # the same answer again, whatever the pools have got since
+            before = answered_before(unit, state.id, key, digest, "report")
+        if before is not None:
+            return _repeated(OutcomesStored.model_validate(before))
+        # Looked up before the run is held against others: its rows are only ever added.
+        (rows,) = rows_of(context, state, Keys(request.prompt, request.pool, "prompt"))
     with state.lock:
         with context.store.write() as unit:
             head = unit.runs.lock(state.id)
@@ -41,7 +50,7 @@ def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: 
             before = answered_before(unit, state.id, key, digest, "report")
             if before is not None:
                 return _repeated(OutcomesStored.model_validate(before))
-            about = reported_of(unit, state, request)
+            about = reported_of(unit, state, request, rows)
             lines = _records(state, request, about)
             fresh, duplicates, conflicts = _sort_out(unit, state, lines, about.superseded_in)
             position = unit.log.append(state.id, head.log_position, fresh)

@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from promptgps_service.acquisition.randomness import distinct
 from promptgps_service.acquisition.reuse import Traffic
+from promptgps_service.flow.masks import Masks
 from promptgps_service.flow.reward_sums import RewardSums
 from promptgps_service.flow.run_lock import RunLock
 from promptgps_service.flow.run_settings import RunSettings
@@ -154,6 +156,7 @@ class RunState:
         self.segments: list[Segment] = []
         self.identity = torch.zeros(0, dtype=torch.int64, device=device)
         self.groups: Groups | None = None
+        self.subsets = Masks(device)
         self.table: ScoreTable | None = None
         self.closed = False
         self.rewind(record.epoch)
@@ -193,6 +196,8 @@ class RunState:
         fresh = _empty_traffic(added, self.device)
         self.segments = self.segments + segments
         self.identity = torch.cat([self.identity, identity.to(self.device)])
+        if len(self.settings.pools) > 1:  # two pools may have the same content
+            self.identity = distinct(self.identity)
         self.traffic = Traffic(
             torch.cat([self.traffic.last_clock, fresh.last_clock]),
             torch.cat([self.traffic.last_draw, fresh.last_draw]),

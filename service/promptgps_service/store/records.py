@@ -23,7 +23,7 @@ def record_of(kind: type[R], row: Row[tuple[object, ...]]) -> R:
 
 @dataclass(frozen=True)
 class PoolRecord:
-    """A pool; ``prompts`` is its committed length."""
+    """A pool; ``prompts`` and ``aliases`` are its committed lengths."""
 
     id: int
     name: str
@@ -32,11 +32,19 @@ class PoolRecord:
     prompts: int
     frame_rows: int
     created_at: str
+    aliases: int = 0
 
 
 @dataclass(frozen=True)
 class PoolChunk:
-    """Prompts to append, side by side; identity is the first eight bytes of the digest as int64."""
+    """Prompts to append, side by side.
+
+    Attributes:
+        digests: 16 bytes each, of the content; the first eight are the prompt's identity as int64.
+        identities: 8 bytes each, where prompts of the chunk share their content with earlier ones and are told apart.
+        embedding: float16[M, d].
+        surface: float32[M, S]; S = 0 without texts.
+    """
 
     keys: list[str]
     digests: list[bytes]
@@ -46,9 +54,18 @@ class PoolChunk:
     prior_trials: list[float | None] | None
     embedding: NDArray[np.float16]
     surface: NDArray[np.float32]
+    identities: list[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a pool has under a key: the position of the prompt and the digest of its content."""
+
+    position: int
+    digest: bytes
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class PoolArrays:
     Attributes:
         identity: int64[M].
         embedding: float16[M, d].
-        surface: float32[M, S].
+        surface: float32[M, S]; NaN where a prompt has no text, S = 0 where none of them has.
         offline: float64[M, 2], successes and trials of the offline pass rate; 0 trials where there is none.
     """
 

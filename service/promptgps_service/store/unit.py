@@ -21,6 +21,7 @@ from promptgps_service.store.pools import Pools
 from promptgps_service.store.runs import Runs
 from promptgps_service.store.selections import Selections
 from promptgps_service.store.snapshots import Snapshots
+from promptgps_service.store.subsets import Subsets
 from promptgps_service.store.superseded import SupersededLog
 from promptgps_service.store.versions import Versions
 
@@ -36,8 +37,6 @@ def holds_connection() -> bool:
 def _only_connection() -> Iterator[None]:
     """Let a thread have one connection at a time: were each to want a second one, none would be left to go on with."""
     if holds_connection():
-        yield  # TEMPORARY until features take the unit
-        return
         raise RuntimeError("this thread has a unit of work open already; pass it on")
     _mine.busy = True
     try:
@@ -77,6 +76,11 @@ class Unit:
     def runs(self) -> Runs:
         """Runs, their settings and segments."""
         return Runs(self.connection)
+
+    @cached_property
+    def subsets(self) -> Subsets:
+        """Subsets of runs' prompts."""
+        return Subsets(self.connection)
 
     @cached_property
     def selections(self) -> Selections:
