@@ -110,6 +110,21 @@ class Issued:
         """Ordinal of the selection that each draw belongs to."""
         return np.searchsorted(self.first_draw.view, draws, side="right") - 1
 
+    def report(
+        self, draws: NDArray[np.int64], rollout: NDArray[np.int64], part: NDArray[np.int64]
+    ) -> None:
+        """Count rollouts as reported: a group's all at once, each one once however many lines tell of it.
+
+        Args:
+            draws: of each line of the log, int64[L].
+            rollout: index in its draw, or ``GROUP``, int64[L].
+            part: which line of that rollout or group it is, int64[L]; only the first counts.
+        """
+        most = self.rollouts.view[self.selection_of(draws)]
+        counted = np.where(rollout == GROUP, most, 1) * (part == 0)
+        np.add.at(self.reported.view, draws, counted.astype(np.int32))
+        self.reported.view[draws] = np.minimum(self.reported.view[draws], most)
+
     def complete(self, ordinals: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether every draw of each of those selections has all its rollouts reported."""
         answer = np.zeros(ordinals.size, np.bool_)
@@ -209,10 +224,7 @@ class RunState:
         drawn = part.draw >= 0
         draws = part.draw[drawn]
         first_seen = np.unique(draws[self.issued.reported.view[draws] == 0])
-        rollouts = np.where(
-            part.rollout[drawn] == GROUP, self.issued.rollouts.view[self.issued.selection_of(draws)], 1
-        )
-        np.add.at(self.issued.reported.view, draws, rollouts.astype(np.int32))
+        self.issued.report(draws, part.rollout[drawn], part.part[drawn])
         rows = torch.from_numpy(self.issued.row.view[first_seen].astype(np.int64)).to(self.device)
         self.traffic.open.index_add_(0, rows, -torch.ones_like(rows, dtype=torch.int32))
         every = torch.from_numpy(part.row)

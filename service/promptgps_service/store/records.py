@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isclose
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from promptgps_client.wire import ROUNDING
 from sqlalchemy import Row
 
 OK, ERROR, TIMEOUT, TRUNCATED, CANCELLED = range(5)
@@ -163,10 +165,17 @@ class OutcomeRecord:
     part: int = 0
 
     def same_as(self, other: OutcomeRecord) -> bool:
-        """Whether two reports of one rollout or group say the same (the policy version is not part of it)."""
-        return (self.successes, self.trials, self.reward, self.status) == (
-            other.successes, other.trials, other.reward, other.status,
-        )  # fmt: skip
+        """Whether two reports of one rollout or group say the same, up to rounding of their numbers.
+
+        The policy version is no part of it.
+        """
+        if (self.trials, self.status) != (other.trials, other.status):
+            return False
+        if abs(self.successes - other.successes) > ROUNDING:
+            return False
+        if self.reward is None or other.reward is None:
+            return self.reward is other.reward
+        return isclose(self.reward, other.reward, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
 @dataclass(frozen=True)
