@@ -76,7 +76,7 @@ def rows_fault(field: str, details: Mapping[int, str]) -> PydanticCustomError:
     first, detail = rows[0]
     if len(rows) > 1:
         detail = f"{detail} (so are {len(rows) - 1} more rows)"
-    others = {row: other for row, other in rows[1:ROWS_NAMED]}
+    others = dict(rows[1:ROWS_NAMED])
     context = {"field": f"{field}.{first}", "detail": detail, "column": field, "others": others}
     return PydanticCustomError("columns", "{field}: {detail}", context)
 

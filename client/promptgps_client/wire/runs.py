@@ -26,7 +26,6 @@ from promptgps_client.wire.base import (
     pools_of_keys,
 )
 
-
 FLOAT32_ROUNDING = 2.0**-22  # a threshold is meant exactly, but 0.99999994 is 1
 TWO_VALUES = ([0.0, 1.0], [-1.0, 1.0])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
@@ -18,7 +18,6 @@ from promptgps_service.flow.receipts import answered_before
 from promptgps_service.flow.reported import Reported, reported_of
 from promptgps_service.flow.rewards import decided, understand
 from promptgps_service.flow.run_settings import RunSettings
-from promptgps_service.flow.run_state import RunState
 from promptgps_service.store.records import (
     GROUP,
     OK,
@@ -58,7 +57,7 @@ def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: 
                 return _repeated(OutcomesStored.model_validate(before))
 
             about = reported_of(unit, state, request)
-            reward = _reward_of_run(unit, head, request, about)
+            reward = _reward_of_run(unit, head, request)
             lines, warnings = _lines(reward, request, about, stored=head.log_position > 0)
             found = _against_log(unit, state.id, lines, about)
             position = unit.log.append(state.id, head.log_position, found.fresh)
@@ -94,9 +93,7 @@ def _repeated(stored: OutcomesStored) -> OutcomesStored:
 # ---- what rewards mean in the run ----------------------------------------------------------------------------
 
 
-def _reward_of_run(
-    unit: Unit, head: RunRecord, request: ReportOutcomes, about: Reported
-) -> Reward:
+def _reward_of_run(unit: Unit, head: RunRecord, request: ReportOutcomes) -> Reward:
     """The run's reward, with the two values that its log has shown.
 
     The settings have them as soon as a failure is stored, except in logs of versions that took 0 and 1 only.

@@ -24,6 +24,27 @@ NEVER = -(2**60)
 
 
 @dataclass(frozen=True)
+class NewPrompts:
+    """Prompts outside the pool.
+
+    Attributes:
+        embedding: float32[L, d].
+        texts: L; None where the pool has vectors of the caller.
+    """
+
+    embedding: NDArray[np.float32]
+    texts: list[str] | None
+
+    def parts(self, size: int) -> list[NewPrompts]:
+        """At most ``size`` of them at a time, in their order."""
+        slices = [slice(start, start + size) for start in range(0, len(self.embedding), size)]
+        return [
+            NewPrompts(self.embedding[part], None if self.texts is None else self.texts[part])
+            for part in slices
+        ]
+
+
+@dataclass(frozen=True)
 class ScoreTable:
     """The whole pool scored by one model version; swapped in one go.
 
@@ -177,13 +198,19 @@ class RunState:
         self.traffic = _empty_traffic(self.rows, self.device)
         self.successes = torch.zeros(self.rows, dtype=torch.float64)
         self.trials = torch.zeros(self.rows, dtype=torch.float64)
-        self.reward_sums = RewardSums() if self.settings.reward.kind == "affine" else None
+        self.reward_sums: RewardSums | None = None
+        self._begin_reward_sums()
 
     def retune(self, record: RunRecord) -> None:
         """Take over settings that have changed."""
         self.settings = RunSettings.load(record.settings)
         self.revision = record.revision
         self.groups = None
+        if (self.reward_sums is not None) != (self.settings.reward.kind == "affine"):
+            self._begin_reward_sums()  # the reward changes only while the log is empty
+
+    def _begin_reward_sums(self) -> None:
+        self.reward_sums = RewardSums() if self.settings.reward.kind == "affine" else None
 
     @property
     def rows(self) -> int:

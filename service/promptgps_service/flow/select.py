@@ -13,18 +13,16 @@ from promptgps_service.acquisition.choose import Choice, Field, TooFew, choose
 from promptgps_service.acquisition.randomness import derive
 from promptgps_service.acquisition.reuse import tiers
 from promptgps_service.acquisition.utility import mixed_probability
-from promptgps_service.errors import Busy, Conflict, Fault, Invalid
+from promptgps_service.errors import Busy, Invalid
 from promptgps_service.flow.context import Context, Desk
-from promptgps_service.flow.digest import request_digest
 from promptgps_service.flow.draw_ids import draw_ids
 from promptgps_service.flow.quota_groups import quota_groups
 from promptgps_service.flow.rows import prompts_at, rows_of
 from promptgps_service.flow.run_state import RunState
+from promptgps_service.flow.same_question import question_of, require_same, warnings_of
 from promptgps_service.store.records import RunRecord, SelectionRecord
 from promptgps_service.store.unit import Unit
 
-# What only shapes the answer, or how long it is waited for, is no part of the question.
-_RENDERING = frozenset({"include_text", "wait_seconds", "sequence"})
 # Below this expected share of mixed groups the caller is warned that the pool gives little signal.
 LOW_SIGNAL = 0.2
 # Draws that a step of history has at least: for a trainer that draws one at a time it is not the one before.
@@ -36,24 +34,17 @@ def select_batch(context: Context, request: SelectBatch) -> Batch:
 
     Raises:
         NotFound: no such run, or unknown keys among candidates or exclusions.
-        Conflict: the sequence has answered another request.
+        Conflict: the sequence has answered another request; names what differs.
         Invalid: fewer prompts than the batch wants.
         Busy: too many draws of the run are without an outcome.
         Unavailable: the database does not answer; nothing was drawn.
     """
     desk = context.desk(request.run)
-    digest = request_digest(request, _RENDERING)
+    question = question_of(request)
     warnings = _wait(context, desk, request)
-    while (batch := _draw(context, desk.state, request, digest, warnings)) is None:
+    while (batch := _draw(context, desk.state, request, question, warnings)) is None:
         _bring_up_to_date(context, desk)
     return batch
-
-
-def _same(found: SelectionRecord | None, digest: str) -> SelectionRecord | None:
-    if found is not None and found.request != digest:
-        detail = f"sequence {found.sequence} has answered another request"
-        raise Conflict(detail, (Fault("sequence", detail),))
-    return found
 
 
 def _wait(context: Context, desk: Desk, request: SelectBatch) -> list[str]:
@@ -91,7 +82,7 @@ def _bring_up_to_date(context: Context, desk: Desk) -> None:
 
 
 def _draw(
-    context: Context, state: RunState, request: SelectBatch, digest: str, warnings: list[str]
+    context: Context, state: RunState, request: SelectBatch, question: str, warnings: list[str]
 ) -> Batch | None:
     """Choose and write a selection, holding the run against every other writer.
 
@@ -101,8 +92,9 @@ def _draw(
         with context.store.write() as unit:
             record = unit.runs.lock(state.id)
             if request.sequence is not None:
-                found = _same(unit.selections.find(state.id, request.sequence), digest)
+                found = unit.selections.find(state.id, request.sequence)
                 if found is not None:
+                    require_same(found, request, question)
                     return _render(unit, state, found, request, replayed=True)
             context.catch_up_in(unit, state, record)
             _check_open(state, request.batch_size, context.limits.open_draws)
@@ -110,7 +102,7 @@ def _draw(
             table = state.table
             if grown or table is None or table.rows < state.rows or table.epoch != record.epoch:
                 return None
-            selection = _choose(context, unit, state, record, request, digest, warnings)
+            selection = _choose(context, unit, state, record, request, question, warnings)
             unit.selections.add(state.id, selection)
             unit.runs.advance(state.id, draws=record.draws + selection.size, selections=record.selections + 1)
             batch = _render(unit, state, selection, request, replayed=False)
@@ -129,7 +121,7 @@ def _check_open(state: RunState, asked: int, limit: int) -> None:
 
 
 def _choose(
-    context: Context, unit: Unit, state: RunState, record: RunRecord, request: SelectBatch, digest: str,
+    context: Context, unit: Unit, state: RunState, record: RunRecord, request: SelectBatch, question: str,
     warnings: list[str],
 ) -> SelectionRecord:  # fmt: skip
     table = state.table
@@ -163,7 +155,7 @@ def _choose(
     return SelectionRecord(
         sequence=sequence,
         ordinal=record.selections,
-        request=digest,
+        request=question,
         seed=seed,
         clock=clock,
         policy_version=request.policy_version,
@@ -239,5 +231,5 @@ def _render(
             rollouts=[selection.rollouts] * selection.size,
             text=[text for _, text in prompts] if request.include_text else None,
         ),
-        warnings=selection.warnings,
+        warnings=selection.warnings + (warnings_of(selection, request) if replayed else []),
     )

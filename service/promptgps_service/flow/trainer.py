@@ -7,20 +7,18 @@ Everything here runs on the lane, so a trainer needs no lock of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import structlog
 import torch
-from numpy.typing import NDArray
 
 from promptgps_service.errors import Unavailable
 from promptgps_service.flow.feature_space import FeatureSpace, Matrix
 from promptgps_service.flow.lane import Lane
 from promptgps_service.flow.leases import Leases
 from promptgps_service.flow.publish import Origin, Overtaken, publish
-from promptgps_service.flow.run_state import RunState, ScoreTable
+from promptgps_service.flow.run_state import NewPrompts, RunState, ScoreTable
 from promptgps_service.flow.step_metrics import Metrics, step_metrics
 from promptgps_service.flow.steps import Step, at_most, due, split_steps, waits
 from promptgps_service.flow.timeline import Timeline
@@ -121,11 +119,9 @@ class Trainer:
         """The same, without waiting for it."""
         self._lane.submit(("load", self._state.id), self._refresh)
 
-    def predict_new(
-        self, embedding: NDArray[np.float32], texts: list[str] | None
-    ) -> tuple[Posterior, ScoreTable]:
-        """Posterior for prompts outside the pool, and the version that it comes from."""
-        return self._lane.call(lambda: self._predict_new(embedding, texts))
+    def predict_new(self, parts: Sequence[NewPrompts]) -> tuple[list[Posterior], ScoreTable]:
+        """Posteriors for prompts outside the pool, part by part, all of one version, which comes with them."""
+        return self._lane.call(lambda: self._predict_new(parts))
 
     # ---- on the lane ---------------------------------------------------------------------------------------
 
@@ -369,14 +365,16 @@ class Trainer:
     def _serve(self) -> None:
         self._state.publish(self._table(self._version, self._through))
 
-    def _predict_new(
-        self, embedding: NDArray[np.float32], texts: list[str] | None
-    ) -> tuple[Posterior, ScoreTable]:
+    def _predict_new(self, parts: Sequence[NewPrompts]) -> tuple[list[Posterior], ScoreTable]:
+        """One job for all parts: nothing is learned between them."""
         if self._predictor is None:
             self.load()
         assert self._predictor is not None
         assert self._matrix is not None
         assert self._state.table is not None
-        x = self._features.new_features(self._matrix, embedding, texts)
-        return self._predictor.predict_new(x), self._state.table
+        posteriors = []
+        for part in parts:
+            x = self._features.new_features(self._matrix, part.embedding, part.texts)
+            posteriors.append(self._predictor.predict_new(x))
+        return posteriors, self._state.table
 

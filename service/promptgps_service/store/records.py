@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isclose
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -243,6 +243,20 @@ class VersionRecord:
     trained_through: int
     predictor: str
     state: bytes
+
+
+class StepRecord(NamedTuple):
+    """What a learned step showed.
+
+    Attributes:
+        version: the model version that it led to.
+        trained_through: position of the log that this one has learned up to.
+        metrics: by name.
+    """
+
+    version: int
+    trained_through: int
+    metrics: dict[str, float | None]
 
 
 @dataclass(frozen=True)
