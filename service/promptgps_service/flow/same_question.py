@@ -36,21 +36,20 @@ def require_same(found: SelectionRecord, request: SelectBatch, question: str) ->
     if same or _as_before(found, request):
         return
 
-    faults = []
+    fields = []
     if request.batch_size != found.size:
-        faults.append(_other("batch_size", found.size, request.batch_size))
+        fields.append(_other("batch_size", found.size, request.batch_size))
     if request.rollouts is not None and request.rollouts != found.rollouts:
-        faults.append(_other("rollouts", found.rollouts, request.rollouts))
-    if not faults:
-        detail = f"sequence {found.sequence} was drawn with other candidates, exclude or rollouts"
-        faults.append(Fault("sequence", detail))
-    told = "; ".join(fault.detail for fault in faults)
-    raise Conflict(f"sequence {found.sequence} has answered another request: {told}", tuple(faults))
+        fields.append(_other("rollouts", found.rollouts, request.rollouts))
+    told = "; ".join(fault.detail for fault in fields) or "other candidates, exclude or rollouts"
+    detail = f"sequence {found.sequence} has answered another request: {told}"
+    raise Conflict(detail, (Fault("sequence", detail), *fields))
 
 
 def _as_before(found: SelectionRecord, request: SelectBatch) -> bool:
     """Whether it is the question by the digest of version 0.1.0, which had the policy version in it."""
-    then = request.model_copy(update={"policy_version": found.policy_version, "subset": None})
+    unknown_then = dict.fromkeys(("subset", "candidates_pool", "exclude_pool"))
+    then = request.model_copy(update={"policy_version": found.policy_version, **unknown_then})
     return found.request == request_digest(then, RENDERING)
 
 
