@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from promptgps_client import wire
-from promptgps_client.call import Call, Retry
+from promptgps_client.answers import joined
+from promptgps_client.call import Call, Paged, Retry
 from promptgps_client.call import get as _get
 from promptgps_client.call import named as _named
 from promptgps_client.call import read_as as _as
@@ -191,19 +192,22 @@ def run(name: str) -> Call[wire.Run]:
 
 
 def change_run(
-    name: str, *, rollouts_per_prompt: int | None = None, selection: Selection | Fields | None = None
-) -> Call[wire.Run]:
+    name: str, *, rollouts_per_prompt: int | None = None, reward: Reward | Fields | None = None,
+    selection: Selection | Fields | None = None,
+) -> Call[wire.Run]:  # fmt: skip
     """Re-tune a run; what is left out, also inside `selection`, stays as it is.
 
     Args:
         name: The run's name.
         rollouts_per_prompt: n, the rollouts in a group, 1 to 4096.
+        reward: How a raw reward becomes a success, as in `create_run`; only while no outcome is stored.
         selection: Only the settings to change.
 
     Raises:
         NotFound: There is none of this name.
+        Conflict: Another reward, and outcomes are stored.
     """
-    fields = {"rollouts_per_prompt": rollouts_per_prompt, "selection": selection}
+    fields = {"rollouts_per_prompt": rollouts_per_prompt, "reward": reward, "selection": selection}
     return _send("PATCH", f"/runs/{_named('name', name)}", wire.ChangeRun, wire.Run, fields)
 
 
@@ -368,13 +372,34 @@ def allocate_budget(
     })  # fmt: skip
 
 
-def metrics(run: str) -> Call[wire.RunMetrics]:
-    """Series of a run, one entry for each step learned.
+def metrics(
+    run: str, *, since: int = 0, series: Collection[str] | None = None, every: int = 1
+) -> Paged[wire.RunMetrics]:
+    """Series of a run, one entry for each step learned: the whole course, however long.
+
+    The service answers at most 2,000 steps at a time; the rest is asked for until all is there.
+
+    Args:
+        run: The run's name.
+        since: First model version that is wanted, to go on where an earlier answer ended.
+        series: Names of series, or beginnings of names; default: all.
+        every: Every k-th step, for an overview.
 
     Raises:
         NotFound: There is no such run.
+        InvalidRequest: No series has such a name; the message has those that are near.
     """
-    return _get(f"/runs/{_named('run', run)}/metrics", wire.RunMetrics)
+    path = f"/runs/{_named('run', run)}/metrics"
+    pages = []
+    following: int | None = since
+    while following is not None:
+        query: dict[str, int | str] = {"since": following, "every": every}
+        if series is not None:
+            query["series"] = ",".join([series] if isinstance(series, str) else series)
+        page = yield _get(f"{path}?{urlencode(query)}", wire.RunMetrics)
+        pages.append(page)
+        following = page.next
+    return joined(pages)
 
 
 # ---- checkpoints -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import structlog
 import torch
 
 from promptgps_service.errors import Busy, NotFound, NotOpen, PromptGPSError, Unavailable
-from promptgps_service.flow.catch_up import add_grown_rows, catch_up, catch_up_in
+from promptgps_service.flow.catch_up import catch_up
 from promptgps_service.flow.device_queue import CALLERS, DeviceQueue
 from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.follow import POLL_SECONDS, Follower
@@ -23,7 +23,7 @@ from promptgps_service.flow.stillness import Stillness
 from promptgps_service.flow.ticker import Ticker
 from promptgps_service.flow.trainer import PASSING, Learning, Trainer, is_short_of_memory
 from promptgps_service.store.records import RunRecord
-from promptgps_service.store.unit import Store, Unit
+from promptgps_service.store.unit import Store
 
 _log = structlog.get_logger(__name__)
 
@@ -215,14 +215,6 @@ class Context:
     def catch_up(self, state: RunState) -> RunRecord:
         """Bring a run's state up to the database; answers the heads that it has come to."""
         return catch_up(self.store, self.features, state)
-
-    def catch_up_in(self, unit: Unit, state: RunState, record: RunRecord) -> None:
-        """The same inside a unit of work that already has the run's heads; costs nothing when up to date."""
-        catch_up_in(unit, self.features, state, record)
-
-    def add_grown_rows(self, unit: Unit, state: RunState) -> bool:
-        """Give a run the prompts that its pools have got since; its run must be locked in the unit of work."""
-        return add_grown_rows(unit, state)
 
 
 def require_open(record: RunRecord) -> None:

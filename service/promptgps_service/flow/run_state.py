@@ -28,6 +28,27 @@ NEVER = -(2**60)
 
 
 @dataclass(frozen=True)
+class NewPrompts:
+    """Prompts outside the pool.
+
+    Attributes:
+        embedding: float32[L, d].
+        texts: L; None where the pool has vectors of the caller.
+    """
+
+    embedding: NDArray[np.float32]
+    texts: list[str] | None
+
+    def parts(self, size: int) -> list[NewPrompts]:
+        """At most ``size`` of them at a time, in their order."""
+        slices = [slice(start, start + size) for start in range(0, len(self.embedding), size)]
+        return [
+            NewPrompts(self.embedding[part], None if self.texts is None else self.texts[part])
+            for part in slices
+        ]
+
+
+@dataclass(frozen=True)
 class ScoreTable:
     """The whole pool scored by one model version; swapped in one go.
 
@@ -114,6 +135,21 @@ class Issued:
         """Ordinal of the selection that each draw belongs to."""
         return np.searchsorted(self.first_draw.view, draws, side="right") - 1
 
+    def report(
+        self, draws: NDArray[np.int64], rollout: NDArray[np.int64], part: NDArray[np.int64]
+    ) -> None:
+        """Count rollouts as reported: a group's all at once, each one once however many lines tell of it.
+
+        Args:
+            draws: of each line of the log, int64[L].
+            rollout: index in its draw, or ``GROUP``, int64[L].
+            part: which line of that rollout or group it is, int64[L]; only the first counts.
+        """
+        most = self.rollouts.view[self.selection_of(draws)]
+        counted = np.where(rollout == GROUP, most, 1) * (part == 0)
+        np.add.at(self.reported.view, draws, counted.astype(np.int32))
+        self.reported.view[draws] = np.minimum(self.reported.view[draws], most)
+
     def complete(self, ordinals: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether every draw of each of those selections has all its rollouts reported."""
         answer = np.zeros(ordinals.size, np.bool_)
@@ -172,13 +208,19 @@ class RunState:
         self.traffic = _empty_traffic(self.rows, self.device)
         self.successes = torch.zeros(self.rows, dtype=torch.float64)
         self.trials = torch.zeros(self.rows, dtype=torch.float64)
-        self.reward_sums = RewardSums() if self.settings.reward.kind == "affine" else None
+        self.reward_sums: RewardSums | None = None
+        self._begin_reward_sums()
 
     def retune(self, record: RunRecord) -> None:
         """Take over settings that have changed."""
         self.settings = _whole(RunSettings.load(record.settings))
         self.revision = record.revision
         self.groups = None
+        if (self.reward_sums is not None) != (self.settings.reward.kind == "affine"):
+            self._begin_reward_sums()  # the reward changes only while the log is empty
+
+    def _begin_reward_sums(self) -> None:
+        self.reward_sums = RewardSums() if self.settings.reward.kind == "affine" else None
 
     @property
     def rows(self) -> int:
@@ -236,10 +278,7 @@ class RunState:
         drawn = part.draw >= 0
         draws = part.draw[drawn]
         first_seen = np.unique(draws[self.issued.reported.view[draws] == 0])
-        rollouts = np.where(
-            part.rollout[drawn] == GROUP, self.issued.rollouts.view[self.issued.selection_of(draws)], 1
-        )
-        np.add.at(self.issued.reported.view, draws, rollouts.astype(np.int32))
+        self.issued.report(draws, part.rollout[drawn], part.part[drawn])
         rows = torch.from_numpy(self.issued.row.view[first_seen].astype(np.int64)).to(self.device)
         self.traffic.open.index_add_(0, rows, -torch.ones_like(rows, dtype=torch.int32))
         every = torch.from_numpy(part.row)
@@ -273,6 +312,13 @@ class RunState:
         with self.learned:
             self.table = table
             self.learned.notify_all()
+
+    @property
+    def served(self) -> ScoreTable:
+        """The table that answers; an opened run has one."""
+        if self.table is None:
+            raise RuntimeError(f"run {self.name!r} is not loaded")
+        return self.table
 
     def has_learned(self, position: int) -> bool:
         """Whether the served model has learned up to a position of the log."""

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-import numpy as np
 import structlog
 import torch
-from numpy.typing import NDArray
 
 from promptgps_service.errors import Busy, NotOpen, PromptGPSError, Unavailable
 from promptgps_service.flow.device_queue import DeviceQueue, Steps
@@ -30,7 +28,7 @@ from promptgps_service.flow.loaded_model import (
 )
 from promptgps_service.flow.publish import Origin, Overtaken, publish
 from promptgps_service.flow.run_settings import RunSettings
-from promptgps_service.flow.run_state import RunState, ScoreTable
+from promptgps_service.flow.run_state import NewPrompts, RunState, ScoreTable
 from promptgps_service.flow.step_metrics import Metrics, step_metrics
 from promptgps_service.flow.steps import Step, at_most, due, split_steps, waits
 from promptgps_service.flow.timeline import Timeline
@@ -184,11 +182,9 @@ class Trainer:
         """Another process may have changed the run: take over what it has written, without waiting for it."""
         self._queue.submit(self._state.id, "follow", self._follow)
 
-    def predict_new(
-        self, embedding: NDArray[np.float32], texts: list[str] | None
-    ) -> tuple[Posterior, ScoreTable]:
-        """Posterior for prompts outside the pool, and the version that it comes from."""
-        return self._queue.call(self._state.id, lambda: self._predict_new(embedding, texts))
+    def predict_new(self, parts: Sequence[NewPrompts]) -> tuple[list[Posterior], ScoreTable]:
+        """Posteriors for prompts outside the pool, part by part, all of one version, which comes with them."""
+        return self._queue.call(self._state.id, lambda: self._predict_new(parts))
 
     # ---- faults ------------------------------------------------------------------------------
 
@@ -544,17 +540,22 @@ class Trainer:
     # ---- new prompts, on the device ----------------------------------------------------------
 
     def _predict_new(
-        self, embedding: NDArray[np.float32], texts: list[str] | None
-    ) -> Steps[tuple[Posterior, ScoreTable]]:
+        self, parts: Sequence[NewPrompts]
+    ) -> Steps[tuple[list[Posterior], ScoreTable]]:
+        """One job for all parts: nothing is learned between them."""
         model = self._model
-        table = self._state.table
-        if model is None or table is None:
+        if model is None:
             yield from self.load()
-            model, table = self._model, self._state.table
-        if model is None or table is None:
+            model = self._model
+        if model is None:
             self._not_loaded()
-        x = self._features.new_features(model.matrix, embedding, texts)
-        return model.predictor.predict_new(x), table
+        table = self._state.served
+        posteriors = []
+        for part in parts:
+            x = self._features.new_features(model.matrix, part.embedding, part.texts)
+            posteriors.append(model.predictor.predict_new(x))
+            yield None
+        return posteriors, table
 
     def _not_loaded(self) -> NoReturn:
         raise RuntimeError(f"run {self._state.name!r} was loaded, and has no model")
