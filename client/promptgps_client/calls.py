@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
 from promptgps_client import wire
-from promptgps_client.call import Call, Retry
+from promptgps_client.answers import joined
+from promptgps_client.call import Call, Paged, Retry
 from promptgps_client.call import get as _get
 from promptgps_client.call import named as _named
 from promptgps_client.call import read_as as _as
@@ -251,11 +252,12 @@ def change_run(
     Args:
         name: The run's name.
         rollouts_per_prompt: n, the rollouts in a group, 1 to 4096.
-        reward: How raw rewards become successes; only while the run has no outcome.
+        reward: How a raw reward becomes a success, as in `create_run`; only while no outcome is stored.
         selection: Only the settings to change.
 
     Raises:
         NotFound: There is none of this name.
+        Conflict: Another reward, and outcomes are stored.
     """
     fields = {"rollouts_per_prompt": rollouts_per_prompt, "reward": reward, "selection": selection}
     return _send("PATCH", f"/runs/{_named('name', name)}", wire.ChangeRun, wire.Run, fields)
@@ -426,13 +428,34 @@ def allocate_budget(
     return _send("POST", "/allocate_budget", wire.AllocateBudget, wire.Budget, fields, kinds=KINDS)
 
 
-def metrics(run: str) -> Call[wire.RunMetrics]:
-    """Series of a run, one entry for each step learned.
+def metrics(
+    run: str, *, since: int = 0, series: Iterable[str] | None = None, every: int = 1
+) -> Paged[wire.RunMetrics]:
+    """Series of a run, one entry for each step learned: the whole course, however long.
+
+    The service answers at most 2,000 steps at a time; the rest is asked for until all is there.
+
+    Args:
+        run: The run's name.
+        since: First model version that is wanted, to go on where an earlier answer ended.
+        series: Names of series, or beginnings of names; default: all.
+        every: Every k-th step, for an overview.
 
     Raises:
         NotFound: There is no such run.
+        InvalidRequest: No series has such a name; the message has those that are near.
     """
-    return _get(f"/runs/{_named('run', run)}/metrics", wire.RunMetrics)
+    path = f"/runs/{_named('run', run)}/metrics"
+    pages = []
+    following: int | None = since
+    while following is not None:
+        query: dict[str, int | str] = {"since": following, "every": every}
+        if series is not None:
+            query["series"] = ",".join([series] if isinstance(series, str) else series)
+        page = yield _get(f"{path}?{urlencode(query)}", wire.RunMetrics)
+        pages.append(page)
+        following = page.next
+    return joined(pages)
 
 
 # ---- checkpoints -------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from promptgps_service.errors import NotFound
 from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.run_state import RunState
 from promptgps_service.store.records import RunRecord, Segment
@@ -44,6 +45,8 @@ def catch_up(store: Store, features: FeatureSpace, state: RunState) -> RunRecord
     """
     with state.lock, store.read() as unit:
         record = unit.runs.get(state.name)
+        if record.id != state.id:
+            raise NotFound(f"run {state.name!r} was deleted, and another one has its name")
         catch_up_in(unit, features, state, record)
         return record
 
@@ -65,6 +68,19 @@ def catch_up_in(unit: Unit, features: FeatureSpace, state: RunState, record: Run
             state.apply_selection(selection)
     if record.log_position > state.log_position:
         state.apply_log(unit.log.after(state.id, state.log_position))
+    _require_whole(state, record)
+
+
+def _require_whole(state: RunState, record: RunRecord) -> None:
+    """Check that all that the heads tell of was there to be read.
+
+    Raises:
+        ValueError: selections or outcomes are missing, or there are more than were acknowledged.
+    """
+    read = {"selections": state.ordinal, "draws": state.draws, "log_position": state.log_position}
+    for name, count in read.items():
+        if count != getattr(record, name):
+            raise ValueError(f"{name} should be {getattr(record, name)}, {count} were read")
 
 
 def add_grown_rows(unit: Unit, state: RunState) -> bool:

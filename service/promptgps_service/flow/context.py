@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import structlog
 import torch
 
-from promptgps_service.errors import Busy, NotOpen, PromptGPSError, Unavailable
-from promptgps_service.flow.catch_up import add_grown_rows, catch_up, catch_up_in
+from promptgps_service.errors import Busy, NotFound, NotOpen, PromptGPSError, Unavailable
+from promptgps_service.flow.catch_up import catch_up
 from promptgps_service.flow.device_queue import CALLERS, DeviceQueue
 from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.follow import POLL_SECONDS, Follower
@@ -21,9 +21,9 @@ from promptgps_service.flow.limits import Limits
 from promptgps_service.flow.run_state import RunState
 from promptgps_service.flow.stillness import Stillness
 from promptgps_service.flow.ticker import Ticker
-from promptgps_service.flow.trainer import Learning, Trainer, is_short_of_memory
+from promptgps_service.flow.trainer import PASSING, Learning, Trainer, is_short_of_memory
 from promptgps_service.store.records import RunRecord
-from promptgps_service.store.unit import Store, Unit
+from promptgps_service.store.unit import Store
 
 _log = structlog.get_logger(__name__)
 
@@ -116,7 +116,7 @@ class Context:
                 self.catch_up, lambda doing, error: self.mark_faulty(record, doing, error),
             )  # fmt: skip
             self.queue.call(state.id, trainer.load)
-        except PromptGPSError:
+        except PASSING:
             raise
         except Exception as error:
             if is_short_of_memory(error):
@@ -166,7 +166,7 @@ class Context:
             desk.state.close()
             self.leases.release(desk.state.id)
 
-    def mark_faulty(self, record: RunRecord, doing: str, error: Exception) -> NotOpen:
+    def mark_faulty(self, record: RunRecord, doing: str, error: Exception) -> PromptGPSError:
         """Take a run out of service that cannot be opened, loaded or learned; all others go on.
 
         Args:
@@ -178,12 +178,15 @@ class Context:
             What callers of the run are told.
         """
         fault = f"{doing}: {type(error).__name__}: {error}"[:FAULT_LENGTH]
-        _log.error("a run is broken, and out of service", run=record.name, fault=fault, exc_info=error)
         try:
             with self.store.write() as unit:
-                unit.runs.mark_faulty(record.id, fault)
+                there = unit.runs.mark_faulty(record.id, fault) or unit.runs.find(record.name)
+            if not there:
+                self.drop(record.name)
+                return NotFound(f"run {record.name!r} was deleted")
         except Unavailable as away:  # whoever opens it next finds out anew
             _log.warning("the fault is not written down", run=record.name, cause=away.detail)
+        _log.error("a run is broken, and out of service", run=record.name, fault=fault, exc_info=error)
         self.drop(record.name)
         return _not_open(record.name, "faulty", fault)
 
@@ -212,14 +215,6 @@ class Context:
     def catch_up(self, state: RunState) -> RunRecord:
         """Bring a run's state up to the database; answers the heads that it has come to."""
         return catch_up(self.store, self.features, state)
-
-    def catch_up_in(self, unit: Unit, state: RunState, record: RunRecord) -> None:
-        """The same inside a unit of work that already has the run's heads; costs nothing when up to date."""
-        catch_up_in(unit, self.features, state, record)
-
-    def add_grown_rows(self, unit: Unit, state: RunState) -> bool:
-        """Give a run the prompts that its pools have got since; its run must be locked in the unit of work."""
-        return add_grown_rows(unit, state)
 
 
 def require_open(record: RunRecord) -> None:

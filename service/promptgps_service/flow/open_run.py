@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from promptgps_client.wire import ChangeRun, CreateRun, Progress, Run, RunMetrics, Runs
+from promptgps_client.wire import ChangeRun, CreateRun, Progress, Run, Runs
 
 from promptgps_service.errors import Conflict, Fault, Invalid
 from promptgps_service.flow.context import Context, Desk
+from promptgps_service.flow.run_differences import conflict_with, stored_request
 from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.flow.warm_start import pin, source_of
 from promptgps_service.model.features import Features
@@ -24,7 +25,6 @@ def create_run(context: Context, request: CreateRun) -> tuple[Run, bool]:
         Invalid: a setting does not fit the pools, or the run to start from does not fit this one.
     """
     settings = RunSettings.of(request)
-    asked = settings.dump()
     with context.store.write() as unit:
         found = unit.runs.find(request.name)
         record = None
@@ -32,20 +32,16 @@ def create_run(context: Context, request: CreateRun) -> tuple[Run, bool]:
             pools = _pools(unit, settings)
             _check(unit, settings, pools)
             source = source_of(unit, settings, pools)
-            record = unit.runs.create(request.name, asked, asked)
+            record = unit.runs.create(request.name, stored_request(request), settings.dump())
             if record is not None:
                 _add_rows(unit, record, pools)
                 if source is not None:
                     pin(unit, record, source)
             else:  # another process has made it just now
                 found = unit.runs.get(request.name)
-        if found is not None and found.request != asked:
-            differing = tuple(
-                Fault(name, "differs from the run that is there")
-                for name in sorted(asked.keys() | found.request.keys())
-                if asked.get(name) != found.request.get(name)
-            )
-            raise Conflict(f"run {request.name!r} exists with other settings; PATCH changes them", differing)
+        refusal = None if found is None else conflict_with(found, request)
+        if refusal is not None:
+            raise refusal
     context.desk(request.name)
     return describe_run(context, request.name), record is not None
 
@@ -105,17 +101,36 @@ def _add_rows(unit: Unit, record: RunRecord, pools: list[PoolRecord]) -> None:
 
 
 def change_run(context: Context, name: str, request: ChangeRun) -> Run:
-    """Re-tune a run; what it has learned stays, unless the predictor is another: then it learns the log anew."""
+    """Re-tune a run; what it has learned stays, unless the predictor is another: then it learns the log anew.
+
+    Raises:
+        NotFound: there is no such run.
+        Invalid: a setting does not fit the pools.
+        Conflict: another reward, and outcomes are stored that were read by the one that there is.
+    """
     desk = context.desk(name)
     with context.store.write() as unit:
         record = unit.runs.lock(desk.state.id)
-        settings = RunSettings.load(record.settings).changed(request, record.draws)
+        present = RunSettings.load(record.settings)
+        _check_reward(request, present, record)
+        settings = present.changed(request, record.draws)
         _check(unit, settings, _pools(unit, settings))
-        unit.runs.set_settings(record.id, settings.dump())
+        if settings != present:  # a revision for nothing would have what is being learned dropped
+            unit.runs.set_settings(record.id, settings.dump())
     desk.trainer.update()
     _tell_what_is_learned(context, desk)
     desk.trainer.ask(desk.state.log_position)
     return describe_run(context, name)
+
+
+def _check_reward(request: ChangeRun, present: RunSettings, record: RunRecord) -> None:
+    if request.reward is None or present.takes(request.reward) or record.log_position == 0:
+        return
+    detail = (
+        f"{record.log_position} outcomes of run {record.name!r} are stored, read by the reward that it has: "
+        "it cannot be changed any more; open another run"
+    )
+    raise Conflict(detail, (Fault("reward", detail),))
 
 
 def _tell_what_is_learned(context: Context, desk: Desk) -> None:
@@ -172,21 +187,7 @@ def _run(context: Context, unit: Unit, record: RunRecord) -> Run:
         model_version=served.model_version,
         trained_through=served.trained_through,
         epoch=record.epoch,
+        state=record.state,
+        fault=record.fault,
         created_at=record.created_at,
     )
-
-
-def run_metrics(context: Context, name: str) -> RunMetrics:
-    """Series of a run, one entry for each step that was learned."""
-    with context.store.read() as unit:
-        record = unit.runs.get(name)
-        steps = unit.versions.metrics(record.id)
-        served = unit.versions.served(record.id)
-    predictor = RunSettings.load(record.settings).predictor()[0]
-    names = dict.fromkeys(key for _, _, metrics in steps for key in metrics)
-    series: dict[str, list[float | None]] = {
-        "model_version": [float(version) for version, _, _ in steps],
-        "trained_through": [float(through) for _, through, _ in steps],
-    }
-    series |= {key: [metrics.get(key) for _, _, metrics in steps] for key in names}
-    return RunMetrics(run=name, predictor=predictor, served=served or predictor, steps=len(steps), series=series)

@@ -8,16 +8,15 @@ arithmetic: the database is read and written aside.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-import numpy as np
 import structlog
 import torch
-from numpy.typing import NDArray
 
-from promptgps_service.errors import NotOpen, PromptGPSError, Unavailable
+from promptgps_service.errors import Busy, NotOpen, PromptGPSError, Unavailable
 from promptgps_service.flow.device_queue import DeviceQueue, Steps
 from promptgps_service.flow.feature_space import FeatureSpace, Matrix
 from promptgps_service.flow.leases import Leases
@@ -29,7 +28,7 @@ from promptgps_service.flow.loaded_model import (
 )
 from promptgps_service.flow.publish import Origin, Overtaken, publish
 from promptgps_service.flow.run_settings import RunSettings
-from promptgps_service.flow.run_state import RunState, ScoreTable
+from promptgps_service.flow.run_state import NewPrompts, RunState, ScoreTable
 from promptgps_service.flow.step_metrics import Metrics, step_metrics
 from promptgps_service.flow.steps import Step, at_most, due, split_steps, waits
 from promptgps_service.flow.timeline import Timeline
@@ -50,8 +49,10 @@ _log = structlog.get_logger(__name__)
 RETRY_SECONDS = 1.0  # after the database did not answer, or memory was short
 TRIES = 2  # at something that breaks, before the run is taken for broken
 
+PASSING = (Unavailable, Busy, NotOpen)  # no fault of the run, or one that was told already
+
 # What goes wrong with a run: (what was done, the error) to the error that callers get.
-OnFault = Callable[[str, Exception], NotOpen]
+OnFault = Callable[[str, Exception], PromptGPSError]
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Trainer:
         self._on_fault = on_fault
         self._model: LoadedModel | None = None
         self._waiting_since: float | None = None
-        self._failures = 0
+        self._failures: Counter[str] = Counter()
 
     # ---- called from any thread --------------------------------------------------------------
 
@@ -181,11 +182,9 @@ class Trainer:
         """Another process may have changed the run: take over what it has written, without waiting for it."""
         self._queue.submit(self._state.id, "follow", self._follow)
 
-    def predict_new(
-        self, embedding: NDArray[np.float32], texts: list[str] | None
-    ) -> tuple[Posterior, ScoreTable]:
-        """Posterior for prompts outside the pool, and the version that it comes from."""
-        return self._queue.call(self._state.id, lambda: self._predict_new(embedding, texts))
+    def predict_new(self, parts: Sequence[NewPrompts]) -> tuple[list[Posterior], ScoreTable]:
+        """Posteriors for prompts outside the pool, part by part, all of one version, which comes with them."""
+        return self._queue.call(self._state.id, lambda: self._predict_new(parts))
 
     # ---- faults ------------------------------------------------------------------------------
 
@@ -198,7 +197,7 @@ class Trainer:
         """
         try:
             yield from work()
-        except PromptGPSError:
+        except PASSING:
             raise
         except Exception as error:
             if is_short_of_memory(error):
@@ -212,17 +211,15 @@ class Trainer:
         """Do something that nobody waits for, again and again where the reason why it failed may pass."""
         try:
             yield from work()
-            self._failures = 0
+            self._failures.pop(key, None)
         except NotOpen:
             pass  # the log has told why
-        except Unavailable:
-            _log.warning("the database does not answer", run=self._state.name, job=key)
+        except PASSING as error:
+            _log.warning("tried again", run=self._state.name, job=key, cause=error.detail)
             self._again(key, work)
-        except PromptGPSError as error:
-            _log.warning("given up", run=self._state.name, job=key, cause=error.detail)
         except Exception as error:  # noqa: BLE001  one run's fault is that run's
-            self._failures += not is_short_of_memory(error)
-            if self._failures < TRIES:
+            self._failures[key] += not is_short_of_memory(error)
+            if self._failures[key] < TRIES:
                 _log.exception("tried again", run=self._state.name, job=key)
                 self._again(key, work)
                 return
@@ -333,7 +330,7 @@ class Trainer:
                     return replace(
                         fresh, predictor=panel, timeline=timeline, through=current.trained_through
                     )
-            except PromptGPSError:
+            except PASSING:
                 raise
             except Exception as error:
                 if is_short_of_memory(error):
@@ -543,17 +540,22 @@ class Trainer:
     # ---- new prompts, on the device ----------------------------------------------------------
 
     def _predict_new(
-        self, embedding: NDArray[np.float32], texts: list[str] | None
-    ) -> Steps[tuple[Posterior, ScoreTable]]:
+        self, parts: Sequence[NewPrompts]
+    ) -> Steps[tuple[list[Posterior], ScoreTable]]:
+        """One job for all parts: nothing is learned between them."""
         model = self._model
-        table = self._state.table
-        if model is None or table is None:
+        if model is None:
             yield from self.load()
-            model, table = self._model, self._state.table
-        if model is None or table is None:
+            model = self._model
+        if model is None:
             self._not_loaded()
-        x = self._features.new_features(model.matrix, embedding, texts)
-        return model.predictor.predict_new(x), table
+        table = self._state.served
+        posteriors = []
+        for part in parts:
+            x = self._features.new_features(model.matrix, part.embedding, part.texts)
+            posteriors.append(model.predictor.predict_new(x))
+            yield None
+        return posteriors, table
 
     def _not_loaded(self) -> NoReturn:
         raise RuntimeError(f"run {self._state.name!r} was loaded, and has no model")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from math import isclose
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from promptgps_client.wire import ROUNDING
 from sqlalchemy import Row
 
 OK, ERROR, TIMEOUT, TRUNCATED, CANCELLED = range(5)
@@ -122,7 +124,7 @@ class RunRecord:
     model_version: int
     trained_through: int
     wanted: int
-    state: str
+    state: Literal["open", "archived", "faulty"]
     fault: str | None
 
     @property
@@ -184,10 +186,17 @@ class OutcomeRecord:
     part: int = 0
 
     def same_as(self, other: OutcomeRecord) -> bool:
-        """Whether two reports of one rollout or group say the same (the policy version is not part of it)."""
-        return (self.successes, self.trials, self.reward, self.status) == (
-            other.successes, other.trials, other.reward, other.status,
-        )  # fmt: skip
+        """Whether two reports of one rollout or group say the same, up to rounding of their numbers.
+
+        The policy version is no part of it.
+        """
+        if (self.trials, self.status) != (other.trials, other.status):
+            return False
+        if abs(self.successes - other.successes) > ROUNDING:
+            return False
+        if self.reward is None or other.reward is None:
+            return self.reward is other.reward
+        return isclose(self.reward, other.reward, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -255,6 +264,20 @@ class VersionRecord:
     trained_through: int
     predictor: str
     state: bytes
+
+
+class StepRecord(NamedTuple):
+    """What a learned step showed.
+
+    Attributes:
+        version: the model version that it led to.
+        trained_through: position of the log that this one has learned up to.
+        metrics: by name.
+    """
+
+    version: int
+    trained_through: int
+    metrics: dict[str, float | None]
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,14 @@ class Runs:
         changed = {"settings": settings, "revision": runs.c.revision + 1, "touched": self._touch}
         self._connection.execute(update(runs).where(runs.c.id == run_id).values(**changed))
 
+    def amend_settings(self, run_id: int, settings: dict[str, Any]) -> None:
+        """Replace the settings by others that are the same to a learner: what it learns at the moment stays valid.
+
+        The run must be locked.
+        """
+        changed = {"settings": settings, "touched": self._touch}
+        self._connection.execute(update(runs).where(runs.c.id == run_id).values(**changed))
+
     def advance(self, run_id: int, **heads: int) -> None:
         """Move heads (log_position, draws, selections, …) to the given values; the run must be locked."""
         self._connection.execute(update(runs).where(runs.c.id == run_id).values(**heads, touched=self._touch))

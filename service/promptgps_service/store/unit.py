@@ -9,6 +9,7 @@ from functools import cached_property
 
 from sqlalchemy import Connection
 
+from promptgps_service.errors import PromptGPSError
 from promptgps_service.store.archive import Archive
 from promptgps_service.store.engine import make_engine
 from promptgps_service.store.faults import unavailable
@@ -42,6 +43,22 @@ def _only_connection() -> Iterator[None]:
         yield
     finally:
         _mine.busy = False
+
+
+@contextmanager
+def _without_leftovers(connection: Connection) -> Iterator[None]:
+    """Close the connection for good where something broke in the middle of its work.
+
+    A result that is read half-way stays open as long as the error is looked at, past the end of the transaction. On
+    SQLite it would keep the connection, back in the pool, at an old state of the database, where it cannot write.
+    """
+    try:
+        yield
+    except PromptGPSError:
+        raise
+    except BaseException:
+        connection.invalidate()
+        raise
 
 
 class Unit:
@@ -122,7 +139,13 @@ class Store:
         Raises:
             Unavailable: the database does not answer.
         """
-        with _only_connection(), unavailable(), self._reader.connect() as connection, connection.begin():
+        with (
+            _only_connection(),
+            unavailable(),
+            self._reader.connect() as connection,
+            connection.begin(),
+            _without_leftovers(connection),
+        ):
             yield Unit(connection)
 
     @contextmanager
@@ -134,7 +157,7 @@ class Store:
         """
         with _only_connection(), unavailable(), self.engine.connect() as connection:
             connection = connection.execution_options(promptgps_write=True)
-            with connection.begin():
+            with connection.begin(), _without_leftovers(connection):
                 yield Unit(connection)
 
     def is_current(self) -> bool:
