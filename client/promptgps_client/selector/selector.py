@@ -129,6 +129,11 @@ class Selector:
         """The run that this training is in, and where; for a sibling's `follow`."""
         return self._course
 
+    @property
+    def settled_course(self) -> Course | None:
+        """The course, once it can change no more."""
+        return self._course if self._launch.settled and self._course.shift is not None else None
+
     def follow(self, course: Course) -> None:
         """Take the course of a sibling, which has drawn: another rank, or the process that this one reports for."""
         with self._lock:
