@@ -40,6 +40,7 @@ from promptgps_client.columns import (
     rows_of,
 )
 from promptgps_client.errors import invalid_request
+from promptgps_client.files import UnknownFile, body_of
 from promptgps_client.wire import (
     Calibration,
     Embedding,
@@ -55,15 +56,6 @@ from promptgps_client.wire import (
 
 Fields: TypeAlias = Mapping[str, Any]
 
-FILE_HEADERS = {
-    ".jsonl": {"Content-Type": "application/jsonl"},
-    ".jsonl.gz": {"Content-Type": "application/jsonl", "Content-Encoding": "gzip"},
-    ".json": {"Content-Type": "application/json"},
-    ".parquet": {"Content-Type": "application/vnd.apache.parquet"},
-    ".arrow": {"Content-Type": "application/vnd.apache.arrow.file"},
-    ".feather": {"Content-Type": "application/vnd.apache.arrow.file"},
-    ".csv": {"Content-Type": "text/csv"},
-}
 NO_ORDER = "a set has no order to which a column of pools could belong; give a list"
 _log = logging.getLogger(__name__)
 
@@ -148,9 +140,9 @@ def add_prompts_file(
     vector: str | None = None, prior_successes: str | None = None, prior_trials: str | None = None,
     on_equal_content: OnEqualContent | None = None,
 ) -> Call[wire.PromptsAdded]:  # fmt: skip
-    """Add prompts from a file: `.jsonl`, `.jsonl.gz`, `.json`, `.parquet`, `.arrow`, `.feather` or `.csv`, as it is.
+    """Add prompts from a file: `.jsonl`, `.json`, `.parquet`, `.arrow`, `.feather`, `.csv`, and such as `.jsonl.gz`.
 
-    Without names the file's columns are called as in JSON Lines (`key`, `text`, `domain`, …). A name may be a
+    The file is sent as it is, but for records in a `.json` list, which become lines. Without names the file's columns are called as in JSON Lines (`key`, `text`, `domain`, …). A name may be a
     path into structs: `extra_info.index`. Columns that are of no use are passed over; the answer names them, and
     the log. It comes when all of the file is embedded and stored: give a large one time with
     `client.with_options(timeout=...)`.
@@ -174,16 +166,12 @@ def add_prompts_file(
     names = {"key": key, "text": text, "domain": domain, "vector": vector, "prior_successes": prior_successes,
              "prior_trials": prior_trials, "on_equal_content": on_equal_content}  # fmt: skip
     query = urlencode({name: value for name, value in names.items() if value is not None})
-    for ending, headers in FILE_HEADERS.items():
-        if str(path).lower().endswith(ending):
-            return Call(
-                method="POST", path=f"{target}?{query}" if query else target, read=_added_of(path), body=Path(path),
-                headers=headers,
-            )  # fmt: skip
-    raise invalid_request(
-        f"POST {target}",
-        ProblemFault(field="path", detail=f"{str(path)!r} must end with one of {', '.join(FILE_HEADERS)}"),
-    )
+    try:
+        body, headers = body_of(path)
+    except UnknownFile as fault:
+        raise invalid_request(f"POST {target}", ProblemFault(field="path", detail=str(fault))) from fault
+    address = f"{target}?{query}" if query else target
+    return Call(method="POST", path=address, read=_added_of(path), body=body, headers=headers)
 
 
 def _added_of(path: str | Path) -> Callable[[bytes], wire.PromptsAdded]:

@@ -15,6 +15,7 @@ try:
 except ModuleNotFoundError:  # pragma: no cover  the base install is the client alone
     sys.exit("the service is not installed: pip install 'promptgps[service]'")
 
+from promptgps_service import cli_pools
 from promptgps_service.errors import Invalid, NotFound, PromptGPSError
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ keys = typer.Typer(
     "services heed a change within seconds.",
 )
 app.add_typer(keys, name="keys")
+
+pools = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pools of prompts.")
+cli_pools.register(pools)
+app.add_typer(pools, name="pools")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. [env: PROMPTGPS_HOST; default 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [env: PROMPTGPS_PORT; default 8000]")]
