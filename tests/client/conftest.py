@@ -80,6 +80,7 @@ class Service(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.replies: deque[Reply] = deque()
         self.at: dict[str, deque[Reply]] = {}  # replies to one path, which then takes no others
+        self.decide: dict[str, Callable[[Any], Reply]] = {}  # a path's replies by what it is asked
         self.standing: dict[str, Reply] = {}  # what a path answers where nothing else is scripted
         self.seen: list[Seen] = []
         self.accepted = 0
@@ -112,6 +113,8 @@ class Handler(BaseHTTPRequestHandler):
         replies = self.server.at.get(self.path, self.server.replies)
         over = self.server.standing.get(self.path, Reply(501, b"the script is over"))
         reply = replies.popleft() if replies else over
+        if self.path in self.server.decide:
+            reply = self.server.decide[self.path](json.loads(body))
         if reply.until is not None:
             reply.until.wait(20)
         if reply.hang:

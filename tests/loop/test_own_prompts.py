@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from promptgps_client import InvalidRequest, PromptGPS, Selector
 
-from tests.faults.conftest import DIMENSION, query, vector
-
 from .conftest import BATCH, KEYS, ROLLOUTS, Make, add_pool, report, train
 
 
@@ -51,21 +49,6 @@ def test_too_few_that_match_are_told_as_the_selector_is_made(make: Make, run: st
         make(prompts=prompts)
     assert ("fewer than batch_size" if known else "none of") in str(raised.value)
     make(prompts=KEYS)  # nothing of it is left behind
-
-
-def test_a_subset_that_the_service_has_lost_is_sent_again(make: Make, server: Any, client: PromptGPS, run: str) -> None:
-    selector = make(prompts=KEYS[:10])
-    train(selector, 2)
-    database = f"sqlite:///{server.log.parent}/promptgps.db"
-    count = "SELECT COUNT(*) FROM run_subsets WHERE run_id = (SELECT id FROM runs WHERE name = :name)"
-    assert query(database, count, name=run)[0][0] == 1
-    from tests.faults.conftest import change
-
-    change(database, "DELETE FROM run_subsets WHERE run_id = (SELECT id FROM runs WHERE name = :name)", name=run)
-    drawn = train(selector, 2, first=2)
-    assert {batch.source for batch in drawn} == {"service"}
-    assert {key for batch in drawn for key in batch.prompt} <= set(KEYS[:10])
-    assert query(database, count, name=run)[0][0] == 1
 
 
 def test_a_hundred_thousand_keys_are_sent_once_and_in_no_time(client: PromptGPS, server: Any, tmp_path: Any) -> None:
@@ -207,4 +190,3 @@ def test_whole_numbers_are_keys_by_their_decimal_string(
 def test_what_is_no_prompt_is_told_with_its_row(server: Any, tmp_path: Any, prompts: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Selector(server.url, run="r", batch_size=1, prompts=prompts, spool=tmp_path)
-    assert DIMENSION == len(vector(0))

@@ -37,8 +37,8 @@ REPORTS_IN_REQUEST = 64
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 TRIES_AT_500 = 20  # minutes: a service that is deployed broken may be mended in so long, a report that breaks it not
 ROUNDS = 64  # of sending a report again without the rows that were refused; the service names up to 20 in each
-# After a first success the loop is told of refusals where they are a high share of the rows of the last reports, and
-# either that many rows or all those reports long: one wrong row is bad luck, a reward of another kind is not.
+# The loop is told of refusals where they are a high share of the rows of the last reports; after a first good report only
+# where they are that many rows, or go on for so many reports: one wrong row is bad luck, a reward of another kind is not.
 REPORTS_JUDGED, HIGH_SHARE, MANY_ROWS = 8, 0.1, 16
 NOT_OPEN_WAIT = 30.0
 REASONS_SHOWN = 3
@@ -109,7 +109,7 @@ class Courier:
         self.conflicts = 0
         self.refused = 0
         self.unproven = True
-        self._accepted = False  # an outcome of this process, not of one before it
+        self._proven = False  # whether a report of this process, not of one before it, was good
         self._lately: deque[tuple[int, int]] = deque(maxlen=REPORTS_JUDGED)  # rows refused, and rows, of reports
         self._trouble: OutcomesRefused | None = None
         threading.Thread(target=self._run, name="promptgps-courier", daemon=True).start()
@@ -169,7 +169,8 @@ class Courier:
             rows: How many outcomes they are.
         """
         self._keep(lines, reason, rows)
-        self._judge(rows, rows, reason, proven=True)
+        self._proven = True  # or it would have been raised
+        self._judge(rows, rows, reason)
 
     def _keep(self, lines: Iterable[bytes], reason: str, rows: int) -> None:
         for line in lines:
@@ -182,17 +183,18 @@ class Courier:
             trouble, self._trouble = self._trouble, None
             return trouble
 
-    def _judge(self, refused: int, rows: int, reason: str, *, proven: bool) -> None:
-        """So many rows of a report of this process were refused; `proven` where others were good."""
+    def _judge(self, refused: int, rows: int, reason: str) -> None:
+        """So many rows of a report of this process were refused."""
         with self._turn:
             self._lately.append((refused, rows))
             bad = sum(refused for refused, _ in self._lately)
             high = bad >= HIGH_SHARE * sum(rows for _, rows in self._lately)
             for_long = bad >= MANY_ROWS or len(self._lately) == REPORTS_JUDGED
-            if refused and (not proven or (high and for_long)):
+            if refused and high and (for_long or not self._proven):
                 path = str(self._spool.refused_path)
                 self._trouble = OutcomesRefused(self._run_name, refused, reason, path)
                 self._lately.clear()
+            self._proven |= refused < HIGH_SHARE * rows
 
     # ---- the thread ----------------------------------------------------------------------------------------
 
@@ -343,16 +345,13 @@ class Courier:
 
     def _settle(self, report: Report) -> None:
         """Forget a report that is done with, once what was refused of it is kept."""
-        own = not report.line.segment.inherited
-        self._accepted |= own and len(report.record) > 0
         for record, reason in report.refused:
             self._keep([record.line()], reason, len(record))
-            if own:
-                self.unproven = False
-                self._judge(len(record), len(record), reason, proven=self._accepted)
-        if own and len(report.record):
+        if not report.line.segment.inherited:
+            refused = sum(len(record) for record, _ in report.refused)
+            reason = report.refused[0][1] if report.refused else ""
+            self._judge(refused, refused + len(report.record), reason)
             self.unproven = False
-            self._judge(0, len(report.record), "", proven=True)
         self._spool.done([report.line])
 
     def _leave(self, run: str, refusal: BadAnswer) -> None:
