@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from itertools import islice
+from math import nan
 from typing import Any, Protocol, TypeAlias
 
 ROWS_IN_REQUEST = 20_000
@@ -88,15 +89,10 @@ class Column:
         """
         if self.one_for_all and _is_one(value):
             return self.cell(_own(value))
-        return [self.cell(None if self.gaps and _is_missing(item) else item) for item in self._items(value)]
-
-    def _items(self, value: Any) -> list[Any]:
-        if isinstance(value, set | frozenset):
-            if not self.any_order:
-                raise NoColumn("a set has no order, which a column needs; give a list")
+        if self.any_order and isinstance(value, set | frozenset):
             # in one order: another rank's, or a restarted trainer's, must be the same request
-            return sorted((_own(item) for item in value), key=lambda item: (str(type(item)), str(item)))
-        return items(value)
+            value = sorted((_own(item) for item in value), key=lambda item: (str(type(item)), str(item)))
+        return [self.cell(None if self.gaps and _is_missing(item) else item) for item in items(value)]
 
 
 def items(value: Any) -> list[Any]:
@@ -105,6 +101,8 @@ def items(value: Any) -> list[Any]:
     Raises:
         NoColumn: It is no column.
     """
+    if isinstance(value, set | frozenset):
+        raise NoColumn("a set has no order, which a column needs; give a list")
     if isinstance(value, Mapping):
         raise NoColumn(f"a {type(value).__name__} is no column; give its keys() or its values()")
     if isinstance(value, str | bytes | bytearray):
@@ -126,22 +124,21 @@ def _text(value: Any) -> Any:
 def _key(value: Any) -> Any:
     if isinstance(value, bool):
         return value
-    if isinstance(value, int):
-        return str(int(value))
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return _text(value)
+    whole = _integer(value)
+    return str(whole) if isinstance(whole, int) else _text(whole)
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool):
         return int(value)
-    return float(value) if isinstance(value, Decimal) else value
+    if isinstance(value, Decimal):
+        return nan if value.is_nan() else float(value)  # a signaling one cannot be converted
+    return value
 
 
 def _integer(value: Any) -> Any:
     if isinstance(value, Decimal):
-        return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
+        return int(value) if value.is_finite() and value == value.to_integral_value() else _number(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

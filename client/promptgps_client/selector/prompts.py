@@ -86,8 +86,6 @@ class Prompts:
 
 
 def _read(given: Any) -> list[Any]:
-    if isinstance(given, set | frozenset):
-        raise ValueError("prompts: a set has no order, and draws tell where a prompt stands; give a list")
     try:
         return [name if isinstance(name, tuple | list) else KEYS.cell(name) for name in items(given)]
     except NoColumn as fault:
