@@ -22,6 +22,7 @@ MAX_INTEGER = 2**53 - 1
 MAX_WAIT_SECONDS = 120.0
 
 MAX_METRICS_STEPS = 2_000
+MAX_EVENTS = 200
 
 NO_NUL = r"^[^\x00]*$"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]

@@ -46,7 +46,7 @@ _BODY: dict[str, Any] = {
 def create_pool(request: CreatePool, context: Ctx, access: Caller, response: Response) -> Pool:
     """Make a pool; the same request again answers the same pool."""
     access.may_change(request.name)
-    pool, new = register.create_pool(context, request)
+    pool, new = register.create_pool(context, request, access.key)
     response.status_code = 201 if new else 200
     return pool
 
@@ -69,9 +69,12 @@ def describe_pool(pool: Name, context: Ctx, access: Caller) -> Pool:
 
 
 @router.post("/pools/{pool}/prompts", responses=responses(404, 409, 415, 429), openapi_extra=_BODY)
-def add_prompts(pool: Name, request: Request, body: Body, context: Ctx) -> PromptsAdded:
+def add_prompts(
+    pool: Name, request: Request, body: Body, context: Ctx, access: Caller
+) -> PromptsAdded:
     """Add prompts in bulk, de-duplicated by key and by content; all of them or, where a row is refused, none."""
-    return register.add_prompts(context, pool, _chunks(request.headers.get("content-type", ""), body))
+    chunks = _chunks(request.headers.get("content-type", ""), body)
+    return register.add_prompts(context, pool, chunks, access.key)
 
 
 def _chunks(content_type: str, body: BinaryIO) -> Iterator[PromptChunk]:

@@ -15,17 +15,20 @@ from promptgps_service.errors import Fault, Invalid, NotFound
 from promptgps_service.flow.context import Context, Desk
 from promptgps_service.flow.predict import Prompts, predicted
 from promptgps_service.flow.run_state import ScoreTable
+from promptgps_service.flow.states import on_current_run
 
 
+@on_current_run
 def allocate_budget(context: Context, request: AllocateBudget) -> Budget:
     """Answer a request for a budget.
 
     Raises:
         NotFound: no such run, or keys that its pools do not have.
+        NotOpen: the run is faulty.
         Invalid: texts for a pool of given vectors, or vectors of another dimension.
         Busy: the lane is full (texts and vectors only).
     """
-    desk = context.desk(request.run)
+    desk = context.desk_to_read(request.run)
     asked, table = _tried(context, desk, request, request.outcomes_so_far)
     calibration, wrong_answers = None, None
     if request.calibration is not None:

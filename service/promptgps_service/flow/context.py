@@ -8,21 +8,26 @@ from dataclasses import dataclass
 
 import torch
 
-from promptgps_service.errors import Unavailable
+from promptgps_service.errors import NotFound, NotOpen, Unavailable
 from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.follow import POLL_SECONDS, Follower
 from promptgps_service.flow.lane import Lane
 from promptgps_service.flow.leases import LEASE_SECONDS, Leases
 from promptgps_service.flow.limits import Limits
 from promptgps_service.flow.run_state import RunState
+from promptgps_service.flow.states import require_open
 from promptgps_service.flow.stillness import Stillness
+from promptgps_service.flow.sweep import Sweeper
 from promptgps_service.flow.ticker import Ticker
 from promptgps_service.flow.trainer import Learning, Trainer
 from promptgps_service.store.records import RunRecord, Segment
+from promptgps_service.store.states import ARCHIVED, OPEN
 from promptgps_service.store.unit import Store, Unit
 
 # So long without an answer from the database, or with one job, and a load balancer should ask another process.
 SILENCE_SECONDS = 15.0
+RESTING = Learning(enabled=False, groups=1, seconds=0.0)
+MOST_RESTING = 2  # archived runs that are kept in memory after a prediction
 
 
 @dataclass
@@ -49,17 +54,20 @@ class Context:
         self.lane = Lane(str(device), lane_depth)
         self.features = FeatureSpace(store, device, self.limits.embedding_root)
         self.leases = Leases(store, lease_seconds)
+        self.sweeper = Sweeper(store)
         self.imports = Stillness()
         self.import_seconds = 2 * lease_seconds  # an import shows a sign of life only with each chunk
         self._poll_seconds = poll_seconds
         self._tickers = {"leases": Ticker("leases", self.leases.pause, self.leases.beat)}
         self._desks: dict[str, Desk] = {}
+        self._resting: dict[int, Desk] = {}  # of archived runs, by id, opened for a prediction
         self._opening = threading.Lock()
         self._all_open = False
 
     def follow(self, only: Collection[str] | None = None) -> None:
         """Follow from now on what other processes write, and learn their runs, or ``only`` those of these names."""
         self._tickers["follow"] = Ticker("follow", self._poll_seconds, Follower(self, only).look)
+        self.sweeper.wake()  # a process that was killed may have left something half deleted
 
     def close(self) -> None:
         """Stop learning, give the runs back and close the database; what was acknowledged is in the log."""
@@ -68,6 +76,7 @@ class Context:
         self.lane.stop()
         self._tickers["leases"].stop()  # what the lane was learning to its end was still this process's to learn
         self.leases.leave()
+        self.sweeper.close()
         self.store.close()
 
     def opened(self, name: str) -> Desk | None:
@@ -79,6 +88,7 @@ class Context:
 
         Raises:
             NotFound: there is none.
+            NotOpen: it is archived or faulty.
         """
         found = self._desks.get(name)
         if found is not None:
@@ -87,23 +97,83 @@ class Context:
             if name not in self._desks:
                 with self.store.read() as unit:
                     record = unit.runs.get(name)
-                state = RunState(record, self.device)
-                self.catch_up(state)
-                trainer = Trainer(
-                    self.store, self.features, self.lane, state, self.learning, self.leases, self.catch_up
-                )
-                self.lane.call(trainer.load)
-                self._desks[name] = Desk(state, trainer)
-                trainer.refresh()  # from here on the follower knows the run; what it has passed over until now
-                trainer.wake()
+                    require_open(unit, record)
+                self._resting.pop(record.id, None)
+                self._desks[name] = desk = self._read(record, self.learning)
+                self._close_if_over(desk)
+                desk.trainer.refresh()  # from here on the follower knows the run; what it has passed over until now
+                desk.trainer.wake()
+                return desk
             return self._desks[name]
+
+    def _read(self, record: RunRecord, learning: Learning) -> Desk:
+        state = RunState(record, self.device)
+        self.catch_up(state)
+        trainer = Trainer(self.store, self.features, self.lane, state, learning, self.leases, self.catch_up)
+        self.lane.call(trainer.load)
+        return Desk(state, trainer)
+
+    def _close_if_over(self, desk: Desk) -> None:
+        """Look again at a run that was just opened: it may have been put away meanwhile."""
+        with self.store.read() as unit:
+            record = unit.runs.find(desk.state.name)
+        if record is None or record.id != desk.state.id or record.state != OPEN:
+            self.drop_id(desk.state.id)
+
+    def desk_to_read(self, name: str) -> Desk:
+        """The run of that name for a prediction, also one that is archived.
+
+        An archived run is read from the database as it stands, learns nothing, and is kept only until some other
+        archived runs have been asked for.
+
+        Raises:
+            NotFound: there is none.
+            NotOpen: it is faulty.
+        """
+        found = self._desks.get(name)
+        if found is not None:
+            return found
+        with self.store.read() as unit:
+            record = unit.runs.get(name)
+        if record.state != ARCHIVED:
+            return self.desk(name)
+        with self._opening:
+            if record.id not in self._resting:
+                self._resting[record.id] = self._read(record, RESTING)
+                while len(self._resting) > MOST_RESTING:
+                    self._resting.pop(next(iter(self._resting)))
+                self._forget_pools()
+            return self._resting[record.id]
+
+    def drop(self, name: str) -> None:
+        """Forget the run of that name, if this process has opened it; in the database nothing changes."""
+        desk = self._desks.get(name)
+        if desk is not None:
+            self.drop_id(desk.state.id)
+
+    def drop_id(self, run_id: int) -> None:
+        """The same, by id: another run may have the name by now."""
+        self._resting.pop(run_id, None)
+        for name, desk in list(self._desks.items()):
+            if desk.state.id == run_id and self._desks.get(name) is desk:
+                del self._desks[name]
+                desk.state.end()
+                self.leases.forget(run_id)
+        self._forget_pools()
+
+    def _forget_pools(self) -> None:
+        desks = [*self._desks.values(), *self._resting.values()]
+        self.features.keep_only({segment.pool_id for desk in desks for segment in desk.state.segments})
 
     def open_all(self) -> None:
         """Read every run, so that the first request after a restart does not wait for it."""
         with self.store.read() as unit:
-            names = [record.name for record in unit.runs.all()]
+            names = [record.name for record in unit.runs.all() if record.state == OPEN]
         for name in names:
-            self.desk(name)
+            try:
+                self.desk(name)
+            except (NotFound, NotOpen):  # put away since
+                continue
         self._all_open = True
 
     def desks(self) -> list[Desk]:
@@ -131,9 +201,13 @@ class Context:
         return checks
 
     def catch_up(self, state: RunState) -> RunRecord:
-        """Bring a run's state up to the database; answers the heads that it has come to."""
+        """Bring a run's state up to the database; answers the heads that it has come to.
+
+        Raises:
+            RunGone: the run was deleted.
+        """
         with self.store.read() as unit:
-            record = unit.runs.get(state.name)
+            record = unit.runs.by_id(state.id)
             self.catch_up_in(unit, state, record)
         return record
 

@@ -11,7 +11,10 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from promptgps_service.store.records import RunRecord
+from promptgps_service.errors import NotFound, NotOpen
+from promptgps_service.store.events import RUN_DELETED
+from promptgps_service.store.records import EventRecord, RunRecord
+from promptgps_service.store.states import OPEN
 
 if TYPE_CHECKING:
     from promptgps_service.flow.context import Context, Desk
@@ -28,6 +31,7 @@ class Follower:
         self._context = context
         self._only = only
         self._since = 0
+        self._deletions = 0  # id of the newest deletion that was seen
         self._behind: dict[int, RunRecord] = {}
 
     def look(self) -> None:
@@ -37,16 +41,33 @@ class Follower:
             Unavailable: the database does not answer; the next look sees what this one has missed.
             Busy: the lane is full.
         """
-        with self._context.store.read() as unit:
-            changed, since = unit.runs.touched(self._since)
-            opened = [(desk, record) for record in changed if (desk := self._context.opened(record.name)) is not None]
+        context = self._context
+        with context.store.read() as unit:
+            deleted = unit.events.since(self._deletions, RUN_DELETED)
+            touched, since = unit.runs.touched(self._since)
+            self._put_away(touched, deleted)
+            changed = [record for record in touched if record.state == OPEN]
+            opened = [(desk, record) for record in changed if (desk := context.opened(record.name)) is not None]
             for desk, record in opened:
-                self._context.catch_up_in(unit, desk.state, record)
+                context.catch_up_in(unit, desk.state, record)
         for desk, record in opened:
             _pass_on(desk, record)
         self._note(changed)
         self._since = since
+        self._deletions = max((event.id for event in deleted), default=self._deletions)
         self._take_on()
+
+    def _put_away(self, touched: list[RunRecord], deleted: list[EventRecord]) -> None:
+        """Forget runs that are archived, faulty or deleted, and those whose name another run has now."""
+        over = {record.id for record in touched if record.state != OPEN}
+        over |= {event.subject_id for event in deleted if event.subject_id is not None}
+        for run_id in over:
+            self._behind.pop(run_id, None)
+            self._context.drop_id(run_id)
+        for record in touched:
+            desk = self._context.opened(record.name)
+            if desk is not None and desk.state.id != record.id:
+                self._context.drop_id(desk.state.id)
 
     def _note(self, changed: list[RunRecord]) -> None:
         for record in changed:
@@ -72,7 +93,10 @@ class Follower:
         started = time.monotonic()
         for record in waiting:
             if record.id not in held and context.leases.hold(record.id):
-                context.desk(record.name).trainer.wake(record.wanted)
+                try:
+                    context.desk(record.name).trainer.wake(record.wanted)
+                except (NotFound, NotOpen):  # put away since; the next look says so
+                    context.leases.forget(record.id)
             if time.monotonic() - started > CLAIM_SECONDS:
                 break
 

@@ -13,20 +13,23 @@ from promptgps_service.errors import Invalid
 from promptgps_service.flow.context import Context, Desk
 from promptgps_service.flow.rows import rows_of
 from promptgps_service.flow.run_state import ScoreTable
+from promptgps_service.flow.states import on_current_run
 from promptgps_service.model.predictor import Posterior
 
 Prompts: TypeAlias = PredictDifficulty | AllocateBudget | Calibration  # by keys, texts or vectors
 
 
+@on_current_run
 def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficulty:
-    """Answer a request for predictions.
+    """Answer a request for predictions; an archived run predicts as it did when it was put away.
 
     Raises:
         NotFound: no such run, or keys that its pools do not have.
+        NotOpen: the run is faulty.
         Invalid: texts for a pool of given vectors, or vectors of another dimension.
         Busy: the lane is full (texts and vectors only; keys are read from the served table).
     """
-    (posterior,), table = predicted(context, context.desk(request.run), request)
+    (posterior,), table = predicted(context, context.desk_to_read(request.run), request)
     ends = [posterior.quantile(torch.tensor(end)) for end in ((1 - request.level) / 2, (1 + request.level) / 2)]
     mean = posterior.mean
     return Difficulty(
@@ -57,6 +60,7 @@ def predicted(context: Context, desk: Desk, prompts: Prompts) -> tuple[list[Post
 
 def _known(context: Context, desk: Desk, keys: list[str]) -> tuple[list[Posterior], ScoreTable]:
     with context.store.read() as unit:
+        unit.runs.by_id(desk.state.id)  # it may have been deleted just now, by another process
         rows = rows_of(unit, desk.state.segments, keys, "keys")
     if desk.state.table is None or (rows.size and int(rows.max()) >= desk.state.table.rows):
         desk.trainer.update()
@@ -67,6 +71,7 @@ def _known(context: Context, desk: Desk, keys: list[str]) -> tuple[list[Posterio
 
 def _new(context: Context, desk: Desk, prompts: Prompts) -> tuple[list[Posterior], ScoreTable]:
     with context.store.read() as unit:
+        unit.runs.by_id(desk.state.id)
         pool = unit.pools.by_id(desk.state.segments[0].pool_id)
     if prompts.texts is not None:
         embedding = context.features.embedder(pool).embed(prompts.texts)

@@ -14,6 +14,7 @@ from promptgps_service.flow.digest import request_digest
 from promptgps_service.flow.receipts import answered_before
 from promptgps_service.flow.reported import Reported, reported_of
 from promptgps_service.flow.run_state import RunState
+from promptgps_service.flow.states import on_current_run, require_open
 from promptgps_service.store.records import GROUP, OK, STATUS_CODES, TRUNCATED, LogSlice, OutcomeRecord
 from promptgps_service.store.unit import Unit
 
@@ -21,11 +22,13 @@ from promptgps_service.store.unit import Unit
 EVIDENCE = frozenset({OK, TRUNCATED})
 
 
+@on_current_run
 def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: str | None) -> OutcomesStored:
     """Append what is new of a report to the log.
 
     Raises:
         NotFound: no such run, draw or prompt; names the rows.
+        NotOpen: the run is archived or faulty.
         Invalid: a reward or a count that the run does not allow; names the row.
         Conflict: the idempotency key has come with another report.
         Unavailable: the database does not answer; nothing was stored.
@@ -37,6 +40,7 @@ def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: 
     with state.lock:
         with context.store.write() as unit:
             head = unit.runs.lock(state.id)
+            require_open(unit, head)
             context.catch_up_in(unit, state, head)
             before = answered_before(unit, state.id, key, digest, "report")
             if before is not None:

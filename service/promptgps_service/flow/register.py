@@ -16,9 +16,12 @@ from promptgps_service.errors import Conflict, Fault, Invalid
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.store.records import PoolChunk, PoolRecord
+from promptgps_service.store.states import ARCHIVED
 
 
-def create_pool(context: Context, request: CreatePool) -> tuple[Pool, bool]:
+def create_pool(
+    context: Context, request: CreatePool, by: str | None = None
+) -> tuple[Pool, bool]:
     """Make a pool; answers it and whether it is new.
 
     Raises:
@@ -34,41 +37,47 @@ def create_pool(context: Context, request: CreatePool) -> tuple[Pool, bool]:
         with context.store.write() as unit:
             made = unit.pools.create(request.name, asked, dimension)
             if made is not None:
-                return _pool(made), True
+                unit.events.add("pool-created", pool=request.name, key=by, detail={"dimension": dimension})
+                return pool_of(made), True
             found = unit.pools.get(request.name)  # another request has made it just now
     if found.embedding != asked:
         raise Conflict(f"pool {request.name!r} exists with another embedding", (Fault("embedding", "differs"),))
-    return _pool(found), False
+    return pool_of(found), False
 
 
 def describe_pool(context: Context, name: str) -> Pool:
     """A pool by name."""
     with context.store.read() as unit:
-        return _pool(unit.pools.get(name))
+        return pool_of(unit.pools.get(name))
 
 
 def list_pools(context: Context) -> Pools:
     """Every pool."""
     with context.store.read() as unit:
-        return Pools(pools=[_pool(record) for record in unit.pools.all()])
+        return Pools(pools=[pool_of(record) for record in unit.pools.all()])
 
 
-def _pool(record: PoolRecord) -> Pool:
+def pool_of(record: PoolRecord) -> Pool:
+    """What is told of a pool."""
     return Pool(
         name=record.name,
         embedding=Embedding.model_validate(record.embedding),
         dimension=record.dimension,
         prompts=record.prompts,
+        state="archived" if record.state == ARCHIVED else "open",
         created_at=record.created_at,
     )
 
 
-def add_prompts(context: Context, name: str, chunks: Iterable[PromptChunk]) -> PromptsAdded:
+def add_prompts(
+    context: Context, name: str, chunks: Iterable[PromptChunk], by: str | None = None
+) -> PromptsAdded:
     """Append prompts, chunk by chunk in short transactions; they become visible together at the end.
 
     Raises:
         NotFound: there is no such pool.
         Busy: another import into the pool is under way.
+        PoolNotOpen: the pool is archived, perhaps since the import has begun; nothing of it remains.
         Invalid, Conflict: a row is refused; nothing of the import remains.
     """
     with context.store.read() as unit:
@@ -84,6 +93,8 @@ def add_prompts(context: Context, name: str, chunks: Iterable[PromptChunk]) -> P
             length += new
         with context.store.write() as unit:
             unit.pools.finish_import(pool.id, token, length)
+            told = {"added": length - start, "duplicates": rows - (length - start), "total": length}
+            unit.events.add("prompts-added", pool=name, key=by, detail=told)
     except BaseException:
         with context.store.write() as unit:
             unit.pools.abandon_import(pool.id, token)

@@ -20,6 +20,7 @@ from promptgps_service.flow.draw_ids import draw_ids
 from promptgps_service.flow.quota_groups import quota_groups
 from promptgps_service.flow.rows import prompts_at, rows_of
 from promptgps_service.flow.run_state import RunState
+from promptgps_service.flow.states import on_current_run, require_open
 from promptgps_service.store.records import RunRecord, SelectionRecord
 from promptgps_service.store.unit import Unit
 
@@ -31,11 +32,13 @@ LOW_SIGNAL = 0.2
 LEAST_HISTORY = 32
 
 
+@on_current_run
 def select_batch(context: Context, request: SelectBatch) -> Batch:
     """Answer a request for draws.
 
     Raises:
         NotFound: no such run, or unknown keys among candidates or exclusions.
+        NotOpen: the run is archived or faulty.
         Conflict: the sequence has answered another request.
         Invalid: fewer prompts than the batch wants.
         Busy: too many draws of the run are without an outcome.
@@ -100,6 +103,7 @@ def _draw(
     with state.lock:
         with context.store.write() as unit:
             record = unit.runs.lock(state.id)
+            require_open(unit, record)
             if request.sequence is not None:
                 found = _same(unit.selections.find(state.id, request.sequence), digest)
                 if found is not None:

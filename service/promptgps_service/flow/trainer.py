@@ -15,7 +15,7 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
-from promptgps_service.errors import Unavailable
+from promptgps_service.errors import RunGone, Unavailable
 from promptgps_service.flow.feature_space import FeatureSpace, Matrix
 from promptgps_service.flow.lane import Lane
 from promptgps_service.flow.leases import Leases
@@ -85,7 +85,7 @@ class Trainer:
         """Something was reported: learn when there is enough, and in any case up to what somebody waits for."""
         if self._learning.enabled:
             self._state.wanted = max(self._state.wanted, wanted)
-            self._lane.submit(("learn", self._state.id), self._learn)
+            self._lane.submit(("learn", self), self._learn)
 
     def ask(self, position: int) -> None:
         """Somebody waits for the model to learn up to a position: here, or in the process that holds the run.
@@ -119,7 +119,7 @@ class Trainer:
 
     def refresh(self) -> None:
         """The same, without waiting for it."""
-        self._lane.submit(("load", self._state.id), self._refresh)
+        self._lane.submit(("load", self), self._refresh)
 
     def predict_new(
         self, embedding: NDArray[np.float32], texts: list[str] | None
@@ -167,11 +167,15 @@ class Trainer:
                 unit.runs.want(record.id, record.trained_through)
 
     def _refresh(self) -> None:
+        if self._state.over:
+            return
         try:
             self.load()
+        except RunGone:
+            self._state.end()
         except Unavailable:
             _log.warning("the database does not answer; loading waits", run=self._state.name)
-            self._lane.submit(("load", self._state.id), self._refresh, RETRY_SECONDS)
+            self._lane.submit(("load", self), self._refresh, RETRY_SECONDS)
 
     def _restored(self, identity: str, matrix: Matrix) -> Panel:
         """The newest stored state; at the start of a run, the prior, or what the run it is to start from has learned.
@@ -233,11 +237,16 @@ class Trainer:
         return Panel(members)
 
     def _learn(self) -> None:
+        if self._state.over:
+            return
         try:
             self._learn_if_held()
+        except RunGone:
+            _log.info("the run was deleted; what was learned is dropped", run=self._state.name)
+            self._state.end()
         except Unavailable:
             _log.warning("the database does not answer; learning waits", run=self._state.name)
-            self._lane.submit(("learn", self._state.id), self._learn, RETRY_SECONDS)
+            self._lane.submit(("learn", self), self._learn, RETRY_SECONDS)
 
     def _learn_if_held(self) -> None:
         if not self._leases.hold(self._state.id):
@@ -270,10 +279,10 @@ class Trainer:
             self._waiting_since = None
             self._advance(steps, reached)
             if reached < part.head:  # there may be more to learn, once the others have had their turn
-                self._lane.submit(("learn", self._state.id), self._learn)
+                self._lane.submit(("learn", self), self._learn)
         elif part and self._may_time_out(part):
             self._waiting_since = self._waiting_since or time.monotonic()
-            self._lane.submit(("learn", self._state.id), self._learn, self._learning.seconds)
+            self._lane.submit(("learn", self), self._learn, self._learning.seconds)
 
     def _log_after(self, position: int) -> LogSlice:
         """What the log has after a position, as far as the state knows it: lines refer to its draws."""
