@@ -23,6 +23,7 @@ MAX_INTEGER = 2**53 - 1
 MAX_WAIT_SECONDS = 120.0
 
 MAX_METRICS_STEPS = 2_000
+MAX_EVENTS = 200
 
 # How far a number may lie from the one that is meant. One step of bfloat16 above 1: the coarsest format that rewards
 # are computed in, so that what a sum or a mean of ones comes to there is still a one. What people shape rewards with

@@ -263,7 +263,11 @@ class Event(Wire):
     id: int
     created_at: str
     key: str | None = Field(description="Name of the API key that did it; null where no key was asked for.")
-    action: str
+    action: str = Field(
+        description="`run-created`, `run-changed`, `run-archived`, `run-opened`, `run-deleted`, `run-faulty`, "
+        "`run-imported`, `run-restored`, `snapshot-taken`, `pool-created`, `prompts-added`, `pool-archived`, "
+        "`pool-opened`, `pool-deleted`, `pool-imported`, `key-added` or `key-revoked`; more may come."
+    )
     run: str | None
     pool: str | None
     detail: dict[str, str | int | float | bool | None]

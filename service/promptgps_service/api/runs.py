@@ -30,7 +30,7 @@ router = APIRouter(tags=["runs"])
 def create_run(request: CreateRun, context: Ctx, access: Caller, response: Response) -> Run:
     """Open a run; the same request again answers the same run."""
     may_open(context.store, access, request)
-    run, new = open_run.create_run(context, request)
+    run, new = open_run.create_run(context, request, access.key)
     response.status_code = 201 if new else 200
     return run
 
@@ -52,7 +52,7 @@ def describe_run(run: Name, context: Ctx, access: Caller) -> Run:
 def change_run(run: Name, request: ChangeRun, context: Ctx, access: Caller) -> Run:
     """Re-tune a run."""
     access.may_change(run)
-    return open_run.change_run(context, run, request)
+    return open_run.change_run(context, run, request, access.key)
 
 
 @router.post("/runs/{run}/subsets", responses=responses(404))

@@ -12,12 +12,14 @@ from sqlalchemy import Connection
 from promptgps_service.errors import PromptGPSError
 from promptgps_service.store.archive import Archive
 from promptgps_service.store.engine import make_engine
+from promptgps_service.store.events import Events
 from promptgps_service.store.faults import unavailable
 from promptgps_service.store.keys import Keys
 from promptgps_service.store.leases import Leases
 from promptgps_service.store.log import Log
 from promptgps_service.store.migrate import is_current
 from promptgps_service.store.pools import Pools
+from promptgps_service.store.removal import Removal
 from promptgps_service.store.runs import Runs
 from promptgps_service.store.selections import Selections
 from promptgps_service.store.snapshots import Snapshots
@@ -116,6 +118,16 @@ class Unit:
     def superseded(self) -> SupersededLog:
         """What a restore has superseded."""
         return SupersededLog(self.connection)
+
+    @cached_property
+    def events(self) -> Events:
+        """What was done, by whom and when."""
+        return Events(self.connection)
+
+    @cached_property
+    def removal(self) -> Removal:
+        """Rows of what was deleted."""
+        return Removal(self.connection)
 
     @cached_property
     def archive(self) -> Archive:
