@@ -27,24 +27,25 @@ from promptgps_service.store.subsets import Subsets
 from promptgps_service.store.superseded import SupersededLog
 from promptgps_service.store.versions import Versions
 
-_mine = threading.local()  # whether the thread has a connection
+_mine = threading.local()  # the stores that the thread has a connection to
 
 
 def holds_connection() -> bool:
     """Whether the calling thread is inside a unit of work."""
-    return getattr(_mine, "busy", False)
+    return bool(getattr(_mine, "stores", ()))
 
 
 @contextmanager
-def _only_connection() -> Iterator[None]:
+def _only_connection(store: Store) -> Iterator[None]:
     """Let a thread have one connection at a time: were each to want a second one, none would be left to go on with."""
-    if holds_connection():
+    stores: set[Store] = _mine.__dict__.setdefault("stores", set())
+    if store in stores:
         raise RuntimeError("this thread has a unit of work open already; pass it on")
-    _mine.busy = True
+    stores.add(store)
     try:
         yield
     finally:
-        _mine.busy = False
+        stores.remove(store)
 
 
 @contextmanager
@@ -152,7 +153,7 @@ class Store:
             Unavailable: the database does not answer.
         """
         with (
-            _only_connection(),
+            _only_connection(self),
             unavailable(),
             self._reader.connect() as connection,
             connection.begin(),
@@ -167,7 +168,7 @@ class Store:
         Raises:
             Unavailable: the database does not answer, is full, or stayed locked; nothing of the block is stored.
         """
-        with _only_connection(), unavailable(), self.engine.connect() as connection:
+        with _only_connection(self), unavailable(), self.engine.connect() as connection:
             connection = connection.execution_options(promptgps_write=True)
             with connection.begin(), _without_leftovers(connection):
                 yield Unit(connection)
