@@ -24,24 +24,31 @@ from promptgps_service.store.subsets import Subsets
 from promptgps_service.store.superseded import SupersededLog
 from promptgps_service.store.versions import Versions
 
-_mine = threading.local()  # whether the thread has a connection
+_mine = threading.local()  # stores that the thread has a connection of
 
 
 def holds_connection() -> bool:
     """Whether the calling thread is inside a unit of work."""
-    return getattr(_mine, "busy", False)
+    return bool(_stores())
+
+
+def _stores() -> set[int]:
+    if not hasattr(_mine, "stores"):
+        _mine.stores = set()
+    stores: set[int] = _mine.stores
+    return stores
 
 
 @contextmanager
-def _only_connection() -> Iterator[None]:
+def _only_connection(store: Store) -> Iterator[None]:
     """Let a thread have one connection at a time: were each to want a second one, none would be left to go on with."""
-    if holds_connection():
+    if id(store) in _stores():
         raise RuntimeError("this thread has a unit of work open already; pass it on")
-    _mine.busy = True
+    _stores().add(id(store))
     try:
         yield
     finally:
-        _mine.busy = False
+        _stores().discard(id(store))
 
 
 class Unit:
@@ -122,7 +129,7 @@ class Store:
         Raises:
             Unavailable: the database does not answer.
         """
-        with _only_connection(), unavailable(), self._reader.connect() as connection, connection.begin():
+        with _only_connection(self), unavailable(), self._reader.connect() as connection, connection.begin():
             yield Unit(connection)
 
     @contextmanager
@@ -132,7 +139,7 @@ class Store:
         Raises:
             Unavailable: the database does not answer, is full, or stayed locked; nothing of the block is stored.
         """
-        with _only_connection(), unavailable(), self.engine.connect() as connection:
+        with _only_connection(self), unavailable(), self.engine.connect() as connection:
             connection = connection.execution_options(promptgps_write=True)
             with connection.begin():
                 yield Unit(connection)
