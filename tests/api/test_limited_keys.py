@@ -78,6 +78,7 @@ def operations(owner: str) -> dict[tuple[str, str], tuple[str, str, Any]]:
         ("GET", "/runs/r"): ("GET", f"/runs/{run}", None),
         ("POST", "/runs"): ("POST", "/runs", {"name": f"{owner}-3", "pool": pool}),
         ("PATCH", "/runs/r"): ("PATCH", f"/runs/{run}", {"rollouts_per_prompt": 6}),
+        ("POST", "/runs/r/subsets"): ("POST", f"/runs/{run}/subsets", {"keys": ["nobody"]}),
         ("GET", "/runs/r/metrics"): ("GET", f"/runs/{run}/metrics", None),
         ("POST", "/select_batch"): ("POST", "/select_batch", {"run": run, "batch_size": 2}),
         ("POST", "/outcomes"): (
