@@ -67,6 +67,8 @@ def create_run(
                 if asked.get(name) != found.request.get(name)
             )
             raise Conflict(f"run {request.name!r} exists with other settings; PATCH changes them", differing)
+        if found is not None:
+            require_open(unit, found)
     context.desk(request.name)
     return describe_run(context, request.name), record is not None
 

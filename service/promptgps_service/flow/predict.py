@@ -13,7 +13,7 @@ from promptgps_service.errors import Invalid
 from promptgps_service.flow.context import Context, Desk
 from promptgps_service.flow.rows import rows_of
 from promptgps_service.flow.run_state import ScoreTable
-from promptgps_service.flow.states import on_current_run
+from promptgps_service.flow.states import on_current_run, require_readable
 from promptgps_service.model.predictor import Posterior
 
 Prompts: TypeAlias = PredictDifficulty | AllocateBudget | Calibration  # by keys, texts or vectors
@@ -60,7 +60,7 @@ def predicted(context: Context, desk: Desk, prompts: Prompts) -> tuple[list[Post
 
 def _known(context: Context, desk: Desk, keys: list[str]) -> tuple[list[Posterior], ScoreTable]:
     with context.store.read() as unit:
-        unit.runs.by_id(desk.state.id)  # it may have been deleted just now, by another process
+        require_readable(unit, desk.state.id)
         rows = rows_of(unit, desk.state.segments, keys, "keys")
     if desk.state.table is None or (rows.size and int(rows.max()) >= desk.state.table.rows):
         desk.trainer.update()
@@ -71,7 +71,7 @@ def _known(context: Context, desk: Desk, keys: list[str]) -> tuple[list[Posterio
 
 def _new(context: Context, desk: Desk, prompts: Prompts) -> tuple[list[Posterior], ScoreTable]:
     with context.store.read() as unit:
-        unit.runs.by_id(desk.state.id)
+        require_readable(unit, desk.state.id)
         pool = unit.pools.by_id(desk.state.segments[0].pool_id)
     if prompts.texts is not None:
         embedding = context.features.embedder(pool).embed(prompts.texts)
