@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
@@ -49,6 +49,10 @@ class Call(Generic[A]):
 
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+# One question in several requests, each made from the answer to the one before.
+Paged: TypeAlias = Generator[Call[A], A, A]
 
 
 def read_as(answer: type[W]) -> Callable[[bytes], W]:

@@ -61,14 +61,14 @@ def pick_device(name: str) -> torch.device:
 
 
 def make_context(settings: Settings) -> Context:
-    """The store, the lane and the runs of one process."""
+    """The store, the device and the runs of one process."""
     torch.set_num_threads(settings.torch_threads or max((os.cpu_count() or 2) - 1, 1))
     learning = Learning(settings.train, settings.learn_groups, settings.learn_seconds)
     return Context(
         Store(settings.database_url),
         device=pick_device(settings.device),
         learning=learning,
-        lane_depth=settings.lane_depth,
+        callers=settings.device_callers,
         poll_seconds=settings.poll_seconds,
         lease_seconds=settings.lease_seconds,
         limits=Limits(open_draws=settings.max_open_draws, embedding_root=settings.embedding_root),
@@ -115,7 +115,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _open_all(context: Context) -> None:
     """Read every run, until it is done: readiness waits for it, and the database may be away at the start."""
-    while context.lane.alive:
+    while context.queue.alive:
         try:
             return context.open_all()
         except PromptGPSError as error:

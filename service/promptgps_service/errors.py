@@ -7,7 +7,7 @@ PromptGPSError
 ├── Conflict            the same name or sequence with another content; another import under way
 ├── NotOpen             a run that is archived or faulty
 ├── PoolNotOpen         a pool that is archived
-├── Busy                a bounded lane or queue is full; try again after ``retry_after`` seconds
+├── Busy                as many wait as may; try again after ``retry_after`` seconds
 ├── Unavailable         the database is away; try again
 ├── Unauthorized        no key, or a wrong one
 └── Forbidden           a key that does not reach so far

@@ -14,7 +14,7 @@ def test_the_same_run_again_is_the_same_and_another_of_its_name_is_a_409(world: 
     again = world.http.post("/runs", json=body)
     assert again.status_code == 200
     assert again.json() == world.http.get(f"/runs/{world.run}").json()
-    for change, field in (({"seed": 9}, "seed"), ({"selection": {"strategy": "uniform"}}, "selection")):
+    for change, field in (({"seed": 9}, "seed"), ({"selection": {"strategy": "uniform"}}, "selection.strategy")):
         refused(world.http.post("/runs", json=body | change), 409, "conflict", field)
 
 
@@ -83,7 +83,7 @@ def send(world: World, report: dict[str, Any], **headers: str) -> Any:
 def receipt(stored: int, duplicates: int, conflicts: list[int], log_position: int) -> dict[str, Any]:
     return {
         "stored": stored, "duplicates": duplicates, "conflicts": conflicts, "superseded": 0,
-        "log_position": log_position,
+        "log_position": log_position, "warnings": [],
     }  # fmt: skip
 
 
@@ -106,7 +106,11 @@ def test_rollouts_come_one_by_one_in_any_order_and_twice(world: World) -> None:
         assert send(world, report)["stored"] == 1
         assert send(world, report)["duplicates"] == 1
     group = world.outcomes(draw_id=[draw], successes=[1], trials=[2])
-    assert send(world, group)["conflicts"] == [0], "a draw is reported by rollouts or as a group, not both"
+    assert send(world, group)["duplicates"] == 1, "the group is what the rollouts have come to"
+    more = world.outcomes(draw_id=[draw], successes=[3], trials=[4])
+    assert send(world, more)["stored"] == 1, "rollouts that said nothing give way to the group"
+    fewer = world.outcomes(draw_id=[draw], successes=[0], trials=[4])
+    assert send(world, fewer)["conflicts"] == [0]
 
 
 def test_a_row_that_is_twice_in_one_report_counts_once(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from promptgps_service.errors import Busy, NotFound
+from promptgps_service.store.records import Known
 from promptgps_service.store.unit import Store
 
 from tests.contracts.samples import DIMENSION, append, chunk, make_pool
@@ -48,12 +49,13 @@ def test_staged_prompts_are_invisible_until_the_import_is_finished(store: Store)
             unit.pools.stage(pool.id, "importer", start, chunk(start, 3))
         assert committed(store) == 2
         with store.read() as unit:
-            assert unit.pools.positions(pool.id, ["key-1", "key-2"], committed(store)) == {"key-1": 1}
+            assert unit.pools.positions(unit.pools.get("pool"), ["key-1", "key-2"]) == {"key-1": 1}
     with store.write() as unit:
         unit.pools.finish_import(pool.id, "importer", 8)
     assert committed(store) == 8
     with store.read() as unit:
-        assert unit.pools.positions(pool.id, [f"key-{n}" for n in range(9)], 8) == {f"key-{n}": n for n in range(8)}
+        found = unit.pools.positions(unit.pools.get("pool"), [f"key-{n}" for n in range(9)])
+        assert found == {f"key-{n}": n for n in range(8)}
 
 
 def test_an_abandoned_import_leaves_nothing(store: Store) -> None:
@@ -64,7 +66,7 @@ def test_an_abandoned_import_leaves_nothing(store: Store) -> None:
     with store.write() as unit:
         unit.pools.abandon_import(pool.id, "importer")
     with store.read() as unit:
-        assert unit.pools.digests_by_key(pool.id, ["key-2", "key-3"]) == {}
+        assert unit.pools.known_keys(pool.id, ["key-2", "key-3"]) == {}
         assert unit.pools.arrays(pool, 0, 100).identity.size == 2
     append(store, pool, chunk(2, 4))  # the same prompts can come again, and the token is free
     assert committed(store) == 6
@@ -98,7 +100,7 @@ def test_a_dead_import_is_taken_over_and_can_write_no_more(store: Store) -> None
     with store.write() as unit:
         assert unit.pools.begin_import(pool, "heir", dead=unit.pools.importing(pool.id)) == 1
     with store.read() as unit:
-        assert unit.pools.digests_by_key(pool.id, ["key-1"]) == {}
+        assert unit.pools.known_keys(pool.id, ["key-1"]) == {}
     with pytest.raises(Busy), store.write() as unit:
         unit.pools.stage(pool.id, "dead", 4, chunk(4, 1))
     with pytest.raises(Busy), store.write() as unit:
@@ -129,9 +131,9 @@ def test_lookups_answer_for_what_is_there_and_only_for_that(store: Store) -> Non
     other = make_pool(store, "other", prompts=2)
     digests = chunk(0, 8).digests
     with store.read() as unit:
-        assert unit.pools.digests_by_key(pool.id, ["key-3", "nothing"]) == {"key-3": digests[3]}
-        assert unit.pools.known_digests(pool.id, digests) == set(digests[:5])
-        assert unit.pools.known_digests(other.id, digests) == set(digests[:2])
+        assert unit.pools.known_keys(pool.id, ["key-3", "nothing"]) == {"key-3": Known(3, digests[3])}
+        assert unit.pools.known_digests(pool.id, digests) == {digest: n for n, digest in enumerate(digests[:5])}
+        assert unit.pools.known_digests(other.id, digests) == {digest: n for n, digest in enumerate(digests[:2])}
         assert unit.pools.keys_at(pool.id, [4, 0, 77], text=True) == {
             0: ("key-0", "text 0"), 4: ("key-4", "text 4"),
         }  # fmt: skip
@@ -142,7 +144,9 @@ def test_lookups_take_more_keys_than_a_query_has_parameters(store: Store) -> Non
     pool = make_pool(store, prompts=9_000)
     keys = [f"key-{number}" for number in range(40_000)]
     with store.read() as unit:
-        assert len(unit.pools.positions(pool.id, keys, 9_000)) == 9_000
+        for asked in (keys, keys[5_000:9_500], keys[8_990:] + keys[:8_300]):  # one by one, or all the pool's at once
+            found = unit.pools.positions(pool, asked)
+            assert found == {key: int(key.split("-")[1]) for key in asked if int(key.split("-")[1]) < 9_000}
         assert len(unit.pools.known_digests(pool.id, chunk(0, 40_000).digests)) == 9_000
 
 

@@ -28,6 +28,7 @@ from promptgps_client.wire.base import (
     MAX_SAMPLES_OF_ONE,
     MAX_TEXT,
     MAX_WAIT_SECONDS,
+    ROUNDING,
     Count,
     Domain,
     DrawId,
@@ -51,6 +52,7 @@ from promptgps_client.wire.base import (
     Wire,
     columns_fault,
     pools_of_keys,
+    rows_fault,
     same_length,
 )
 from promptgps_client.wire.batches import (
@@ -89,6 +91,7 @@ from promptgps_client.wire.runs import (
     Selection,
     SendSubset,
     Subset,
+    meant_value,
 )
 from promptgps_client.wire.snapshots import (
     Restore,
@@ -116,6 +119,7 @@ __all__ = [
     "MAX_SAMPLES_OF_ONE",
     "MAX_TEXT",
     "MAX_WAIT_SECONDS",
+    "ROUNDING",
     "AddPrompts",
     "AllocateBudget",
     "Batch",
@@ -180,6 +184,8 @@ __all__ = [
     "Vector",
     "Wire",
     "columns_fault",
+    "meant_value",
     "pools_of_keys",
+    "rows_fault",
     "same_length",
 ]

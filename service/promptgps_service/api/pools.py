@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from promptgps_client.wire import AddPrompts, CreatePool, Name, Pool, Pools, PromptsAdded
+from promptgps_client.wire import AddPrompts, CreatePool, Name, OnEqualContent, Pool, Pools, PromptsAdded
 from pydantic import ValidationError
 
 from promptgps_service.api.dependencies import Body, Caller, Ctx
@@ -24,6 +24,13 @@ JSON = "application/json"
 JSON_LINES = ("application/jsonl", "application/x-ndjson", "application/jsonlines")
 PARQUET = ("application/vnd.apache.parquet", "application/parquet")
 
+EqualContent = Annotated[
+    OnEqualContent | None,
+    Query(
+        description="What becomes of a key whose content another key of the pool has already: `keep` it as a prompt "
+        "of its own, the default where keys are given, or `merge` it as an alias. The same as in a JSON body."
+    ),
+]
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -70,17 +77,25 @@ def describe_pool(pool: Name, context: Ctx, access: Caller) -> Pool:
 
 @router.post("/pools/{pool}/prompts", responses=responses(404, 409, 415, 429), openapi_extra=_BODY)
 def add_prompts(
-    pool: Name, request: Request, body: Body, context: Ctx, access: Caller
+    pool: Name,
+    request: Request,
+    body: Body,
+    context: Ctx,
+    access: Caller,
+    on_equal_content: EqualContent = None,
 ) -> PromptsAdded:
-    """Add prompts in bulk, de-duplicated by key and by content; all of them or, where a row is refused, none."""
-    chunks = _chunks(request.headers.get("content-type", ""), body)
-    return register.add_prompts(context, pool, chunks, access.key)
-
-
-def _chunks(content_type: str, body: BinaryIO) -> Iterator[PromptChunk]:
-    kind = content_type.partition(";")[0].strip().lower()
+    """Add prompts in bulk, told apart by key or else by content; all of them or, where a row is refused, none."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == JSON:
-        return _columns(body)
+        columns = _columns(body)
+        chunks = _parts(columns)
+        on_equal_content = columns.on_equal_content or on_equal_content
+    else:
+        chunks = _file(kind, body)
+    return register.add_prompts(context, pool, chunks, on_equal_content, access.key)
+
+
+def _file(kind: str, body: BinaryIO) -> Iterator[PromptChunk]:
     if kind in JSON_LINES:
         return read_json_lines(body)
     if kind in PARQUET:
@@ -88,11 +103,14 @@ def _chunks(content_type: str, body: BinaryIO) -> Iterator[PromptChunk]:
     raise HTTPException(415, f"send {JSON}, {JSON_LINES[0]} or {PARQUET[0]}")
 
 
-def _columns(body: BinaryIO) -> Iterator[PromptChunk]:
+def _columns(body: BinaryIO) -> AddPrompts:
     try:
-        columns = AddPrompts.model_validate_json(body.read())
+        return AddPrompts.model_validate_json(body.read())
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False)) from error
+
+
+def _parts(columns: AddPrompts) -> Iterator[PromptChunk]:
     vectors = None if columns.vectors is None else vectors_from_lists(columns.vectors, field="vectors", first_row=0)
     chunk = PromptChunk(
         0, columns.keys, columns.texts, vectors, columns.domains, columns.prior_successes, columns.prior_trials

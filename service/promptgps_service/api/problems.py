@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from promptgps_client.wire import Problem, ProblemFault
-from promptgps_client.wire.faults import fault_of, meant
+from promptgps_client.wire.faults import fault_of, meant, message_of
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -108,7 +108,7 @@ def answer_validation(request: Request, error: Exception) -> Response:
 def _fault(item: Mapping[str, Any]) -> ProblemFault:
     """A pydantic error as field and row; a fault of the body as a whole is one of ``body``."""
     loc = [part for part in item["loc"] if part not in ("body", "query", "path", "header")]
-    fault = fault_of(loc, str(item["msg"]), item["ctx"] if item["type"] == "columns" else {})
+    fault = fault_of(loc, message_of(item), item["ctx"] if item["type"] == "columns" else {})
     return fault if fault.field else fault.model_copy(update={"field": "body"})
 
 

@@ -9,7 +9,6 @@ from promptgps_client.wire import (
     PoolShare,
     Reward,
     Run,
-    RunMetrics,
     Runs,
     Selection,
     State,
@@ -18,6 +17,7 @@ from promptgps_client.wire import (
 from promptgps_service.errors import Conflict, Fault, Invalid
 from promptgps_service.flow.context import Context, Desk
 from promptgps_service.flow.events import differences
+from promptgps_service.flow.run_differences import conflict_with, stored_request
 from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.flow.run_state import ScoreTable
 from promptgps_service.flow.states import on_current_run, require_open, require_open_pool
@@ -42,7 +42,6 @@ def create_run(
         Invalid: a setting does not fit the pools, or the run to start from does not fit this one.
     """
     settings = RunSettings.of(request)
-    asked = settings.dump()
     with context.store.write() as unit:
         found = unit.runs.find(request.name)
         record = None
@@ -52,7 +51,7 @@ def create_run(
                 require_open_pool(pool)
             _check(unit, settings, pools)
             source = source_of(unit, settings, pools)
-            record = unit.runs.create(request.name, asked, asked)
+            record = unit.runs.create(request.name, stored_request(request), settings.dump())
             if record is not None:
                 _add_rows(unit, record, pools)
                 unit.events.add("run-created", run=record.name, key=by, detail=_origin(settings))
@@ -60,13 +59,9 @@ def create_run(
                     pin(unit, record, source)
             else:  # another process has made it just now
                 found = unit.runs.get(request.name)
-        if found is not None and found.request != asked:
-            differing = tuple(
-                Fault(name, "differs from the run that is there")
-                for name in sorted(asked.keys() | found.request.keys())
-                if asked.get(name) != found.request.get(name)
-            )
-            raise Conflict(f"run {request.name!r} exists with other settings; PATCH changes them", differing)
+        refusal = None if found is None else conflict_with(found, request)
+        if refusal is not None:
+            raise refusal
         if found is not None:
             require_open(unit, found)
     context.desk(request.name)
@@ -145,15 +140,19 @@ def change_run(
         NotFound: there is no such run.
         NotOpen: it is archived. A faulty one is changed, which may be what mends it, and stays faulty until it is
             opened again.
-        Invalid: a setting does not fit the run.
+        Invalid: a setting does not fit the pools.
+        Conflict: another reward, and outcomes are stored that were read by the one that there is.
     """
     with context.store.write() as unit:
         record = unit.runs.lock(unit.runs.get(name).id)
         require_open(unit, record, or_faulty=True)
-        settings = RunSettings.load(record.settings).changed(request, record.draws)
+        present = RunSettings.load(record.settings)
+        _check_reward(request, present, record)
+        settings = present.changed(request, record.draws)
         _check(unit, settings, _pools(unit, settings))
-        unit.runs.set_settings(record.id, settings.dump())
-        if told := differences(record.settings, settings.dump()):
+        if settings != present:  # a revision for nothing would have what is being learned dropped
+            unit.runs.set_settings(record.id, settings.dump())
+            told = differences(record.settings, settings.dump())
             unit.events.add("run-changed", run=name, key=by, detail=told)
     if record.state == FAULTY:
         return describe_run(context, name)
@@ -162,6 +161,16 @@ def change_run(
     _tell_what_is_learned(context, desk)
     desk.trainer.ask(desk.state.log_position)
     return describe_run(context, name)
+
+
+def _check_reward(request: ChangeRun, present: RunSettings, record: RunRecord) -> None:
+    if request.reward is None or present.takes(request.reward) or record.log_position == 0:
+        return
+    detail = (
+        f"{record.log_position} outcomes of run {record.name!r} are stored, read by the reward that it has: "
+        "it cannot be changed any more; open another run"
+    )
+    raise Conflict(detail, (Fault("reward", detail),))
 
 
 def _tell_what_is_learned(context: Context, desk: Desk) -> None:
@@ -250,19 +259,3 @@ def _unreadable(unit: Unit, record: RunRecord, error: Exception) -> Run:
         fault=record.fault or f"its settings cannot be read ({type(error).__name__}): {reason}",
         created_at=record.created_at,
     )
-
-
-def run_metrics(context: Context, name: str) -> RunMetrics:
-    """Series of a run, one entry for each step that was learned."""
-    with context.store.read() as unit:
-        record = unit.runs.get(name)
-        steps = unit.versions.metrics(record.id)
-        served = unit.versions.served(record.id)
-    predictor = RunSettings.load(record.settings).predictor()[0]
-    names = dict.fromkeys(key for _, _, metrics in steps for key in metrics)
-    series: dict[str, list[float | None]] = {
-        "model_version": [float(version) for version, _, _ in steps],
-        "trained_through": [float(through) for _, through, _ in steps],
-    }
-    series |= {key: [metrics.get(key) for _, _, metrics in steps] for key in names}
-    return RunMetrics(run=name, predictor=predictor, served=served or predictor, steps=len(steps), series=series)

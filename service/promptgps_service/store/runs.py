@@ -122,6 +122,14 @@ class Runs:
         changed = {"settings": settings, "revision": runs.c.revision + 1, "touched": self._touch}
         self._connection.execute(update(runs).where(runs.c.id == run_id).values(**changed))
 
+    def amend_settings(self, run_id: int, settings: dict[str, Any]) -> None:
+        """Replace the settings by others that are the same to a learner: what it learns at the moment stays valid.
+
+        The run must be locked.
+        """
+        changed = {"settings": settings, "touched": self._touch}
+        self._connection.execute(update(runs).where(runs.c.id == run_id).values(**changed))
+
     def set_state(self, run_id: int, state: str, fault: str | None = None) -> None:
         """Open, archive or mark a run as faulty, with what is wrong; every process notices."""
         changed = {"state": state, "fault": fault, "touched": self._touch}

@@ -41,6 +41,7 @@ _OPEN = text("'open'")
 # Element types of the packed columns.
 DRAWS = {"rows": "<i4", "predicted": "<f4", "uncertainty": "<f4", "uniform": "u1"}  # of `selections`
 VECTORS = {"identity": "<i8", "embedding": "<f2", "surface": "<f4"}  # of `pool_chunks`
+SUBSET_ROWS = "<i4"  # of `run_subsets`
 
 pools = Table(
     "pools",
@@ -55,6 +56,8 @@ pools = Table(
     Column("import_beat", Float),  # counts the chunks
     Column("created_at", String(32), nullable=False),
     Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived; or hidden, see `states`
+    # Committed number of aliases: those at or past it are of an unfinished import.
+    Column("aliases", Integer, nullable=False, server_default=_ZERO),
 )
 
 prompts = Table(
@@ -87,9 +90,9 @@ pool_chunks = Table(
     Column("pool_id", Integer, ForeignKey("pools.id"), nullable=False),
     Column("start", Integer, nullable=False),
     Column("size", Integer, nullable=False),
-    Column("identity", LargeBinary, nullable=False),  # int64[size]
+    Column("identity", LargeBinary, nullable=False),  # int64[size], distinct within the pool
     Column("embedding", LargeBinary, nullable=False),  # float16[size, dimension], unit rows
-    Column("surface", LargeBinary, nullable=False),  # float32[size, S]; S = 0 without texts
+    Column("surface", LargeBinary, nullable=False),  # float32[size, S]; S = 0 in a chunk without texts
     PrimaryKeyConstraint("pool_id", "start"),
 )
 
@@ -97,9 +100,11 @@ prompt_aliases = Table(
     "prompt_aliases",
     metadata,
     Column("pool_id", Integer, ForeignKey("pools.id"), nullable=False),
+    Column("ordinal", Integer, nullable=False),  # 0, 1, … in the order of coming
     Column("key", String(512), nullable=False),
     Column("position", Integer, nullable=False),  # of the prompt that it is another name of
-    PrimaryKeyConstraint("pool_id", "key"),
+    PrimaryKeyConstraint("pool_id", "ordinal"),
+    UniqueConstraint("pool_id", "key"),
 )
 
 runs = Table(

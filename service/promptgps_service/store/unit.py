@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
 from sqlalchemy import Connection
 
+from promptgps_service.errors import PromptGPSError
 from promptgps_service.store.archive import Archive
 from promptgps_service.store.engine import make_engine
 from promptgps_service.store.events import Events
@@ -21,8 +23,44 @@ from promptgps_service.store.removal import Removal
 from promptgps_service.store.runs import Runs
 from promptgps_service.store.selections import Selections
 from promptgps_service.store.snapshots import Snapshots
+from promptgps_service.store.subsets import Subsets
 from promptgps_service.store.superseded import SupersededLog
 from promptgps_service.store.versions import Versions
+
+_mine = threading.local()  # whether the thread has a connection
+
+
+def holds_connection() -> bool:
+    """Whether the calling thread is inside a unit of work."""
+    return getattr(_mine, "busy", False)
+
+
+@contextmanager
+def _only_connection() -> Iterator[None]:
+    """Let a thread have one connection at a time: were each to want a second one, none would be left to go on with."""
+    if holds_connection():
+        raise RuntimeError("this thread has a unit of work open already; pass it on")
+    _mine.busy = True
+    try:
+        yield
+    finally:
+        _mine.busy = False
+
+
+@contextmanager
+def _without_leftovers(connection: Connection) -> Iterator[None]:
+    """Close the connection for good where something broke in the middle of its work.
+
+    A result that is read half-way stays open as long as the error is looked at, past the end of the transaction. On
+    SQLite it would keep the connection, back in the pool, at an old state of the database, where it cannot write.
+    """
+    try:
+        yield
+    except PromptGPSError:
+        raise
+    except BaseException:
+        connection.invalidate()
+        raise
 
 
 class Unit:
@@ -40,6 +78,11 @@ class Unit:
     def runs(self) -> Runs:
         """Runs, their settings and segments."""
         return Runs(self.connection)
+
+    @cached_property
+    def subsets(self) -> Subsets:
+        """Subsets of runs' prompts."""
+        return Subsets(self.connection)
 
     @cached_property
     def selections(self) -> Selections:
@@ -108,7 +151,13 @@ class Store:
         Raises:
             Unavailable: the database does not answer.
         """
-        with unavailable(), self._reader.connect() as connection, connection.begin():
+        with (
+            _only_connection(),
+            unavailable(),
+            self._reader.connect() as connection,
+            connection.begin(),
+            _without_leftovers(connection),
+        ):
             yield Unit(connection)
 
     @contextmanager
@@ -118,9 +167,9 @@ class Store:
         Raises:
             Unavailable: the database does not answer, is full, or stayed locked; nothing of the block is stored.
         """
-        with unavailable(), self.engine.connect() as connection:
+        with _only_connection(), unavailable(), self.engine.connect() as connection:
             connection = connection.execution_options(promptgps_write=True)
-            with connection.begin():
+            with connection.begin(), _without_leftovers(connection):
                 yield Unit(connection)
 
     def is_current(self) -> bool:
