@@ -39,7 +39,8 @@ from promptgps_service.store.records import OutcomeRecord
 from promptgps_service.store.tables import metadata
 from promptgps_service.store.unit import Store
 from promptgps_service.work import learn_runs
-from sqlalchemy import func, select as query, text
+from sqlalchemy import func, text
+from sqlalchemy import select as query
 
 from tests.databases import opened_context
 from tests.flow.driving import WAIT, add, open_run, report_groups, select, settle, step, vectors
@@ -110,7 +111,7 @@ def test_an_archived_run_takes_nothing_in_any_process_and_can_still_be_read(
     assert archived.state == "archived"
     for process in (context, second):
         for what, attempt in PUT_OFF:
-            with pytest.raises(NotOpen, match="archived since 20.*POST /runs/run/open") as refusal:
+            with pytest.raises(NotOpen, match=r"archived since 20.*POST /runs/run/open") as refusal:
                 attempt(process, batch)
             assert "promptgps runs open run" in str(refusal.value), what
         with pytest.raises(NotOpen, match="archived"):
@@ -375,7 +376,7 @@ def test_a_pool_is_deleted_only_when_no_run_needs_it(context: Context, second: C
     open_run(context)
     open_run(context, name="archived", pools=[{"pool": "other"}, {"pool": "pool"}])
     lifecycle.archive_run(context, "archived", None)
-    with pytest.raises(Conflict, match="runs 'archived', 'run' draws? from pool 'pool'"):
+    with pytest.raises(Conflict, match=r"runs 'archived', 'run' draws? from pool 'pool'"):
         lifecycle.delete_pool(context, "pool", None, dry_run=True)
     lifecycle.delete_run(context, "run", None, dry_run=False)
     with pytest.raises(Conflict, match="run 'archived' draws from pool 'other'"):
