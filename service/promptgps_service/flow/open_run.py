@@ -62,6 +62,8 @@ def create_run(
         refusal = None if found is None else conflict_with(found, request)
         if refusal is not None:
             raise refusal
+        if found is not None:
+            require_open(unit, found)
     context.desk(request.name)
     return describe_run(context, request.name), record is not None
 

@@ -14,7 +14,7 @@ from promptgps_service.errors import Fault, Invalid
 from promptgps_service.flow.context import Context, Desk
 from promptgps_service.flow.rows import Keys, rows_of
 from promptgps_service.flow.run_state import NewPrompts, ScoreTable
-from promptgps_service.flow.states import on_current_run
+from promptgps_service.flow.states import on_current_run, require_readable
 from promptgps_service.model.predictor import Posterior
 
 Prompts: TypeAlias = PredictDifficulty | AllocateBudget | Calibration  # by keys, texts or vectors
@@ -87,7 +87,7 @@ def predicted(desk: Desk, *asked: Asked) -> tuple[list[list[Posterior]], ScoreTa
 def _known(context: Context, desk: Desk, keys: Keys) -> NDArray[np.int64]:
     """Rows of keys; the served table has them."""
     with context.store.read() as unit:
-        unit.runs.by_id(desk.state.id)  # it may have been deleted just now, by another process
+        require_readable(unit, desk.state.id)
     (rows,) = rows_of(context, desk.state, keys)
     if rows.size and int(rows.max()) >= desk.state.served.rows:
         desk.trainer.update()
@@ -96,7 +96,7 @@ def _known(context: Context, desk: Desk, keys: Keys) -> NDArray[np.int64]:
 
 def _new(context: Context, desk: Desk, prompts: Prompts) -> NewPrompts:
     with context.store.read() as unit:
-        unit.runs.by_id(desk.state.id)
+        require_readable(unit, desk.state.id)
         pool = unit.pools.by_id(desk.state.segments[0].pool_id)
     if prompts.texts is not None:
         return NewPrompts(context.features.embedder(pool).embed(prompts.texts), prompts.texts)

@@ -41,6 +41,18 @@ def require_open(unit: Unit, record: RunRecord, *, or_faulty: bool = False) -> N
     raise NotOpen(f"run {name!r} is faulty: {reason}; once that is mended, try it again with {how}")
 
 
+def require_readable(unit: Unit, run_id: int) -> None:
+    """Let pass a run that this process has opened and that may still be asked.
+
+    Raises:
+        RunGone: it was deleted just now, by another process.
+        NotOpen: it is faulty.
+    """
+    record = unit.runs.by_id(run_id)
+    if record.state == FAULTY:
+        require_open(unit, record)
+
+
 def require_open_pool(pool: PoolRecord) -> None:
     """Let pass a pool that is open.
 

@@ -18,7 +18,7 @@ from promptgps_service.store.unit import Store
 _log = structlog.get_logger(__name__)
 SLICE_SECONDS = 0.02  # a slice is to take about so long
 LEAST_PAUSE = 0.002  # between two, so that those who wait for the database come in between
-LARGEST_SCALE = 64.0
+SMALLEST_SCALE, LARGEST_SCALE = 1.0, 64.0
 RETRY_SECONDS = 1.0
 
 
@@ -45,13 +45,14 @@ def sweep(store: Store, rest: Callable[[float], bool]) -> None:
 def _take_away(store: Store, kind: str, owner: int, rest: Callable[[float], bool]) -> bool:
     scale, more = 1.0, True
     while more:
-        started = time.monotonic()
         with store.write() as unit:
+            started = time.monotonic()  # not the wait for the database: it is what others want, too
             more = unit.removal.slice(kind, owner, scale)
         took = time.monotonic() - started
-        scale = min(scale * 2 if took < SLICE_SECONDS / 2 else scale, LARGEST_SCALE)
         if took > SLICE_SECONDS:
-            scale /= 2
+            scale = max(scale / 2, SMALLEST_SCALE)
+        elif took < SLICE_SECONDS / 2:
+            scale = min(scale * 2, LARGEST_SCALE)
         if not rest(max(took, LEAST_PAUSE)):
             return False
     return True
