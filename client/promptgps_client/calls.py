@@ -156,20 +156,23 @@ def create_run(
     rollouts_per_prompt: int = 8, reward: Reward | Fields | None = None, seed: int = 0,
     warm_start_from: str | None = None, selection: Selection | Fields | None = None,
 ) -> Call[wire.Run]:  # fmt: skip
-    """Open a run, or get the one that is there with the same content, so that a trainer may restart.
+    """Open a run, or get the one that is there if it is what is asked for, so that a trainer may restart.
+
+    It is compared with what the run is now, after every `change_run` and `restore`.
 
     Args:
         name: 1 to 128 letters, digits, `.`, `_`, `-`.
         pool: The pool to draw from; or
         pools: several, each `{"pool": name}` with an exact `quota` of the draws or a `weight`.
         rollouts_per_prompt: n, the rollouts in a group, 1 to 4096.
-        reward: How raw rewards become successes in [0, 1]; default: they are 0 or 1.
+        reward: How raw rewards become successes in [0, 1]; default: they are 0 or 1, or −1 or 1, as reports show.
         seed: Of every random choice of the run.
         warm_start_from: A run whose fitted model this one starts from.
         selection: How batches are chosen; `{"strategy": "uniform"}` for a baseline. The answer has it all.
 
     Raises:
-        Conflict: The name is taken by a run with other settings.
+        Conflict: The name is taken by a run with other settings; the message has both values of each, and says
+            which can be changed.
         NotFound: No such pool, or no such run to start from.
     """
     return _send("POST", "/runs", wire.CreateRun, wire.Run, {
@@ -356,7 +359,8 @@ def select_batch(
         sequence: Number of the request. Asked again with it, by any process, the service gives the same
             draws, so the call is retried freely. Without it the service numbers, and the call is retried only
             when it was certainly not done: after failed connections, 429 and 503.
-        policy_version: The trainer's step counter.
+        policy_version: The trainer's step counter. A sequence asked for with another one is the same batch, with a
+            warning.
         candidates: Draw only from these keys.
         exclude: Do not draw these keys.
         candidates_pool: Pool of the candidates, one for all or one for each; needed where two pools of the run
@@ -368,8 +372,12 @@ def select_batch(
         wait_seconds: Wait until the model has learned from everything reported, at most so long (0 to 120 s).
 
     Raises:
+<<<<<<< HEAD
         Conflict: The sequence was used with another request.
         NotFound: Also when the run has no such subset: send it again.
+=======
+        Conflict: The sequence was used with another `batch_size`, `candidates`, `exclude` or `rollouts`.
+>>>>>>> evidence
         InvalidRequest: Also when the pool has fewer prompts than `batch_size`.
     """
     fields = {
@@ -389,6 +397,9 @@ def report_groups(
     idempotency_key: str | None = None,
 ) -> Call[wire.OutcomesStored]:  # fmt: skip
     """Report whole groups: `successes` of `trials` for each draw. Acknowledged means durable.
+
+    Parts of a group add up until they come to its n; the whole of it counts for what it adds to them. Two parts with
+    the same counts are taken for one: report such rollouts one by one.
 
     Args:
         run: The run's name.
@@ -411,6 +422,9 @@ def report_rollouts(
     status: Sequence[Status] | None = None, policy_version: int | Integers | None = None,
 ) -> Call[wire.OutcomesStored]:  # fmt: skip
     """Report single rollouts; reporting one again is free. Acknowledged means durable.
+
+    One that failed gives way to what comes of it later; a failure never displaces a reward. A report is stored as a
+    whole or not at all: the error names every row that is wrong.
 
     Args:
         run: The run's name.
