@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from promptgps_client import wire
-from promptgps_client.call import Call, Retry
+from promptgps_client.answers import joined
+from promptgps_client.call import Call, Paged, Retry
+from promptgps_client.call import act as _act
 from promptgps_client.call import get as _get
 from promptgps_client.call import named as _named
 from promptgps_client.call import read_as as _as
@@ -191,19 +193,22 @@ def run(name: str) -> Call[wire.Run]:
 
 
 def change_run(
-    name: str, *, rollouts_per_prompt: int | None = None, selection: Selection | Fields | None = None
-) -> Call[wire.Run]:
+    name: str, *, rollouts_per_prompt: int | None = None, reward: Reward | Fields | None = None,
+    selection: Selection | Fields | None = None,
+) -> Call[wire.Run]:  # fmt: skip
     """Re-tune a run; what is left out, also inside `selection`, stays as it is.
 
     Args:
         name: The run's name.
         rollouts_per_prompt: n, the rollouts in a group, 1 to 4096.
+        reward: How a raw reward becomes a success, as in `create_run`; only while no outcome is stored.
         selection: Only the settings to change.
 
     Raises:
         NotFound: There is none of this name.
+        Conflict: Another reward, and outcomes are stored.
     """
-    fields = {"rollouts_per_prompt": rollouts_per_prompt, "selection": selection}
+    fields = {"rollouts_per_prompt": rollouts_per_prompt, "reward": reward, "selection": selection}
     return _send("PATCH", f"/runs/{_named('name', name)}", wire.ChangeRun, wire.Run, fields)
 
 
@@ -226,6 +231,114 @@ def send_subset(
     """
     path = f"/runs/{_named('run', run)}/subsets"
     return _send("POST", path, wire.SendSubset, wire.Subset, {"keys": in_order(keys), "pool": pool})
+
+
+# ---- rest and end ------------------------------------------------------------------------------------------
+
+
+def archive_run(name: str) -> Call[wire.Run]:
+    """Put a run to rest: it takes no draws and no outcomes, is not learned, and can still be read and asked.
+
+    Args:
+        name: The run's name.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    return _act("POST", f"/runs/{_named('name', name)}/archive", wire.Run)
+
+
+def reopen_run(name: str) -> Call[wire.Run]:
+    """Have an archived run go on where it was, or try a faulty one again.
+
+    Args:
+        name: The run's name.
+
+    Raises:
+        NotFound: There is none of this name.
+        Conflict: It is still faulty; the message says why.
+    """
+    return _act("POST", f"/runs/{_named('name', name)}/open", wire.Run)
+
+
+def delete_run(name: str, *, dry_run: bool = False) -> Call[wire.Deleted]:
+    """Delete a run with all that belongs to it, for good. Its pools stay.
+
+    Args:
+        name: The run's name.
+        dry_run: Change nothing, and say what would be deleted.
+
+    Raises:
+        NotFound: There is none of this name.
+        NoAnswer: Perhaps it was deleted; it is not tried again by itself, since another may have the name by then.
+        Conflict: Another run has started from it.
+    """
+    asked = f"/runs/{_named('name', name)}?dry_run={str(dry_run).lower()}"
+    return _act("DELETE", asked, wire.Deleted, retry=Retry.UNLESS_DONE)
+
+
+def archive_pool(name: str) -> Call[wire.Pool]:
+    """Put a pool to rest: it takes no prompts and no new runs, while runs over it go on.
+
+    Args:
+        name: The pool's name.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    return _act("POST", f"/pools/{_named('name', name)}/archive", wire.Pool)
+
+
+def reopen_pool(name: str) -> Call[wire.Pool]:
+    """Have an archived pool take prompts and new runs again.
+
+    Args:
+        name: The pool's name.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    return _act("POST", f"/pools/{_named('name', name)}/open", wire.Pool)
+
+
+def delete_pool(name: str, *, dry_run: bool = False) -> Call[wire.Deleted]:
+    """Delete a pool with its prompts, for good.
+
+    Args:
+        name: The pool's name.
+        dry_run: Change nothing, and say what would be deleted.
+
+    Raises:
+        NotFound: There is none of this name.
+        NoAnswer: Perhaps it was deleted; it is not tried again by itself, since another may have the name by then.
+        Conflict: A run needs it, be it an archived one.
+    """
+    asked = f"/pools/{_named('name', name)}?dry_run={str(dry_run).lower()}"
+    return _act("DELETE", asked, wire.Deleted, retry=Retry.UNLESS_DONE)
+
+
+def events(
+    *, run: str | None = None, pool: str | None = None, before: int | None = None, limit: int = 50
+) -> Call[wire.Events]:
+    """What was done to a run or a pool, or to all of them, by whom and when; newest first.
+
+    Args:
+        run: Only events of this run; they outlive it.
+        pool: Only events of this pool.
+        before: Only events before this id: `next` of the page before.
+        limit: How many at most, 1 to 200.
+
+    Raises:
+        NotFound: There is no such run or pool, and never was.
+        InvalidRequest: Both a run and a pool.
+    """
+    if run is not None and pool is not None:
+        raise invalid_request("GET /events", ProblemFault(field="pool", detail="give a run or a pool, not both"))
+    whose = f"/runs/{_named('run', run)}" if run is not None else ""
+    if pool is not None:
+        whose = f"/pools/{_named('pool', pool)}"
+    asked = [f"limit={int(limit)}", *([] if before is None else [f"before={int(before)}"])]
+    return _get(f"{whose}/events?{'&'.join(asked)}", wire.Events)
 
 
 # ---- the loop ----------------------------------------------------------------------------------------------
@@ -370,13 +483,34 @@ def allocate_budget(
     })  # fmt: skip
 
 
-def metrics(run: str) -> Call[wire.RunMetrics]:
-    """Series of a run, one entry for each step learned.
+def metrics(
+    run: str, *, since: int = 0, series: Collection[str] | None = None, every: int = 1
+) -> Paged[wire.RunMetrics]:
+    """Series of a run, one entry for each step learned: the whole course, however long.
+
+    The service answers at most 2,000 steps at a time; the rest is asked for until all is there.
+
+    Args:
+        run: The run's name.
+        since: First model version that is wanted, to go on where an earlier answer ended.
+        series: Names of series, or beginnings of names; default: all.
+        every: Every k-th step, for an overview.
 
     Raises:
         NotFound: There is no such run.
+        InvalidRequest: No series has such a name; the message has those that are near.
     """
-    return _get(f"/runs/{_named('run', run)}/metrics", wire.RunMetrics)
+    path = f"/runs/{_named('run', run)}/metrics"
+    pages = []
+    following: int | None = since
+    while following is not None:
+        query: dict[str, int | str] = {"since": following, "every": every}
+        if series is not None:
+            query["series"] = ",".join([series] if isinstance(series, str) else series)
+        page = yield _get(f"{path}?{urlencode(query)}", wire.RunMetrics)
+        pages.append(page)
+        following = page.next
+    return joined(pages)
 
 
 # ---- checkpoints -------------------------------------------------------------------------------------------

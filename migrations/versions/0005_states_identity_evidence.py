@@ -33,6 +33,7 @@ def upgrade() -> None:
     )
     op.create_index(op.f('ix_events_run'), 'events', ['run'], unique=False)
     op.create_index(op.f('ix_events_pool'), 'events', ['pool'], unique=False)
+    op.create_index('ix_events_action_subject_id', 'events', ['action', 'subject_id'], unique=False)
     op.create_table('prompt_aliases',
     sa.Column('pool_id', sa.Integer(), nullable=False),
     sa.Column('ordinal', sa.Integer(), nullable=False),
@@ -89,5 +90,6 @@ def downgrade() -> None:
     op.drop_table('run_subsets')
     op.drop_table('prompt_aliases')
     op.drop_index(op.f('ix_events_pool'), 'events')
+    op.drop_index('ix_events_action_subject_id', 'events')
     op.drop_index(op.f('ix_events_run'), 'events')
     op.drop_table('events')

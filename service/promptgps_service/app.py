@@ -19,7 +19,9 @@ from promptgps_client import wire
 from promptgps_service import __version__
 from promptgps_service.api import (
     allocate_budget,
+    events,
     health,
+    lifecycle,
     outcomes,
     pools,
     predict_difficulty,
@@ -95,7 +97,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="promptgps", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.settings = settings
-    for room in (pools, runs, select_batch, outcomes, predict_difficulty, allocate_budget, snapshots):
+    rooms = (pools, runs, lifecycle, select_batch, outcomes, predict_difficulty, allocate_budget, snapshots, events)
+    for room in rooms:
         app.include_router(room.router, dependencies=GUARDS)
     app.include_router(health.metrics_router, dependencies=GUARDS)
     app.include_router(health.router)

@@ -22,6 +22,9 @@ GUARDED = [
     ("POST", "/outcomes"), ("POST", "/predict_difficulty"), ("GET", "/metrics"), ("POST", "/runs/r/snapshots"),
     ("GET", "/runs/r/snapshots"), ("POST", "/runs/r/restore"), ("POST", "/allocate_budget"),
     ("POST", "/runs/r/subsets"),
+    ("POST", "/runs/r/archive"), ("POST", "/runs/r/open"), ("DELETE", "/runs/r"), ("POST", "/pools/p/archive"),
+    ("POST", "/pools/p/open"), ("DELETE", "/pools/p"), ("GET", "/events"), ("GET", "/runs/r/events"),
+    ("GET", "/pools/p/events"),
 ]  # fmt: skip
 
 

@@ -266,7 +266,7 @@ READY = {"ready": True, "checks": {"database": "ok"}}
             BUDGET,
             gps.Budget,
         ),
-        ("metrics", {"run": "r"}, "GET /runs/r/metrics", None, METRICS, gps.RunMetrics),
+        ("metrics", {"run": "r"}, "GET /runs/r/metrics?since=0&every=1", None, METRICS, gps.RunMetrics),
         ("ready", {}, "GET /readyz", None, READY, gps.Ready),
         ("healthy", {}, "GET /healthz", None, b"ok", bool),
     ],

@@ -53,6 +53,7 @@ def touch_everything(unit: Unit, pool_id: int, run_id: int) -> None:
     unit.leases.join("worker")
     unit.leases.take(run_id, "worker")
     unit.keys.add(key())
+    unit.events.add("run-created", run="another", subject_id=run_id)
 
 
 def test_an_error_in_the_block_leaves_no_trace(store: Store) -> None:

@@ -10,7 +10,8 @@ import torch
 from promptgps_client.wire import Batch, ChangeRun, Restore, Restored, Snapshot, TakeSnapshot
 from promptgps_service.errors import Conflict, NotFound
 from promptgps_service.flow.context import Context
-from promptgps_service.flow.open_run import change_run, describe_run, run_metrics
+from promptgps_service.flow.metrics import run_metrics
+from promptgps_service.flow.open_run import change_run, describe_run
 from promptgps_service.flow.restore import restore_run
 from promptgps_service.flow.snapshot import list_snapshots, take_snapshot
 from promptgps_service.flow.trainer import Learning

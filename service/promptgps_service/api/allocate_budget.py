@@ -12,7 +12,7 @@ from promptgps_service.flow import allocate
 router = APIRouter(tags=["prediction"])
 
 
-@router.post("/allocate_budget", responses=responses(404, 429))
+@router.post("/allocate_budget", responses=responses(404, 409, 429))
 def allocate_budget(request: AllocateBudget, context: Ctx, access: Caller) -> Budget:
     """Samples for each prompt at test time, round by round if asked so."""
     access.may_read(request.run)

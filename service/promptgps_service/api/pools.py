@@ -53,7 +53,7 @@ _BODY: dict[str, Any] = {
 def create_pool(request: CreatePool, context: Ctx, access: Caller, response: Response) -> Pool:
     """Make a pool; the same request again answers the same pool."""
     access.may_change(request.name)
-    pool, new = register.create_pool(context, request)
+    pool, new = register.create_pool(context, request, access.key)
     response.status_code = 201 if new else 200
     return pool
 
@@ -77,7 +77,12 @@ def describe_pool(pool: Name, context: Ctx, access: Caller) -> Pool:
 
 @router.post("/pools/{pool}/prompts", responses=responses(404, 409, 415, 429), openapi_extra=_BODY)
 def add_prompts(
-    pool: Name, request: Request, body: Body, context: Ctx, on_equal_content: EqualContent = None
+    pool: Name,
+    request: Request,
+    body: Body,
+    context: Ctx,
+    access: Caller,
+    on_equal_content: EqualContent = None,
 ) -> PromptsAdded:
     """Add prompts in bulk, told apart by key or else by content; all of them or, where a row is refused, none."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -87,7 +92,7 @@ def add_prompts(
         on_equal_content = columns.on_equal_content or on_equal_content
     else:
         chunks = _file(kind, body)
-    return register.add_prompts(context, pool, chunks, on_equal_content)
+    return register.add_prompts(context, pool, chunks, on_equal_content, access.key)
 
 
 def _file(kind: str, body: BinaryIO) -> Iterator[PromptChunk]:

@@ -12,7 +12,7 @@ from promptgps_service.flow import predict
 router = APIRouter(tags=["prediction"])
 
 
-@router.post("/predict_difficulty", responses=responses(404, 429))
+@router.post("/predict_difficulty", responses=responses(404, 409, 429))
 def predict_difficulty(request: PredictDifficulty, context: Ctx, access: Caller) -> Difficulty:
     """Success rates with their uncertainty, for prompts of the pool and for new ones."""
     access.may_read(request.run)

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from promptgps_client.wire import Problem, ProblemFault
-from promptgps_client.wire.faults import fault_of, meant
+from promptgps_client.wire.faults import fault_of, meant, message_of
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -21,7 +21,10 @@ from promptgps_service.errors import (
     Forbidden,
     Invalid,
     NotFound,
+    NotOpen,
+    PoolNotOpen,
     PromptGPSError,
+    RunGone,
     Unauthorized,
     Unavailable,
 )
@@ -32,7 +35,10 @@ FAULTS_SHOWN = 20  # a body of 100,000 wrong rows must not get an answer of the 
 
 STATUS: dict[type[PromptGPSError], tuple[int, str, str]] = {
     Invalid: (422, "invalid-request", "The request is not valid"),
+    RunGone: (404, "not-found", "There is no such thing"),
     NotFound: (404, "not-found", "There is no such thing"),
+    NotOpen: (409, "run-not-open", "The run is archived or faulty"),
+    PoolNotOpen: (409, "pool-not-open", "The pool is archived"),
     Conflict: (409, "conflict", "The request contradicts what is there"),
     Busy: (429, "busy", "Too much at once"),
     Unavailable: (503, "unavailable", "The database does not answer"),
@@ -102,7 +108,7 @@ def answer_validation(request: Request, error: Exception) -> Response:
 def _fault(item: Mapping[str, Any]) -> ProblemFault:
     """A pydantic error as field and row; a fault of the body as a whole is one of ``body``."""
     loc = [part for part in item["loc"] if part not in ("body", "query", "path", "header")]
-    fault = fault_of(loc, str(item["msg"]), item["ctx"] if item["type"] == "columns" else {})
+    fault = fault_of(loc, message_of(item), item["ctx"] if item["type"] == "columns" else {})
     return fault if fault.field else fault.model_copy(update={"field": "body"})
 
 

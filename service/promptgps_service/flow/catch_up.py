@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.run_state import RunState
+from promptgps_service.flow.states import require_open
 from promptgps_service.store.records import RunRecord, Segment
 from promptgps_service.store.unit import Store, Unit
 
@@ -26,11 +27,13 @@ def run_transaction(
         The unit of work, which commits at the end of the block, and the run's heads.
 
     Raises:
-        NotFound: the run is there no more.
+        RunGone: the run was deleted.
+        NotOpen: it is archived, or broken.
         Unavailable: the database does not answer; nothing of the block is stored.
     """
     with state.lock, store.write() as unit:
         record = unit.runs.lock(state.id)
+        require_open(unit, record)
         catch_up_in(unit, features, state, record)
         yield unit, record
 
@@ -39,11 +42,11 @@ def catch_up(store: Store, features: FeatureSpace, state: RunState) -> RunRecord
     """Bring a run's state up to the database; answers the heads that it has come to.
 
     Raises:
-        NotFound: the run is there no more.
+        RunGone: the run was deleted.
         Unavailable: the database does not answer.
     """
     with state.lock, store.read() as unit:
-        record = unit.runs.get(state.name)
+        record = unit.runs.by_id(state.id)
         catch_up_in(unit, features, state, record)
         return record
 
@@ -65,6 +68,19 @@ def catch_up_in(unit: Unit, features: FeatureSpace, state: RunState, record: Run
             state.apply_selection(selection)
     if record.log_position > state.log_position:
         state.apply_log(unit.log.after(state.id, state.log_position))
+    _require_whole(state, record)
+
+
+def _require_whole(state: RunState, record: RunRecord) -> None:
+    """Check that all that the heads tell of was there to be read.
+
+    Raises:
+        ValueError: selections or outcomes are missing, or there are more than were acknowledged.
+    """
+    read = {"selections": state.ordinal, "draws": state.draws, "log_position": state.log_position}
+    for name, count in read.items():
+        if count != getattr(record, name):
+            raise ValueError(f"{name} should be {getattr(record, name)}, {count} were read")
 
 
 def add_grown_rows(unit: Unit, state: RunState) -> bool:

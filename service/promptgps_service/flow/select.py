@@ -14,21 +14,20 @@ from promptgps_service.acquisition.choose import Choice, Field, TooFew, choose
 from promptgps_service.acquisition.randomness import derive
 from promptgps_service.acquisition.reuse import tiers
 from promptgps_service.acquisition.utility import mixed_probability
-from promptgps_service.errors import Busy, Conflict, Fault, Invalid, NotFound
+from promptgps_service.errors import Busy, Fault, Invalid, NotFound
+from promptgps_service.flow.catch_up import run_transaction
 from promptgps_service.flow.context import Context, Desk
-from promptgps_service.flow.digest import request_digest
 from promptgps_service.flow.draw_ids import draw_ids
 from promptgps_service.flow.growth import take_up_new_prompts
 from promptgps_service.flow.masks import Mask
 from promptgps_service.flow.quota_groups import quota_groups
 from promptgps_service.flow.rows import Keys, pools_at, prompts_at, rows_of
 from promptgps_service.flow.run_state import RunState
+from promptgps_service.flow.same_question import question_of, require_same, warnings_of
+from promptgps_service.flow.states import on_current_run
 from promptgps_service.store.records import RunRecord, SelectionRecord
 from promptgps_service.store.unit import Unit
 
-# What only shapes the answer, or how long it is waited for, is no part of the question.
-# Neither is the subset: ranks that share a sequence share its batch.
-_RENDERING = frozenset({"include_text", "wait_seconds", "sequence", "subset"})
 # Below this expected share of mixed groups the caller is warned that the pool gives little signal.
 LOW_SIGNAL = 0.2
 # Draws that a step of history has at least: for a trainer that draws one at a time it is not the one before.
@@ -53,31 +52,46 @@ class Restriction:
 _UNRESTRICTED = Restriction(None, np.zeros(0, np.int64), None)
 
 
+@on_current_run
 def select_batch(context: Context, request: SelectBatch) -> Batch:
     """Answer a request for draws.
 
     Raises:
         NotFound: no such run, unknown keys among candidates or exclusions, or an unknown subset.
-        Conflict: the sequence has answered another request.
+        NotOpen: the run is archived or faulty.
+        Conflict: the sequence has answered another request; names what differs.
         Invalid: fewer prompts than the batch wants, or a key whose pool is not clear.
         Busy: too many draws of the run are without an outcome.
         Unavailable: the database does not answer; nothing was drawn.
     """
     desk = context.desk(request.run)
-    digest = request_digest(request, _RENDERING)
+    question = question_of(request)
+    replay = _replay(context, desk.state, request, question)
+    if replay is not None:
+        return replay
     warnings = _wait(context, desk, request)
     restriction = _restriction(context, desk.state, request)
-    while (batch := _draw(context, desk.state, request, digest, warnings, restriction)) is None:
+    while (batch := _draw(context, desk.state, request, question, warnings, restriction)) is None:
         _bring_up_to_date(context, desk)
-        restriction = restriction or _restriction(context, desk.state, request)
     return batch
 
 
-def _same(found: SelectionRecord | None, digest: str) -> SelectionRecord | None:
-    if found is not None and found.request != digest:
-        detail = f"sequence {found.sequence} has answered another request"
-        raise Conflict(detail, (Fault("sequence", detail),))
-    return found
+def _replay(
+    context: Context, state: RunState, request: SelectBatch, question: str
+) -> Batch | None:
+    """What a sequence was answered before, which many ranks may ask for at once: it holds the run against nobody.
+
+    Raises:
+        Conflict: the sequence has answered another request; names what differs.
+    """
+    if request.sequence is None:
+        return None
+    with context.store.read() as unit:
+        found = unit.selections.find(state.id, request.sequence)
+        if found is None or int(found.rows.max(initial=-1)) >= state.rows:
+            return None
+        require_same(found, request, question)
+        return _render(unit, state, found, request, replayed=True)
 
 
 def _wait(context: Context, desk: Desk, request: SelectBatch) -> list[str]:
@@ -87,10 +101,6 @@ def _wait(context: Context, desk: Desk, request: SelectBatch) -> list[str]:
     state, position = desk.state, context.catch_up(desk.state).log_position
     if state.has_learned(position):
         return []
-    if request.sequence is not None:
-        with context.store.read() as unit:
-            if unit.selections.find(state.id, request.sequence) is not None:
-                return []  # a replay waits for nothing
     desk.trainer.ask(position)
     if not context.waiting.acquire(blocking=False):
         return ["the batch did not wait for the model: too many requests do already"]
@@ -109,24 +119,14 @@ def _bring_up_to_date(context: Context, desk: Desk) -> None:
     desk.trainer.update()
 
 
-def _restriction(context: Context, state: RunState, request: SelectBatch) -> Restriction | None:
+def _restriction(context: Context, state: RunState, request: SelectBatch) -> Restriction:
     """What a request restricts its draws to, looked up before the run is held against others.
 
-    It holds as long as the run does: rows are only ever added, and a subset is what it is. None for a replay, which
-    needs nothing looked up, as long as no restore supersedes it.
+    It holds as long as the run does: rows are only ever added, and a subset is what it is.
     """
     if request.candidates is None and not request.exclude and request.subset is None:
         return _UNRESTRICTED
-    subset = state.subsets.find(request.subset) if request.subset is not None else None
-    with context.store.read() as unit:
-        if request.sequence is not None and unit.selections.find(state.id, request.sequence) is not None:
-            return None
-        if request.subset is not None and subset is None:
-            rows = unit.subsets.find(state.id, request.subset)
-            if rows is None:
-                detail = f"run {state.name!r} has no subset {request.subset!r}: send its prompts (again)"
-                raise NotFound(detail, (Fault("subset", detail),))
-            subset = state.subsets.keep(request.subset, rows)
+    subset = None if request.subset is None else _subset(context, state, request.subset)
     asked = [
         Keys(request.candidates or [], request.candidates_pool, "candidates", "candidates_pool"),
         Keys(request.exclude or [], request.exclude_pool, "exclude", "exclude_pool"),
@@ -135,31 +135,41 @@ def _restriction(context: Context, state: RunState, request: SelectBatch) -> Res
     return Restriction(candidates if request.candidates is not None else None, exclude, subset)
 
 
+def _subset(context: Context, state: RunState, subset: str) -> Mask:
+    known = state.subsets.find(subset)
+    if known is not None:
+        return known
+    with context.store.read() as unit:
+        rows = unit.subsets.find(state.id, subset)
+    if rows is None:
+        detail = f"run {state.name!r} has no subset {subset!r}: send its prompts (again)"
+        raise NotFound(detail, (Fault("subset", detail),))
+    return state.subsets.keep(subset, rows)
+
+
 def _draw(
-    context: Context, state: RunState, request: SelectBatch, digest: str, warnings: list[str],
-    restriction: Restriction | None,
+    context: Context, state: RunState, request: SelectBatch, question: str, warnings: list[str],
+    restriction: Restriction,
 ) -> Batch | None:  # fmt: skip
     """Choose and write a selection, holding the run against every other writer.
 
-    None where the score table is not the run's: its pools have grown, or it was put back to a snapshot, which may have
-    superseded what was taken for a replay.
+    None where the score table is not the run's: its pools have grown, or it was put back to a snapshot.
     """
     with state.lock:
-        with context.store.write() as unit:
-            record = unit.runs.lock(state.id)
+        with run_transaction(context.store, context.features, state) as (unit, record):
             if request.sequence is not None:
-                found = _same(unit.selections.find(state.id, request.sequence), digest)
+                found = unit.selections.find(state.id, request.sequence)
                 if found is not None:
+                    require_same(found, request, question)
                     return _render(unit, state, found, request, replayed=True)
-            context.catch_up_in(unit, state, record)
+
             _check_open(state, request.batch_size, context.limits.open_draws)
             grown = unit.pools.total([share.pool for share in state.settings.pools]) > state.rows
             table = state.table
             if grown or table is None or table.rows < state.rows or table.epoch != record.epoch:
                 return None
-            if restriction is None:
-                return None
-            selection = _choose(context, unit, state, record, request, digest, warnings, restriction)
+
+            selection = _choose(context, unit, state, record, request, question, warnings, restriction)
             unit.selections.add(state.id, selection)
             unit.runs.advance(state.id, draws=record.draws + selection.size, selections=record.selections + 1)
             batch = _render(unit, state, selection, request, replayed=False)
@@ -178,11 +188,10 @@ def _check_open(state: RunState, asked: int, limit: int) -> None:
 
 
 def _choose(
-    context: Context, unit: Unit, state: RunState, record: RunRecord, request: SelectBatch, digest: str,
+    context: Context, unit: Unit, state: RunState, record: RunRecord, request: SelectBatch, question: str,
     warnings: list[str], restriction: Restriction,
 ) -> SelectionRecord:  # fmt: skip
-    table = state.table
-    assert table is not None
+    table = state.served
     settings = state.settings
     sequence = unit.selections.next_sequence(state.id) if request.sequence is None else request.sequence
     clock = record.selections if request.policy_version is None else request.policy_version
@@ -213,7 +222,7 @@ def _choose(
     return SelectionRecord(
         sequence=sequence,
         ordinal=record.selections,
-        request=digest,
+        request=question,
         seed=seed,
         clock=clock,
         policy_version=request.policy_version,
@@ -304,5 +313,5 @@ def _render(
             rollouts=[selection.rollouts] * selection.size,
             text=[text for _, text in prompts] if request.include_text else None,
         ),
-        warnings=selection.warnings,
+        warnings=selection.warnings + (warnings_of(selection, request) if replayed else []),
     )

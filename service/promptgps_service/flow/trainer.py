@@ -8,16 +8,15 @@ arithmetic: the database is read and written aside.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-import numpy as np
 import structlog
 import torch
-from numpy.typing import NDArray
 
-from promptgps_service.errors import NotOpen, PromptGPSError, Unavailable
+from promptgps_service.errors import Busy, NotOpen, PromptGPSError, RunGone, Unavailable
 from promptgps_service.flow.device_queue import DeviceQueue, Steps
 from promptgps_service.flow.feature_space import FeatureSpace, Matrix
 from promptgps_service.flow.leases import Leases
@@ -29,7 +28,7 @@ from promptgps_service.flow.loaded_model import (
 )
 from promptgps_service.flow.publish import Origin, Overtaken, publish
 from promptgps_service.flow.run_settings import RunSettings
-from promptgps_service.flow.run_state import RunState, ScoreTable
+from promptgps_service.flow.run_state import NewPrompts, RunState, ScoreTable
 from promptgps_service.flow.step_metrics import Metrics, step_metrics
 from promptgps_service.flow.steps import Step, at_most, due, split_steps, waits
 from promptgps_service.flow.timeline import Timeline
@@ -50,8 +49,10 @@ _log = structlog.get_logger(__name__)
 RETRY_SECONDS = 1.0  # after the database did not answer, or memory was short
 TRIES = 2  # at something that breaks, before the run is taken for broken
 
+PASSING = (Unavailable, Busy, NotOpen, RunGone)  # no fault of the run, or one that was told already
+
 # What goes wrong with a run: (what was done, the error) to the error that callers get.
-OnFault = Callable[[str, Exception], NotOpen]
+OnFault = Callable[[str, Exception], PromptGPSError]
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Trainer:
         self._on_fault = on_fault
         self._model: LoadedModel | None = None
         self._waiting_since: float | None = None
-        self._failures = 0
+        self._failures: Counter[str] = Counter()
 
     # ---- called from any thread --------------------------------------------------------------
 
@@ -139,7 +140,7 @@ class Trainer:
         """Something was reported: learn when there is enough, and in any case up to what somebody waits for."""
         if self._learning.enabled:
             self._state.want(wanted)
-            self._queue.submit(self._state.id, "learn", self._learn)
+            self._queue.submit(self, "learn", self._learn)
 
     def ask(self, position: int) -> None:
         """Somebody waits for the model to learn up to a position: here, or in the process that holds the run.
@@ -161,7 +162,7 @@ class Trainer:
             Unavailable: the database does not answer.
         """
         self._state.want(position)
-        self._queue.call(self._state.id, lambda: self._guarded("learn", self._learn_if_held))
+        self._queue.call(self, lambda: self._guarded("learn", self._learn_if_held))
 
     def update(self) -> None:
         """Serve what the database has now: rows, settings, epoch or version are others; from the log if need be.
@@ -171,21 +172,19 @@ class Trainer:
             NotOpen: the run is broken.
             Unavailable: the database does not answer.
         """
-        self._queue.call(self._state.id, lambda: self._guarded("load", self._load_if_other))
+        self._queue.call(self, lambda: self._guarded("load", self._load_if_other))
 
     def refresh(self) -> None:
         """The same, without waiting for it."""
-        self._queue.submit(self._state.id, "load", self._refresh)
+        self._queue.submit(self, "load", self._refresh)
 
     def follow(self) -> None:
         """Another process may have changed the run: take over what it has written, without waiting for it."""
-        self._queue.submit(self._state.id, "follow", self._follow)
+        self._queue.submit(self, "follow", self._follow)
 
-    def predict_new(
-        self, embedding: NDArray[np.float32], texts: list[str] | None
-    ) -> tuple[Posterior, ScoreTable]:
-        """Posterior for prompts outside the pool, and the version that it comes from."""
-        return self._queue.call(self._state.id, lambda: self._predict_new(embedding, texts))
+    def predict_new(self, parts: Sequence[NewPrompts]) -> tuple[list[Posterior], ScoreTable]:
+        """Posteriors for prompts outside the pool, part by part, all of one version, which comes with them."""
+        return self._queue.call(self, lambda: self._predict_new(parts))
 
     # ---- faults ------------------------------------------------------------------------------
 
@@ -198,7 +197,7 @@ class Trainer:
         """
         try:
             yield from work()
-        except PromptGPSError:
+        except PASSING:
             raise
         except Exception as error:
             if is_short_of_memory(error):
@@ -210,19 +209,19 @@ class Trainer:
 
     def _in_background(self, key: str, work: Callable[[], Steps[None]]) -> Steps[None]:
         """Do something that nobody waits for, again and again where the reason why it failed may pass."""
+        if self._state.over:
+            return
         try:
             yield from work()
-            self._failures = 0
-        except NotOpen:
-            pass  # the log has told why
-        except Unavailable:
-            _log.warning("the database does not answer", run=self._state.name, job=key)
+            self._failures.pop(key, None)
+        except (NotOpen, RunGone):  # what there is to tell was told
+            self._state.end()
+        except PASSING as error:
+            _log.warning("tried again", run=self._state.name, job=key, cause=error.detail)
             self._again(key, work)
-        except PromptGPSError as error:
-            _log.warning("given up", run=self._state.name, job=key, cause=error.detail)
         except Exception as error:  # noqa: BLE001  one run's fault is that run's
-            self._failures += not is_short_of_memory(error)
-            if self._failures < TRIES:
+            self._failures[key] += not is_short_of_memory(error)
+            if self._failures[key] < TRIES:
                 _log.exception("tried again", run=self._state.name, job=key)
                 self._again(key, work)
                 return
@@ -230,9 +229,7 @@ class Trainer:
             yield from self._queue.aside(lambda: self._on_fault(key, fault))
 
     def _again(self, key: str, work: Callable[[], Steps[None]]) -> None:
-        self._queue.submit(
-            self._state.id, key, lambda: self._in_background(key, work), RETRY_SECONDS
-        )
+        self._queue.submit(self, key, lambda: self._in_background(key, work), RETRY_SECONDS)
 
     # ---- loading, on the device --------------------------------------------------------------
 
@@ -333,7 +330,7 @@ class Trainer:
                     return replace(
                         fresh, predictor=panel, timeline=timeline, through=current.trained_through
                     )
-            except PromptGPSError:
+            except PASSING:
                 raise
             except Exception as error:
                 if is_short_of_memory(error):
@@ -414,10 +411,10 @@ class Trainer:
             self._waiting_since = None
             yield from self._advance(model, plan)
             if plan.reached < plan.head:  # there may be more to learn, once the others had their turn
-                self._queue.submit(self._state.id, "learn", self._learn)
+                self._queue.submit(self, "learn", self._learn)
         elif plan.head > plan.reached and plan.may_time_out:
             self._waiting_since = self._waiting_since or time.monotonic()
-            self._queue.submit(self._state.id, "learn", self._learn, self._learning.seconds)
+            self._queue.submit(self, "learn", self._learn, self._learning.seconds)
 
     def _up_to_date(self) -> Steps[LoadedModel]:
         """The model, loaded anew where the run is not what it was loaded from."""
@@ -543,17 +540,22 @@ class Trainer:
     # ---- new prompts, on the device ----------------------------------------------------------
 
     def _predict_new(
-        self, embedding: NDArray[np.float32], texts: list[str] | None
-    ) -> Steps[tuple[Posterior, ScoreTable]]:
+        self, parts: Sequence[NewPrompts]
+    ) -> Steps[tuple[list[Posterior], ScoreTable]]:
+        """One job for all parts: nothing is learned between them."""
         model = self._model
-        table = self._state.table
-        if model is None or table is None:
+        if model is None:
             yield from self.load()
-            model, table = self._model, self._state.table
-        if model is None or table is None:
+            model = self._model
+        if model is None:
             self._not_loaded()
-        x = self._features.new_features(model.matrix, embedding, texts)
-        return model.predictor.predict_new(x), table
+        table = self._state.served
+        posteriors = []
+        for part in parts:
+            x = self._features.new_features(model.matrix, part.embedding, part.texts)
+            posteriors.append(model.predictor.predict_new(x))
+            yield None
+        return posteriors, table
 
     def _not_loaded(self) -> NoReturn:
         raise RuntimeError(f"run {self._state.name!r} was loaded, and has no model")

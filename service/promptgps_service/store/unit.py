@@ -9,14 +9,17 @@ from functools import cached_property
 
 from sqlalchemy import Connection
 
+from promptgps_service.errors import PromptGPSError
 from promptgps_service.store.archive import Archive
 from promptgps_service.store.engine import make_engine
+from promptgps_service.store.events import Events
 from promptgps_service.store.faults import unavailable
 from promptgps_service.store.keys import Keys
 from promptgps_service.store.leases import Leases
 from promptgps_service.store.log import Log
 from promptgps_service.store.migrate import is_current
 from promptgps_service.store.pools import Pools
+from promptgps_service.store.removal import Removal
 from promptgps_service.store.runs import Runs
 from promptgps_service.store.selections import Selections
 from promptgps_service.store.snapshots import Snapshots
@@ -24,31 +27,41 @@ from promptgps_service.store.subsets import Subsets
 from promptgps_service.store.superseded import SupersededLog
 from promptgps_service.store.versions import Versions
 
-_mine = threading.local()  # stores that the thread has a connection of
+_mine = threading.local()  # the stores that the thread has a connection to
 
 
 def holds_connection() -> bool:
     """Whether the calling thread is inside a unit of work."""
-    return bool(_stores())
-
-
-def _stores() -> set[int]:
-    if not hasattr(_mine, "stores"):
-        _mine.stores = set()
-    stores: set[int] = _mine.stores
-    return stores
+    return bool(getattr(_mine, "stores", ()))
 
 
 @contextmanager
 def _only_connection(store: Store) -> Iterator[None]:
     """Let a thread have one connection at a time: were each to want a second one, none would be left to go on with."""
-    if id(store) in _stores():
+    stores: set[Store] = _mine.__dict__.setdefault("stores", set())
+    if store in stores:
         raise RuntimeError("this thread has a unit of work open already; pass it on")
-    _stores().add(id(store))
+    stores.add(store)
     try:
         yield
     finally:
-        _stores().discard(id(store))
+        stores.remove(store)
+
+
+@contextmanager
+def _without_leftovers(connection: Connection) -> Iterator[None]:
+    """Close the connection for good where something broke in the middle of its work.
+
+    A result that is read half-way stays open as long as the error is looked at, past the end of the transaction. On
+    SQLite it would keep the connection, back in the pool, at an old state of the database, where it cannot write.
+    """
+    try:
+        yield
+    except PromptGPSError:
+        raise
+    except BaseException:
+        connection.invalidate()
+        raise
 
 
 class Unit:
@@ -108,6 +121,16 @@ class Unit:
         return SupersededLog(self.connection)
 
     @cached_property
+    def events(self) -> Events:
+        """What was done, by whom and when."""
+        return Events(self.connection)
+
+    @cached_property
+    def removal(self) -> Removal:
+        """Rows of what was deleted."""
+        return Removal(self.connection)
+
+    @cached_property
     def archive(self) -> Archive:
         """Whole rows, to be carried to another database."""
         return Archive(self.connection)
@@ -129,7 +152,13 @@ class Store:
         Raises:
             Unavailable: the database does not answer.
         """
-        with _only_connection(self), unavailable(), self._reader.connect() as connection, connection.begin():
+        with (
+            _only_connection(self),
+            unavailable(),
+            self._reader.connect() as connection,
+            connection.begin(),
+            _without_leftovers(connection),
+        ):
             yield Unit(connection)
 
     @contextmanager
@@ -141,7 +170,7 @@ class Store:
         """
         with _only_connection(self), unavailable(), self.engine.connect() as connection:
             connection = connection.execution_options(promptgps_write=True)
-            with connection.begin():
+            with connection.begin(), _without_leftovers(connection):
                 yield Unit(connection)
 
     def is_current(self) -> bool:
