@@ -41,6 +41,7 @@ from promptgps_client.wire import (
     RunMetrics,
     Runs,
     Selection,
+    Subset,
 )
 
 __all__ = [
@@ -49,5 +50,5 @@ __all__ = [
     "NoAnswer", "NotFound", "Options", "OutcomesSoFar", "OutcomesStored", "Pool", "PoolShare",
     "Pools", "Problem", "ProblemFault", "PromptGPS", "PromptGPSError", "PromptsAdded", "Ready",
     "Reward", "Run", "RunMetrics", "Runs", "Selection", "Selector", "ServerFault", "SpoolInUse",
-    "TimedOut", "TooBusy", "TooLarge", "Unauthenticated", "UnreadableAnswer",
+    "Subset", "TimedOut", "TooBusy", "TooLarge", "Unauthenticated", "UnreadableAnswer",
 ]  # fmt: skip

@@ -215,7 +215,9 @@ def change_run(
     return _send("PATCH", f"/runs/{_named('name', name)}", wire.ChangeRun, wire.Run, fields)
 
 
-def send_subset(run: str, keys: Strings | Collection[str], *, pool: str | Strings | None = None) -> Call[wire.Subset]:
+def send_subset(
+    run: str, *, keys: Collection[str] | Array, pool: str | Strings | None = None
+) -> Call[wire.Subset]:
     """Name prompts that later batches are to be drawn from; sent once, not with each batch.
 
     Args:
