@@ -3,6 +3,7 @@
 PromptGPSError
 ├── NotFound            a pool, run, prompt or draw that is not there
 ├── Invalid             a request that contradicts itself or the run; names field and row
+├── TooMuch             what was sent is larger, or unpacks to more, than is taken at once
 ├── Conflict            the same name or sequence with another content; another import under way
 ├── Busy                a bounded lane or queue is full; try again after ``retry_after`` seconds
 ├── Unavailable         the database is away; try again
@@ -44,6 +45,10 @@ class Invalid(PromptGPSError):
     def at(cls, field: str, detail: str, row: int | None = None) -> Invalid:
         """One fault at a field (and row)."""
         return cls(detail, (Fault(field, detail, row),))
+
+
+class TooMuch(PromptGPSError):
+    """What was sent is larger, or unpacks to more, than is taken at once."""
 
 
 class Conflict(PromptGPSError):

@@ -1,49 +1,26 @@
-"""Make, list and describe pools; add prompts as JSON columns, JSON Lines or Parquet."""
+"""Make, list and describe pools; add prompts as JSON columns or as files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
-from promptgps_client.wire import AddPrompts, CreatePool, Name, Pool, Pools, PromptsAdded
-from pydantic import ValidationError
+from fastapi import APIRouter, Depends, Response
+from promptgps_client.wire import CreatePool, Name, OnEqualContent, Pool, Pools, PromptsAdded
 
-from promptgps_service.api.dependencies import Body, Caller, Ctx
-from promptgps_service.api.pool_files import check_columns, read_json_lines, read_parquet, vectors_from_lists
+from promptgps_service.api.bodies import SMALL, json_body
+from promptgps_service.api.dependencies import Caller, Ctx
 from promptgps_service.api.problems import responses
+from promptgps_service.api.uploads import BODY, Incoming, columns_asked, incoming
 from promptgps_service.flow import register
 from promptgps_service.flow.access import may_see_pool, pools_seen
-from promptgps_service.flow.prompt_columns import PromptChunk
+from promptgps_service.pools.mapping import ColumnMapping
 
 router = APIRouter(tags=["pools"])
-
-CHUNK_ROWS = 4096  # of columns, so that an import shows a sign of life while it embeds
-JSON = "application/json"
-JSON_LINES = ("application/jsonl", "application/x-ndjson", "application/jsonlines")
-PARQUET = ("application/vnd.apache.parquet", "application/parquet")
-
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            JSON: {"schema": {"$ref": "#/components/schemas/AddPrompts"}},
-            JSON_LINES[0]: {
-                "schema": {
-                    "type": "string",
-                    "description": "One object a line with key, text, vector, domain, prior_successes, prior_trials; "
-                    "gzip is taken too.",
-                }
-            },
-            PARQUET[0]: {"schema": {"type": "string", "format": "binary", "description": "The same columns."}},
-        },
-    }
-}
+PoolToCreate = Annotated[CreatePool, json_body(CreatePool, most=SMALL)]
 
 
-@router.post("/pools", responses=responses(409) | {201: {"model": Pool, "description": "The pool is new"}})
-def create_pool(request: CreatePool, context: Ctx, access: Caller, response: Response) -> Pool:
+@router.post("/pools", responses=responses(409, 415, 429) | {201: {"model": Pool, "description": "The pool is new"}})
+def create_pool(request: PoolToCreate, context: Ctx, access: Caller, response: Response) -> Pool:
     """Make a pool; the same request again answers the same pool."""
     access.may_change(request.name)
     pool, new = register.create_pool(context, request)
@@ -68,32 +45,24 @@ def describe_pool(pool: Name, context: Ctx, access: Caller) -> Pool:
     return register.describe_pool(context, pool)
 
 
-@router.post("/pools/{pool}/prompts", responses=responses(404, 409, 415, 429), openapi_extra=_BODY)
-def add_prompts(pool: Name, request: Request, body: Body, context: Ctx) -> PromptsAdded:
-    """Add prompts in bulk, de-duplicated by key and by content; all of them or, where a row is refused, none."""
-    return register.add_prompts(context, pool, _chunks(request.headers.get("content-type", ""), body))
+@router.post("/pools/{pool}/prompts", responses=responses(404, 409, 415, 429), openapi_extra=BODY)
+async def add_prompts(
+    pool: Name,
+    context: Ctx,
+    _access: Caller,
+    mapping: Annotated[ColumnMapping, Depends(columns_asked)],
+    sent: Annotated[Incoming, Depends(incoming)],
+    on_equal_content: OnEqualContent | None = None,
+) -> PromptsAdded:
+    """Add prompts in bulk, de-duplicated by key and by content; all of them or, where a row is refused, none.
 
-
-def _chunks(content_type: str, body: BinaryIO) -> Iterator[PromptChunk]:
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == JSON:
-        return _columns(body)
-    if kind in JSON_LINES:
-        return read_json_lines(body)
-    if kind in PARQUET:
-        return read_parquet(body)
-    raise HTTPException(415, f"send {JSON}, {JSON_LINES[0]} or {PARQUET[0]}")
-
-
-def _columns(body: BinaryIO) -> Iterator[PromptChunk]:
-    try:
-        columns = AddPrompts.model_validate_json(body.read())
-    except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False)) from error
-    vectors = None if columns.vectors is None else vectors_from_lists(columns.vectors, field="vectors", first_row=0)
-    chunk = PromptChunk(
-        0, columns.keys, columns.texts, vectors, columns.domains, columns.prior_successes, columns.prior_trials
-    )
-    check_columns(chunk)
-    return chunk.parts(CHUNK_ROWS)
-
+    A file's columns are found by the names `key`, `text`, `vector`, `domain`, `prior_successes` and `prior_trials`, or
+    by the query parameters of these names: the name of a column, or a dotted path into structs and into text that is
+    JSON (`?text=prompt&key=extra_info.index`). Whole numbers become their decimal string. Chat messages become text:
+    one message is its content, several are `role: content` with blank lines between; a part that is no text is its
+    type, as in `<image>`.
+    """
+    async with sent.source(mapping) as source:
+        return await source.run(
+            lambda chunks: register.add_prompts(context, pool, chunks, on_equal_content or sent.on_equal_content)
+        )

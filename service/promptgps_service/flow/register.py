@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable
 
 import numpy as np
-from promptgps_client.wire import CreatePool, Embedding, Pool, Pools, PromptsAdded
+from promptgps_client.wire import CreatePool, Embedding, OnEqualContent, Pool, Pools, PromptsAdded
 
 from promptgps_service.embedding import Embedder
 from promptgps_service.embedding.given import unit_vectors
@@ -63,7 +63,12 @@ def _pool(record: PoolRecord) -> Pool:
     )
 
 
-def add_prompts(context: Context, name: str, chunks: Iterable[PromptChunk]) -> PromptsAdded:
+def add_prompts(
+    context: Context,
+    name: str,
+    chunks: Iterable[PromptChunk],
+    on_equal_content: OnEqualContent | None = None,  # noqa: ARG001  # carried by the routes already
+) -> PromptsAdded:
     """Append prompts, chunk by chunk in short transactions; they become visible together at the end.
 
     Raises:
