@@ -19,6 +19,7 @@ from promptgps_service.pools.values import READ, Unfit, number_in
 from promptgps_service.reading.shown import shown
 
 MAX_LINE = 16 * 2**20  # bytes of one line: the longest text with every character escaped, and its vector
+MAX_BLANK = 1_000_000  # lines that are blank, of a file: passing them over takes time too
 PART = 4 * 2**20  # bytes of lines that are made into columns at a time
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -204,7 +205,7 @@ BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, with their rows."""
-    row, first = 0, True
+    row, blank, first = 0, 0, True
     while True:
         try:
             line = file.readline(MAX_LINE + 1)
@@ -219,6 +220,10 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         if line and not line.isspace():
             yield row, line
             row += 1
+        else:
+            blank += 1
+            if blank > MAX_BLANK:
+                raise Invalid.at("file", f"has over {MAX_BLANK} blank lines", row)
 
 
 def _record(line: bytes, row: int) -> dict[str, Any]:

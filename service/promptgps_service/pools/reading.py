@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO, cast
@@ -119,16 +119,10 @@ class Upload:
             TooMuch: it takes more memory or time than there is for it.
             Cancelled: nobody waits for it any more.
         """
-        first_row = 0
-        for raw in self._raw():
+        for chunk in checked(self._raw()):
             if self.cancelled:
                 raise Cancelled
-            chunk = PromptChunk(
-                first_row, raw.key, raw.text, raw.vector, raw.domain, raw.prior_successes, raw.prior_trials
-            )
-            check_columns(chunk, ROW_FIELDS)
             yield chunk
-            first_row += raw.rows
         if self.cancelled:
             raise Cancelled
 
@@ -211,6 +205,22 @@ class Upload:
             return self._too_much(f"more than {self._task.seconds} s, or too much memory,")
         detail = f"the file cannot be read: it is broken, or takes too much memory when it is unpacked; {SMALLER}"
         return TooMuch(detail, (Fault("file", detail),))
+
+
+def checked(chunks: Iterable[RawChunk]) -> Iterator[PromptChunk]:
+    """Chunks as a pool takes them.
+
+    Raises:
+        Invalid: names the field and the row in the whole file.
+    """
+    first_row = 0
+    for raw in chunks:
+        chunk = PromptChunk(
+            first_row, raw.key, raw.text, raw.vector, raw.domain, raw.prior_successes, raw.prior_trials
+        )
+        check_columns(chunk, ROW_FIELDS)
+        yield chunk
+        first_row += raw.rows
 
 
 def _packed(file: BinaryIO) -> bool:

@@ -395,7 +395,7 @@ def _plan(model: type[BaseModel]) -> _Plan:
         for kind, metadata in _branches(info.annotation, info.metadata):
             if get_origin(kind) is list:
                 columns[name] = _column(get_args(kind)[0], metadata)
-                taking = Annotated[_annotation(info), WrapValidator(_take)]
+                taking: Any = Annotated[_annotation(info), WrapValidator(_take)]
                 changed[name] = (taking, _default(info))
             elif get_origin(kind) is dict:
                 mappings.add(name)
@@ -423,7 +423,7 @@ def _column(item: Any, metadata: Sequence[Any]) -> Column:
     least = next((part.min_length for part in flat if isinstance(part, MinLen)), 0)
     most = next((part.max_length for part in flat if isinstance(part, MaxLen)), None)
     kinds = [kind for kind, _ in _branches(item, ())]
-    rows: Any = Annotated[list[item], Field(fail_fast=True)]  # type: ignore[valid-type]  # known at run time
+    rows: Any = Annotated[list[item], Field(fail_fast=True)]
     return Column(
         rows=TypeAdapter(rows, config=_STRICT),
         row=TypeAdapter(item, config=None if _is_model(item) else _STRICT),
