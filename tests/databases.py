@@ -254,7 +254,7 @@ def opened_context(
 
     learning = learning or Learning(enabled=True, groups=32, seconds=0.2)
     context = Context(
-        Store(url), device=torch.device("cpu"), learning=learning, lane_depth=256, poll_seconds=0.05,
+        Store(url), device=torch.device("cpu"), learning=learning, callers=32, poll_seconds=0.05,
         lease_seconds=lease_seconds,
     )  # fmt: skip
     context.follow()

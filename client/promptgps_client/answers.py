@@ -19,10 +19,22 @@ def not_ready(fault: ServerFault) -> wire.Ready:
     return wire.Ready(ready=False, checks={"service": fault.problem.detail})
 
 
+def joined(pages: Sequence[wire.RunMetrics]) -> wire.RunMetrics:
+    """One course out of its parts; a series that some of them do not have is None there."""
+    names = dict.fromkeys(name for page in pages for name in page.series)
+    series = {
+        name: [value for page in pages for value in page.series.get(name, [None] * page.steps)]
+        for name in names
+    }
+    steps = sum(page.steps for page in pages)
+    return pages[-1].model_copy(update={"steps": steps, "series": series})
+
+
 def summed(answers: Sequence[wire.PromptsAdded]) -> wire.PromptsAdded:
     """The answer to an `add_prompts` that went out in several requests."""
     return wire.PromptsAdded(
         added=sum(answer.added for answer in answers),
         duplicates=sum(answer.duplicates for answer in answers),
+        aliases=sum(answer.aliases for answer in answers),
         total=answers[-1].total,
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
 from copy import copy
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
 from promptgps_client import answers, calls
-from promptgps_client.call import Call
+from promptgps_client.call import Call, Paged
 from promptgps_client.client import as_method
 from promptgps_client.errors import BadAnswer, NoAnswer, ServerFault
 from promptgps_client.transport import AsyncTransport, OptionFields, Options
@@ -31,6 +31,22 @@ def _adds(
 ) -> Callable[Concatenate[AsyncPromptGPS, P], Coroutine[Any, Any, PromptsAdded]]:
     async def method(self: AsyncPromptGPS, /, *args: P.args, **kwargs: P.kwargs) -> PromptsAdded:
         return answers.summed([await self._transport.ask(call) for call in build(*args, **kwargs)])
+
+    return as_method(method, build)
+
+
+def _pages(
+    build: Callable[P, Paged[A]],
+) -> Callable[Concatenate[AsyncPromptGPS, P], Coroutine[Any, Any, A]]:
+    async def method(self: AsyncPromptGPS, /, *args: P.args, **kwargs: P.kwargs) -> A:
+        pages = build(*args, **kwargs)
+        call = next(pages)
+        while True:
+            answer = await self._transport.ask(call)
+            try:
+                call = pages.send(answer)
+            except StopIteration as end:
+                return cast(A, end.value)
 
     return as_method(method, build)
 
@@ -68,12 +84,20 @@ class AsyncPromptGPS:
     runs = _asks(calls.runs)
     run = _asks(calls.run)
     change_run = _asks(calls.change_run)
+    send_subset = _asks(calls.send_subset)
+    archive_run = _asks(calls.archive_run)
+    reopen_run = _asks(calls.reopen_run)
+    delete_run = _asks(calls.delete_run)
+    archive_pool = _asks(calls.archive_pool)
+    reopen_pool = _asks(calls.reopen_pool)
+    delete_pool = _asks(calls.delete_pool)
+    events = _asks(calls.events)
     select_batch = _asks(calls.select_batch)
     report_groups = _asks(calls.report_groups)
     report_rollouts = _asks(calls.report_rollouts)
     predict_difficulty = _asks(calls.predict_difficulty)
     allocate_budget = _asks(calls.allocate_budget)
-    metrics = _asks(calls.metrics)
+    metrics = _pages(calls.metrics)
     snapshot = _asks(calls.snapshot)
     snapshots = _asks(calls.snapshots)
     restore = _asks(calls.restore)

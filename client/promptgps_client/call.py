@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
@@ -51,6 +51,10 @@ class Call(Generic[A]):
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
+# One question in several requests, each made from the answer to the one before.
+Paged: TypeAlias = Generator[Call[A], A, A]
+
+
 def read_as(answer: type[W]) -> Callable[[bytes], W]:
     """Reads an answer. Fields that it does not know are passed over, so that a newer service can say more."""
     return lambda body: answer.model_validate_json(body, extra="ignore")
@@ -59,6 +63,11 @@ def read_as(answer: type[W]) -> Callable[[bytes], W]:
 def get(path: str, answer: type[W]) -> Call[W]:
     """Ask for something."""
     return Call(method="GET", path=path, read=read_as(answer))
+
+
+def act(method: str, path: str, answer: type[W], *, retry: Retry = Retry.SAFE) -> Call[W]:
+    """Have something done that needs no more words."""
+    return Call(method=method, path=path, read=read_as(answer), retry=retry)
 
 
 def send(

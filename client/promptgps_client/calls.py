@@ -13,9 +13,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote, urlencode
 
 from promptgps_client import wire
-from promptgps_client.call import Call, Retry
+from promptgps_client.answers import joined
+from promptgps_client.call import Call, Paged, Retry
+from promptgps_client.call import act as _act
 from promptgps_client.call import get as _get
 from promptgps_client.call import named as _named
 from promptgps_client.call import read_as as _as
@@ -26,6 +29,7 @@ from promptgps_client.wire import (
     Calibration,
     Embedding,
     Objective,
+    OnEqualContent,
     OutcomesSoFar,
     PoolShare,
     ProblemFault,
@@ -78,6 +82,7 @@ def add_prompts(
     domains: Sequence[str | None] | Array | None = None,
     prior_successes: Sequence[float | None] | Array | None = None,
     prior_trials: Sequence[float | None] | Array | None = None,
+    on_equal_content: OnEqualContent | None = None,
 ) -> Iterator[Call[wire.PromptsAdded]]:  # fmt: skip
     """Add prompts in columns of equal length; `texts`, `vectors` or both. What the pool has is passed over.
 
@@ -86,14 +91,18 @@ def add_prompts(
 
     Args:
         pool: The pool's name.
-        keys: Your own ids; default: a hash of the content.
+        keys: Your own ids: prompts with different keys are different, whatever their content. Default: a hash
+            of the content.
         texts: The prompts.
         vectors: One embedding for each row, of the pool's dimension.
         domains: A name for each row, for quotas; None where it has none.
         prior_successes: Successes of an offline pass rate, with `prior_trials`.
         prior_trials: Trials of it.
+        on_equal_content: What becomes of a key whose content another key has: `keep`, the default where keys
+            are given, makes a prompt of it; `merge` makes it another name of the one that is there.
 
     Raises:
+        Conflict: A key stands for another content already.
         InvalidRequest: Rows are counted from the beginning of your columns, not of a request.
     """
     path = f"/pools/{_named('pool', pool)}/prompts"
@@ -102,15 +111,18 @@ def add_prompts(
     columns = {name: plain(column) for name, column in small.items() if column is not None}
     if vectors is not None:  # made lists one request at a time: Python floats take eight times the memory
         columns["vectors"] = vectors if hasattr(vectors, "__getitem__") else plain(vectors)
+    whole = {"on_equal_content": on_equal_content}
     if not agree(columns):  # then the wire model says which column is wrong
-        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, columns)
+        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, columns | whole)
         return
     for part in parts(columns):
-        rows = {name: column[part] for name, column in columns.items()}
+        rows = {name: column[part] for name, column in columns.items()} | whole
         yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, rows, first_row=part.start)
 
 
-def add_prompts_file(pool: str, path: str | Path) -> Call[wire.PromptsAdded]:
+def add_prompts_file(
+    pool: str, path: str | Path, *, on_equal_content: OnEqualContent | None = None
+) -> Call[wire.PromptsAdded]:
     """Add prompts from a `.jsonl`, `.jsonl.gz` or `.parquet` file, streamed as it is.
 
     The answer comes when all of it is embedded and stored: give a large file time with
@@ -119,12 +131,15 @@ def add_prompts_file(pool: str, path: str | Path) -> Call[wire.PromptsAdded]:
     Args:
         pool: The pool's name.
         path: The file. A retry reads it again from the start.
+        on_equal_content: As in `add_prompts`.
 
     Raises:
         OSError: The file cannot be read.
         InvalidRequest: Another ending, or a row that the service refuses.
     """
     target = f"/pools/{_named('pool', pool)}/prompts"
+    if on_equal_content is not None:
+        target += f"?on_equal_content={quote(on_equal_content)}"
     for ending, headers in FILE_HEADERS.items():
         if str(path).endswith(ending):
             return Call(method="POST", path=target, read=_as(wire.PromptsAdded), body=Path(path), headers=headers)
@@ -178,20 +193,150 @@ def run(name: str) -> Call[wire.Run]:
 
 
 def change_run(
-    name: str, *, rollouts_per_prompt: int | None = None, selection: Selection | Fields | None = None
-) -> Call[wire.Run]:
+    name: str, *, rollouts_per_prompt: int | None = None, reward: Reward | Fields | None = None,
+    selection: Selection | Fields | None = None,
+) -> Call[wire.Run]:  # fmt: skip
     """Re-tune a run; what is left out, also inside `selection`, stays as it is.
 
     Args:
         name: The run's name.
         rollouts_per_prompt: n, the rollouts in a group, 1 to 4096.
+        reward: How a raw reward becomes a success, as in `create_run`; only while no outcome is stored.
         selection: Only the settings to change.
 
     Raises:
         NotFound: There is none of this name.
+        Conflict: Another reward, and outcomes are stored.
     """
-    fields = {"rollouts_per_prompt": rollouts_per_prompt, "selection": selection}
+    fields = {"rollouts_per_prompt": rollouts_per_prompt, "reward": reward, "selection": selection}
     return _send("PATCH", f"/runs/{_named('name', name)}", wire.ChangeRun, wire.Run, fields)
+
+
+def send_subset(run: str, keys: Strings | Collection[str], *, pool: str | Strings | None = None) -> Call[wire.Subset]:
+    """Name prompts that later batches are to be drawn from; sent once, not with each batch.
+
+    Args:
+        run: The run's name.
+        keys: Of the prompts, at most 2,000,000. Those that no pool of the run has are counted, and left out.
+        pool: Of the keys, one for all or one for each; needed where two pools of the run have the key.
+
+    Returns:
+        The subset, whose id goes to `select_batch`: the same prompts have the same id, whoever sends them.
+
+    Raises:
+        NotFound: There is no such run.
+        InvalidRequest: Also when none of the keys is known.
+    """
+    path = f"/runs/{_named('run', run)}/subsets"
+    return _send("POST", path, wire.SendSubset, wire.Subset, {"keys": in_order(keys), "pool": pool})
+
+
+# ---- rest and end ------------------------------------------------------------------------------------------
+
+
+def archive_run(name: str) -> Call[wire.Run]:
+    """Put a run to rest: it takes no draws and no outcomes, is not learned, and can still be read and asked.
+
+    Args:
+        name: The run's name.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    return _act("POST", f"/runs/{_named('name', name)}/archive", wire.Run)
+
+
+def reopen_run(name: str) -> Call[wire.Run]:
+    """Have an archived run go on where it was, or try a faulty one again.
+
+    Args:
+        name: The run's name.
+
+    Raises:
+        NotFound: There is none of this name.
+        Conflict: It is still faulty; the message says why.
+    """
+    return _act("POST", f"/runs/{_named('name', name)}/open", wire.Run)
+
+
+def delete_run(name: str, *, dry_run: bool = False) -> Call[wire.Deleted]:
+    """Delete a run with all that belongs to it, for good. Its pools stay.
+
+    Args:
+        name: The run's name.
+        dry_run: Change nothing, and say what would be deleted.
+
+    Raises:
+        NotFound: There is none of this name.
+        NoAnswer: Perhaps it was deleted; it is not tried again by itself, since another may have the name by then.
+        Conflict: Another run has started from it.
+    """
+    asked = f"/runs/{_named('name', name)}?dry_run={str(dry_run).lower()}"
+    return _act("DELETE", asked, wire.Deleted, retry=Retry.UNLESS_DONE)
+
+
+def archive_pool(name: str) -> Call[wire.Pool]:
+    """Put a pool to rest: it takes no prompts and no new runs, while runs over it go on.
+
+    Args:
+        name: The pool's name.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    return _act("POST", f"/pools/{_named('name', name)}/archive", wire.Pool)
+
+
+def reopen_pool(name: str) -> Call[wire.Pool]:
+    """Have an archived pool take prompts and new runs again.
+
+    Args:
+        name: The pool's name.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    return _act("POST", f"/pools/{_named('name', name)}/open", wire.Pool)
+
+
+def delete_pool(name: str, *, dry_run: bool = False) -> Call[wire.Deleted]:
+    """Delete a pool with its prompts, for good.
+
+    Args:
+        name: The pool's name.
+        dry_run: Change nothing, and say what would be deleted.
+
+    Raises:
+        NotFound: There is none of this name.
+        NoAnswer: Perhaps it was deleted; it is not tried again by itself, since another may have the name by then.
+        Conflict: A run needs it, be it an archived one.
+    """
+    asked = f"/pools/{_named('name', name)}?dry_run={str(dry_run).lower()}"
+    return _act("DELETE", asked, wire.Deleted, retry=Retry.UNLESS_DONE)
+
+
+def events(
+    *, run: str | None = None, pool: str | None = None, before: int | None = None, limit: int = 50
+) -> Call[wire.Events]:
+    """What was done to a run or a pool, or to all of them, by whom and when; newest first.
+
+    Args:
+        run: Only events of this run; they outlive it.
+        pool: Only events of this pool.
+        before: Only events before this id: `next` of the page before.
+        limit: How many at most, 1 to 200.
+
+    Raises:
+        NotFound: There is no such run or pool, and never was.
+        InvalidRequest: Both a run and a pool.
+    """
+    if run is not None and pool is not None:
+        raise invalid_request("GET /events", ProblemFault(field="pool", detail="give a run or a pool, not both"))
+    whose = f"/runs/{_named('run', run)}" if run is not None else ""
+    if pool is not None:
+        whose = f"/pools/{_named('pool', pool)}"
+    asked = [f"limit={int(limit)}", *([] if before is None else [f"before={int(before)}"])]
+    return _get(f"{whose}/events?{'&'.join(asked)}", wire.Events)
 
 
 # ---- the loop ----------------------------------------------------------------------------------------------
@@ -200,7 +345,8 @@ def change_run(
 def select_batch(
     *, run: str, batch_size: int, sequence: int | None = None, policy_version: int | None = None,
     candidates: Collection[str] | Array | None = None, exclude: Collection[str] | Array | None = None,
-    rollouts: int | None = None, include_text: bool = False, wait_seconds: float = 0.0,
+    candidates_pool: str | Strings | None = None, exclude_pool: str | Strings | None = None,
+    subset: str | None = None, rollouts: int | None = None, include_text: bool = False, wait_seconds: float = 0.0,
 ) -> Call[wire.Batch]:  # fmt: skip
     """The next batch to roll out.
 
@@ -213,17 +359,23 @@ def select_batch(
         policy_version: The trainer's step counter.
         candidates: Draw only from these keys.
         exclude: Do not draw these keys.
+        candidates_pool: Pool of the candidates, one for all or one for each; needed where two pools of the run
+            have the key.
+        exclude_pool: The same for `exclude`.
+        subset: Draw only from the prompts of `send_subset`, by its id.
         rollouts: Rollouts for each prompt of this batch; default: the run's.
         include_text: Answer with the prompts' texts.
         wait_seconds: Wait until the model has learned from everything reported, at most so long (0 to 120 s).
 
     Raises:
         Conflict: The sequence was used with another request.
+        NotFound: Also when the run has no such subset: send it again.
         InvalidRequest: Also when the pool has fewer prompts than `batch_size`.
     """
     fields = {
         "run": run, "batch_size": batch_size, "sequence": sequence, "policy_version": policy_version,
-        "candidates": in_order(candidates), "exclude": in_order(exclude), "rollouts": rollouts,
+        "candidates": in_order(candidates), "exclude": in_order(exclude), "candidates_pool": candidates_pool,
+        "exclude_pool": exclude_pool, "subset": subset, "rollouts": rollouts,
         "include_text": include_text, "wait_seconds": wait_seconds,
     }  # fmt: skip
     retry = Retry.UNLESS_DONE if sequence is None else Retry.SAFE
@@ -232,7 +384,8 @@ def select_batch(
 
 def report_groups(
     *, run: str, successes: Numbers, trials: Integers, draw_id: Strings | None = None,
-    prompt: Strings | None = None, policy_version: int | Integers | None = None,
+    prompt: Strings | None = None, pool: str | Strings | None = None,
+    policy_version: int | Integers | None = None,
     idempotency_key: str | None = None,
 ) -> Call[wire.OutcomesStored]:  # fmt: skip
     """Report whole groups: `successes` of `trials` for each draw. Acknowledged means durable.
@@ -243,12 +396,13 @@ def report_groups(
         trials: Rollouts that count, 0 to 4096.
         draw_id: From the batch; reporting a draw again is free and counted in `duplicates`. Or
         prompt: keys, for outcomes from elsewhere.
+        pool: Of those keys, one for all or one for each; needed where two pools of the run have the key.
         policy_version: The trainer's step that sampled them, one for all or one for each row.
         idempotency_key: With `prompt` there is no draw to know a repetition by, so it goes by this key. One
             is made for each call and its retries; give your own to repeat a call after a crash.
     """
-    fields = {"run": run, "draw_id": draw_id, "prompt": prompt, "successes": successes, "trials": trials,
-              "policy_version": policy_version}  # fmt: skip
+    fields = {"run": run, "draw_id": draw_id, "prompt": prompt, "pool": pool, "successes": successes,
+              "trials": trials, "policy_version": policy_version}  # fmt: skip
     return _send("POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, idempotency_key=idempotency_key)
 
 
@@ -274,8 +428,8 @@ def report_rollouts(
 
 
 def predict_difficulty(
-    *, run: str, keys: Strings | None = None, texts: Strings | None = None, vectors: Vectors | None = None,
-    level: float = 0.9,
+    *, run: str, keys: Strings | None = None, pool: str | Strings | None = None, texts: Strings | None = None,
+    vectors: Vectors | None = None, level: float = 0.9,
 ) -> Call[wire.Difficulty]:  # fmt: skip
     """Predicted success rates, with an interval that covers with probability `level`.
 
@@ -284,15 +438,17 @@ def predict_difficulty(
         keys: Prompts of its pools; or
         texts: new prompts; or
         vectors: new prompts as embeddings. At most 8,192 rows.
+        pool: Of the keys, one for all or one for each; needed where two pools of the run have the key.
         level: In (0, 1).
     """
-    fields = {"run": run, "keys": keys, "texts": texts, "vectors": vectors, "level": level}
+    fields = {"run": run, "keys": keys, "pool": pool, "texts": texts, "vectors": vectors, "level": level}
     return _send("POST", "/predict_difficulty", wire.PredictDifficulty, wire.Difficulty, fields)
 
 
 def allocate_budget(
-    *, run: str, keys: Strings | None = None, texts: Strings | None = None, vectors: Vectors | None = None,
-    total: int | None = None, mean: float | None = None, minimum: int = 0, maximum: int | None = None,
+    *, run: str, keys: Strings | None = None, pool: str | Strings | None = None, texts: Strings | None = None,
+    vectors: Vectors | None = None, total: int | None = None, mean: float | None = None, minimum: int = 0,
+    maximum: int | None = None,
     objective: Objective = "best_of_n", outcomes_so_far: OutcomesSoFar | Fields | None = None,
     calibration: Calibration | Fields | None = None,
 ) -> Call[wire.Budget]:  # fmt: skip
@@ -303,6 +459,7 @@ def allocate_budget(
         keys: Prompts of its pools; or
         texts: new prompts; or
         vectors: new prompts as embeddings. At most 100,000 rows.
+        pool: Of the keys, one for all or one for each; needed where two pools of the run have the key.
         total: Samples to spend, exactly, at most 1,000,000; or
         mean: samples a prompt.
         minimum: Samples that every prompt gets.
@@ -310,26 +467,48 @@ def allocate_budget(
         objective: `best_of_n` (a verifier finds a right one), `majority_vote` (the plurality answer is to be right)
             or `average` (their mean is to be near the success rate).
         outcomes_so_far: `successes` and `trials` of each prompt in earlier rounds; the budget is of the next one.
-        calibration: Other prompts with `successes` and `trials`, by which predictions are corrected; for a vote also
-            `wrong_answers`, how often each different wrong answer came.
+        calibration: Other prompts (`keys` with their `pool`, `texts` or `vectors`) with `successes` and `trials`, by
+            which predictions are corrected; for a vote also `wrong_answers`, how often each different wrong
+            answer came.
 
     Raises:
         InvalidRequest: Also when the total cannot be spread between minimum and maximum.
     """
     return _send("POST", "/allocate_budget", wire.AllocateBudget, wire.Budget, {
-        "run": run, "keys": keys, "texts": texts, "vectors": vectors, "total": total, "mean": mean,
+        "run": run, "keys": keys, "pool": pool, "texts": texts, "vectors": vectors, "total": total, "mean": mean,
         "minimum": minimum, "maximum": maximum, "objective": objective, "outcomes_so_far": outcomes_so_far,
         "calibration": calibration,
     })  # fmt: skip
 
 
-def metrics(run: str) -> Call[wire.RunMetrics]:
-    """Series of a run, one entry for each step learned.
+def metrics(
+    run: str, *, since: int = 0, series: Collection[str] | None = None, every: int = 1
+) -> Paged[wire.RunMetrics]:
+    """Series of a run, one entry for each step learned: the whole course, however long.
+
+    The service answers at most 2,000 steps at a time; the rest is asked for until all is there.
+
+    Args:
+        run: The run's name.
+        since: First model version that is wanted, to go on where an earlier answer ended.
+        series: Names of series, or beginnings of names; default: all.
+        every: Every k-th step, for an overview.
 
     Raises:
         NotFound: There is no such run.
+        InvalidRequest: No series has such a name; the message has those that are near.
     """
-    return _get(f"/runs/{_named('run', run)}/metrics", wire.RunMetrics)
+    path = f"/runs/{_named('run', run)}/metrics"
+    pages = []
+    following: int | None = since
+    while following is not None:
+        query: dict[str, int | str] = {"since": following, "every": every}
+        if series is not None:
+            query["series"] = ",".join([series] if isinstance(series, str) else series)
+        page = yield _get(f"{path}?{urlencode(query)}", wire.RunMetrics)
+        pages.append(page)
+        following = page.next
+    return joined(pages)
 
 
 # ---- checkpoints -------------------------------------------------------------------------------------------

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from copy import copy
 from functools import update_wrapper
 from inspect import Parameter, signature
-from typing import Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
 from promptgps_client import answers, calls
-from promptgps_client.call import Call
+from promptgps_client.call import Call, Paged
 from promptgps_client.errors import BadAnswer, NoAnswer, ServerFault
 from promptgps_client.transport import OptionFields, Options, Transport
 from promptgps_client.wire import PromptsAdded, Ready
@@ -24,7 +25,7 @@ def as_method(method: Method, build: Callable[..., object]) -> Method:
     update_wrapper(method, build)
     told = signature(build)
     itself = Parameter("self", Parameter.POSITIONAL_ONLY)
-    answer = told.return_annotation.rpartition("Call[")[2].rstrip("]")
+    answer = re.split(r"(?:Call|Paged)\[", told.return_annotation)[-1].rstrip("]")
     whole = told.replace(parameters=[itself, *told.parameters.values()], return_annotation=answer)
     vars(method)["__signature__"] = whole
     return method
@@ -42,6 +43,20 @@ def _adds(
 ) -> Callable[Concatenate[PromptGPS, P], PromptsAdded]:
     def method(self: PromptGPS, /, *args: P.args, **kwargs: P.kwargs) -> PromptsAdded:
         return answers.summed([self._transport.ask(call) for call in build(*args, **kwargs)])
+
+    return as_method(method, build)
+
+
+def _pages(build: Callable[P, Paged[A]]) -> Callable[Concatenate[PromptGPS, P], A]:
+    def method(self: PromptGPS, /, *args: P.args, **kwargs: P.kwargs) -> A:
+        pages = build(*args, **kwargs)
+        call = next(pages)
+        while True:
+            answer = self._transport.ask(call)
+            try:
+                call = pages.send(answer)
+            except StopIteration as end:
+                return cast(A, end.value)
 
     return as_method(method, build)
 
@@ -88,12 +103,20 @@ class PromptGPS:
     runs = _asks(calls.runs)
     run = _asks(calls.run)
     change_run = _asks(calls.change_run)
+    send_subset = _asks(calls.send_subset)
+    archive_run = _asks(calls.archive_run)
+    reopen_run = _asks(calls.reopen_run)
+    delete_run = _asks(calls.delete_run)
+    archive_pool = _asks(calls.archive_pool)
+    reopen_pool = _asks(calls.reopen_pool)
+    delete_pool = _asks(calls.delete_pool)
+    events = _asks(calls.events)
     select_batch = _asks(calls.select_batch)
     report_groups = _asks(calls.report_groups)
     report_rollouts = _asks(calls.report_rollouts)
     predict_difficulty = _asks(calls.predict_difficulty)
     allocate_budget = _asks(calls.allocate_budget)
-    metrics = _asks(calls.metrics)
+    metrics = _pages(calls.metrics)
     snapshot = _asks(calls.snapshot)
     snapshots = _asks(calls.snapshots)
     restore = _asks(calls.restore)

@@ -27,7 +27,7 @@ from itertools import islice
 from pydantic import ValidationError
 
 from promptgps_client.wire import Problem, ProblemFault
-from promptgps_client.wire.faults import fault_of, meant
+from promptgps_client.wire.faults import fault_of, meant, message_of
 
 FAULTS_SHOWN = 5
 FAULTS_KEPT = 100
@@ -185,8 +185,8 @@ def invalid_request(call: str, *faults: ProblemFault) -> InvalidRequest:
 def faults_of(refused: ValidationError, first_row: int = 0) -> list[ProblemFault]:
     """Pydantic's faults in the words of the contract: field, row, detail."""
     return [
-        fault_of(fault["loc"], fault["msg"], fault.get("ctx", {}), first_row)
-        for fault in islice(meant(refused.errors(include_url=False, include_input=False)), FAULTS_KEPT)
+        fault_of(fault["loc"], message_of(fault), fault.get("ctx", {}), first_row)
+        for fault in islice(meant(refused.errors(include_url=False)), FAULTS_KEPT)
     ]
 
 

@@ -33,12 +33,15 @@ def upgrade() -> None:
     )
     op.create_index(op.f('ix_events_run'), 'events', ['run'], unique=False)
     op.create_index(op.f('ix_events_pool'), 'events', ['pool'], unique=False)
+    op.create_index('ix_events_action_subject_id', 'events', ['action', 'subject_id'], unique=False)
     op.create_table('prompt_aliases',
     sa.Column('pool_id', sa.Integer(), nullable=False),
+    sa.Column('ordinal', sa.Integer(), nullable=False),
     sa.Column('key', sa.String(length=512), nullable=False),
     sa.Column('position', sa.Integer(), nullable=False),
     sa.ForeignKeyConstraint(['pool_id'], ['pools.id'], name=op.f('fk_prompt_aliases_pool_id')),
-    sa.PrimaryKeyConstraint('pool_id', 'key', name=op.f('pk_prompt_aliases'))
+    sa.PrimaryKeyConstraint('pool_id', 'ordinal', name=op.f('pk_prompt_aliases')),
+    sa.UniqueConstraint('pool_id', 'key', name=op.f('uq_prompt_aliases_pool_id_key'))
     )
     op.create_table('run_subsets',
     sa.Column('run_id', sa.Integer(), nullable=False),
@@ -51,6 +54,7 @@ def upgrade() -> None:
     )
     for table in ('runs', 'pools'):
         op.add_column(table, sa.Column('state', sa.String(length=16), server_default=sa.text("'open'"), nullable=False))
+    op.add_column('pools', sa.Column('aliases', sa.Integer(), server_default=sa.text('0'), nullable=False))
     op.add_column('runs', sa.Column('fault', sa.Text(), nullable=True))
     op.add_column('api_keys', sa.Column('revoked_at', sa.String(length=32), nullable=True))
     with op.batch_alter_table('prompts') as batch_op:
@@ -80,10 +84,12 @@ def downgrade() -> None:
         batch_op.create_unique_constraint(op.f('uq_prompts_pool_id_digest'), ['pool_id', 'digest'])
     op.drop_column('api_keys', 'revoked_at')
     op.drop_column('runs', 'fault')
+    op.drop_column('pools', 'aliases')
     for table in ('pools', 'runs'):
         op.drop_column(table, 'state')
     op.drop_table('run_subsets')
     op.drop_table('prompt_aliases')
     op.drop_index(op.f('ix_events_pool'), 'events')
+    op.drop_index('ix_events_action_subject_id', 'events')
     op.drop_index(op.f('ix_events_run'), 'events')
     op.drop_table('events')

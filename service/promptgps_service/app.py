@@ -21,7 +21,9 @@ from pydantic import BaseModel
 from promptgps_service import __version__
 from promptgps_service.api import (
     allocate_budget,
+    events,
     health,
+    lifecycle,
     outcomes,
     pools,
     predict_difficulty,
@@ -45,7 +47,7 @@ from promptgps_service.store.unit import Store
 _log = structlog.get_logger(__name__)
 THREADS = 128  # requests under way at a time; more than may wait for the model
 RETRY_SECONDS = 1.0
-ROOMS = (pools, runs, select_batch, outcomes, predict_difficulty, allocate_budget, snapshots)
+ROOMS = (pools, runs, lifecycle, select_batch, outcomes, predict_difficulty, allocate_budget, snapshots, events)
 SCHEMAS = "#/components/schemas/"
 DESCRIPTION = "Prompt selection beside an RL post-training job: learns prompt difficulty from rollout outcomes."
 
@@ -65,14 +67,14 @@ def pick_device(name: str) -> torch.device:
 
 
 def make_context(settings: Settings) -> Context:
-    """The store, the lane and the runs of one process."""
+    """The store, the device and the runs of one process."""
     torch.set_num_threads(settings.torch_threads or max((os.cpu_count() or 2) - 1, 1))
     learning = Learning(settings.train, settings.learn_groups, settings.learn_seconds)
     return Context(
         Store(settings.database_url),
         device=pick_device(settings.device),
         learning=learning,
-        lane_depth=settings.lane_depth,
+        callers=settings.device_callers,
         poll_seconds=settings.poll_seconds,
         lease_seconds=settings.lease_seconds,
         limits=Limits(open_draws=settings.max_open_draws, embedding_root=settings.embedding_root),
@@ -120,7 +122,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _open_all(context: Context) -> None:
     """Read every run, until it is done: readiness waits for it, and the database may be away at the start."""
-    while context.lane.alive:
+    while context.queue.alive:
         try:
             return context.open_all()
         except PromptGPSError as error:

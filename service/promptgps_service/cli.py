@@ -1,25 +1,22 @@
-"""The command line: serve, train, migrate, keys, export, import, replay, settings, export-openapi."""
+"""The command line: a server, workers, keys, what there is, archives, a replay, settings."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 try:
     import typer
 except ModuleNotFoundError:  # pragma: no cover  the base install is the client alone
     sys.exit("the service is not installed: pip install 'promptgps[service]'")
 
+from promptgps_service import cli_objects
+from promptgps_service.cli_common import opened_store as _store
+from promptgps_service.cli_common import read_settings as _settings
 from promptgps_service.errors import Invalid, NotFound, PromptGPSError
-
-if TYPE_CHECKING:
-    from promptgps_service.settings import Settings
-    from promptgps_service.store.unit import Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,6 +34,7 @@ keys = typer.Typer(
     "services heed a change within seconds.",
 )
 app.add_typer(keys, name="keys")
+cli_objects.register(app)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. [env: PROMPTGPS_HOST; default 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [env: PROMPTGPS_PORT; default 8000]")]
@@ -133,6 +131,7 @@ def revoke_key(name: str, database_url: Url = None) -> None:
     with _store(database_url) as store, store.write() as unit:
         if not unit.keys.revoke(name):
             raise NotFound(f"there is no key {name!r}")
+        unit.events.add("key-revoked", detail={"key": name})
 
 
 @app.command("export")
@@ -210,39 +209,6 @@ def export_openapi() -> None:
     from promptgps_service.app import create_app
 
     typer.echo(json.dumps(create_app(_settings()).openapi(), indent=1, sort_keys=True))
-
-
-@contextmanager
-def _store(database_url: str | None) -> Iterator[Store]:
-    """The database, brought up to date: a key may be made before the service has ever run."""
-    from promptgps_service.store.migrate import upgrade
-    from promptgps_service.store.unit import Store
-
-    store = Store(_settings(database_url=database_url).database_url)
-    try:
-        upgrade(store.engine)
-        yield store
-    finally:
-        store.close()
-
-
-def _settings(**flags: Any) -> Settings:
-    """The settings, with the flags that were given.
-
-    Raises:
-        Invalid: naming the variable that cannot be.
-    """
-    from pydantic import ValidationError
-
-    from promptgps_service.settings import Settings
-
-    try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise Invalid(f"PROMPTGPS_{str(first['loc'][0]).upper()}: {first['msg']}") from None
-    except OSError as error:
-        raise Invalid(f"{error.filename}: {error.strerror}") from error
 
 
 def main() -> None:

@@ -43,7 +43,9 @@ class Settings(BaseSettings):
     torch_threads: int = Field(
         0, ge=0, le=256, description="Threads of one torch operation; 0 leaves one core for the requests."
     )
-    lane_depth: int = Field(256, ge=1, description="Jobs that may wait for the device before callers get 429.")
+    device_callers: int = Field(
+        32, ge=1, le=96, description="Requests that may wait for the device, half of them of one run; others get 429."
+    )
     learn_groups: int = Field(
         32, ge=1, description="Complete groups that are learned from without waiting for the rest."
     )

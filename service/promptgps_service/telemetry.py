@@ -24,7 +24,7 @@ TRAINED_THROUGH = Gauge("promptgps_trained_through", "Log position the served mo
 LAG = Gauge("promptgps_lag", "Outcomes in the log that the served model has not learned from yet.", ["run"])
 MODEL_AGE = Gauge("promptgps_model_age_seconds", "Time since this process first served its score table.", ["run"])
 LEASED = Gauge("promptgps_leased", "1 where this process holds the run, that is, learns it.", ["run"])
-LANE_DEPTH = Gauge("promptgps_lane_depth", "Jobs waiting for the device.")
+DEVICE_JOBS = Gauge("promptgps_device_jobs", "Jobs waiting for the device.")
 
 
 def configure_logs(form: str, level: str) -> None:

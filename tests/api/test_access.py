@@ -21,6 +21,9 @@ GUARDED = [
     ("POST", "/runs"), ("GET", "/runs/r"), ("PATCH", "/runs/r"), ("GET", "/runs/r/metrics"), ("POST", "/select_batch"),
     ("POST", "/outcomes"), ("POST", "/predict_difficulty"), ("GET", "/metrics"), ("POST", "/runs/r/snapshots"),
     ("GET", "/runs/r/snapshots"), ("POST", "/runs/r/restore"), ("POST", "/allocate_budget"),
+    ("POST", "/runs/r/archive"), ("POST", "/runs/r/open"), ("DELETE", "/runs/r"), ("POST", "/pools/p/archive"),
+    ("POST", "/pools/p/open"), ("DELETE", "/pools/p"), ("GET", "/events"), ("GET", "/runs/r/events"),
+    ("GET", "/pools/p/events"),
 ]  # fmt: skip
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from promptgps_service.errors import Busy, NotFound
+from promptgps_service.store.records import Known
 from promptgps_service.store.unit import Store
 
 from tests.contracts.samples import DIMENSION, append, chunk, make_pool
@@ -48,12 +51,13 @@ def test_staged_prompts_are_invisible_until_the_import_is_finished(store: Store)
             unit.pools.stage(pool.id, "importer", start, chunk(start, 3))
         assert committed(store) == 2
         with store.read() as unit:
-            assert unit.pools.positions(pool.id, ["key-1", "key-2"], committed(store)) == {"key-1": 1}
+            assert unit.pools.positions(unit.pools.get("pool"), ["key-1", "key-2"]) == {"key-1": 1}
     with store.write() as unit:
         unit.pools.finish_import(pool.id, "importer", 8)
     assert committed(store) == 8
     with store.read() as unit:
-        assert unit.pools.positions(pool.id, [f"key-{n}" for n in range(9)], 8) == {f"key-{n}": n for n in range(8)}
+        found = unit.pools.positions(unit.pools.get("pool"), [f"key-{n}" for n in range(9)])
+        assert found == {f"key-{n}": n for n in range(8)}
 
 
 def test_an_abandoned_import_leaves_nothing(store: Store) -> None:
@@ -64,7 +68,7 @@ def test_an_abandoned_import_leaves_nothing(store: Store) -> None:
     with store.write() as unit:
         unit.pools.abandon_import(pool.id, "importer")
     with store.read() as unit:
-        assert unit.pools.digests_by_key(pool.id, ["key-2", "key-3"]) == {}
+        assert unit.pools.known_keys(pool.id, ["key-2", "key-3"]) == {}
         assert unit.pools.arrays(pool, 0, 100).identity.size == 2
     append(store, pool, chunk(2, 4))  # the same prompts can come again, and the token is free
     assert committed(store) == 6
@@ -98,7 +102,7 @@ def test_a_dead_import_is_taken_over_and_can_write_no_more(store: Store) -> None
     with store.write() as unit:
         assert unit.pools.begin_import(pool, "heir", dead=unit.pools.importing(pool.id)) == 1
     with store.read() as unit:
-        assert unit.pools.digests_by_key(pool.id, ["key-1"]) == {}
+        assert unit.pools.known_keys(pool.id, ["key-1"]) == {}
     with pytest.raises(Busy), store.write() as unit:
         unit.pools.stage(pool.id, "dead", 4, chunk(4, 1))
     with pytest.raises(Busy), store.write() as unit:
@@ -129,9 +133,9 @@ def test_lookups_answer_for_what_is_there_and_only_for_that(store: Store) -> Non
     other = make_pool(store, "other", prompts=2)
     digests = chunk(0, 8).digests
     with store.read() as unit:
-        assert unit.pools.digests_by_key(pool.id, ["key-3", "nothing"]) == {"key-3": digests[3]}
-        assert unit.pools.known_digests(pool.id, digests) == set(digests[:5])
-        assert unit.pools.known_digests(other.id, digests) == set(digests[:2])
+        assert unit.pools.known_keys(pool.id, ["key-3", "nothing"]) == {"key-3": Known(3, digests[3])}
+        assert unit.pools.known_digests(pool.id, digests) == {digest: n for n, digest in enumerate(digests[:5])}
+        assert unit.pools.known_digests(other.id, digests) == {digest: n for n, digest in enumerate(digests[:2])}
         assert unit.pools.keys_at(pool.id, [4, 0, 77], text=True) == {
             0: ("key-0", "text 0"), 4: ("key-4", "text 4"),
         }  # fmt: skip
@@ -142,7 +146,9 @@ def test_lookups_take_more_keys_than_a_query_has_parameters(store: Store) -> Non
     pool = make_pool(store, prompts=9_000)
     keys = [f"key-{number}" for number in range(40_000)]
     with store.read() as unit:
-        assert len(unit.pools.positions(pool.id, keys, 9_000)) == 9_000
+        for asked in (keys, keys[5_000:9_500], keys[8_990:] + keys[:8_300]):  # one by one, or all the pool's at once
+            found = unit.pools.positions(pool, asked)
+            assert found == {key: int(key.split("-")[1]) for key in asked if int(key.split("-")[1]) < 9_000}
         assert len(unit.pools.known_digests(pool.id, chunk(0, 40_000).digests)) == 9_000
 
 
@@ -185,3 +191,88 @@ def test_the_frame_is_set_once_said(store: Store) -> None:
         unit.pools.set_frame(pool.id, 4)
     with store.read() as unit:
         assert unit.pools.get("pool").frame_rows == 4
+
+
+def aliases(store: Store, *keys: str) -> dict[str, int]:
+    with store.read() as unit:
+        return unit.pools.positions(unit.pools.get("pool"), keys)
+
+
+def test_aliases_are_seen_with_their_import_or_not_at_all(store: Store) -> None:
+    pool = make_pool(store, prompts=2)
+    with store.write() as unit:
+        unit.pools.begin_import(pool, "importer")
+        unit.pools.stage(pool.id, "importer", 2, chunk(2, 1))
+        unit.pools.stage_aliases(pool.id, "importer", 0, {"of-old": 0, "of-new": 2})
+        assert unit.pools.known_keys(pool.id, ["of-old"]) == {"of-old": Known(0, chunk(0, 1).digests[0])}
+    assert aliases(store, "key-1", "of-old", "of-new") == {"key-1": 1}
+    with store.write() as unit:
+        unit.pools.finish_import(pool.id, "importer", 3, aliases=2)
+    assert aliases(store, "key-1", "of-old", "of-new", "else") == {"key-1": 1, "of-old": 0, "of-new": 2}
+    append(store, pool, chunk(3, 1))  # an import without aliases leaves them
+    assert aliases(store, "of-old") == {"of-old": 0}
+
+
+@pytest.mark.parametrize("end", ["abandoned", "taken over"])
+def test_aliases_of_an_import_that_came_to_nothing_are_gone(store: Store, end: str) -> None:
+    pool = make_pool(store, prompts=2)
+    with store.write() as unit:
+        unit.pools.begin_import(pool, "first")
+        unit.pools.stage_aliases(pool.id, "first", 0, {"kept": 1})
+        unit.pools.finish_import(pool.id, "first", 2, aliases=1)
+    with store.write() as unit:
+        unit.pools.begin_import(pool, "dead")
+        unit.pools.stage_aliases(pool.id, "dead", 1, {"lost": 0})
+    with store.write() as unit:
+        if end == "abandoned":
+            unit.pools.abandon_import(pool.id, "dead")
+        else:
+            unit.pools.begin_import(pool, "heir", dead=unit.pools.importing(pool.id))
+    with pytest.raises(Busy), store.write() as unit:
+        unit.pools.stage_aliases(pool.id, "dead", 1, {"lost": 0})
+    with store.write() as unit:
+        assert unit.pools.known_keys(pool.id, ["lost", "kept"]).keys() == {"kept"}
+        if end == "abandoned":
+            unit.pools.begin_import(pool, "heir")
+        unit.pools.stage_aliases(pool.id, "heir", 1, {"lost": 1})  # the name is free again
+        unit.pools.finish_import(pool.id, "heir", 2, aliases=2)
+    assert aliases(store, "lost", "kept") == {"lost": 1, "kept": 1}
+
+
+def test_of_prompts_with_one_content_the_first_is_known_by_it(store: Store) -> None:
+    pool = make_pool(store)
+    same = replace(chunk(0, 3), digests=[b"d" * 16] * 3, identities=[b"d" * 8, b"1" * 8, b"2" * 8])
+    append(store, pool, same)
+    with store.read() as unit:
+        assert unit.pools.known_digests(pool.id, [b"d" * 16, b"e" * 16]) == {b"d" * 16: 0}
+        identity = unit.pools.arrays(unit.pools.get("pool"), 0, 3).identity
+    assert identity.astype("<i8").tobytes() == b"d" * 8 + b"1" * 8 + b"2" * 8
+
+
+@pytest.mark.parametrize("widths", [(0, 2), (2, 0), (2, 0, 2), (0, 0), (0, 2, 0)])
+def test_chunks_without_surface_stand_beside_those_that_have_one(store: Store, widths: tuple[int, ...]) -> None:
+    pool = make_pool(store)
+    for place, width in enumerate(widths):
+        append(store, pool, replace(chunk(2 * place, 2), surface=np.full((2, width), place, np.float32)))
+    with store.read() as unit:
+        read = unit.pools.arrays(unit.pools.get("pool"), 1, 2 * len(widths)).surface
+    told = [place if width else np.nan for place, width in enumerate(widths) for _ in range(2)][1:]
+    expected = np.repeat(np.array(told, np.float32)[:, None], max(widths), axis=1)
+    np.testing.assert_array_equal(read, expected)
+
+
+def test_vectors_are_read_back_chunk_by_chunk(store: Store) -> None:
+    pool = make_pool(store)
+    for first, count in ((0, 3), (3, 2)):
+        append(store, pool, chunk(first, count))
+    with store.read() as unit:
+        starts, stops = unit.pools.chunks(pool.id)
+        assert (starts.tolist(), stops.tolist()) == ([0, 3], [3, 5])
+        np.testing.assert_array_equal(unit.pools.embedding_of_chunk(pool.id, 3), chunk(3, 2).embedding)
+
+
+def test_pools_come_in_the_order_they_are_named(store: Store) -> None:
+    for name in ("b", "a", "c"):
+        make_pool(store, name)
+    with store.read() as unit:
+        assert [pool.name for pool in unit.pools.named(["c", "a"])] == ["c", "a"]

@@ -14,7 +14,8 @@ from promptgps_client.wire import PredictDifficulty, Restore, TakeSnapshot
 from promptgps_service.errors import Conflict, Invalid, NotFound
 from promptgps_service.flow.archive import Imported, export_run, import_run
 from promptgps_service.flow.context import Context
-from promptgps_service.flow.open_run import describe_run, run_metrics
+from promptgps_service.flow.metrics import run_metrics
+from promptgps_service.flow.open_run import describe_run
 from promptgps_service.flow.predict import predict_difficulty
 from promptgps_service.flow.restore import restore_run
 from promptgps_service.flow.snapshot import list_snapshots, take_snapshot

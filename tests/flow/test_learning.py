@@ -9,7 +9,8 @@ import pytest
 from promptgps_client.wire import ChangeRun, CreatePool, PredictDifficulty
 from promptgps_service.errors import Invalid, NotFound
 from promptgps_service.flow.context import Context
-from promptgps_service.flow.open_run import change_run, describe_run, run_metrics
+from promptgps_service.flow.metrics import run_metrics
+from promptgps_service.flow.open_run import change_run, describe_run
 from promptgps_service.flow.predict import predict_difficulty
 from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.flow.register import add_prompts, create_pool

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from promptgps_client.wire import Batch, PredictDifficulty
 from promptgps_service.flow.context import Context
-from promptgps_service.flow.open_run import run_metrics
+from promptgps_service.flow.metrics import run_metrics
 from promptgps_service.flow.predict import predict_difficulty
 
 from tests.databases import copied_file

@@ -62,13 +62,14 @@ def test_a_contradiction_changes_nothing_and_the_rest_is_stored(context: Context
     assert counts(context, batch.draws.prompt[1]) == (4.0, 8.0)
 
 
-def test_a_draw_is_reported_whole_or_by_rollouts_not_both(context: Context, batch: Batch) -> None:
+def test_a_rollout_of_a_group_that_was_reported_whole_is_known(context: Context, batch: Batch) -> None:
     one, two = batch.draws.draw_id[:2]
     report(context, draw_id=[one], successes=[3], trials=[8])
     report(context, draw_id=[two], rollout_index=[0], reward=[1.0])
-    assert report(context, draw_id=[one], rollout_index=[0], reward=[1.0]).conflicts == [0]
-    assert report(context, draw_id=[two], successes=[3], trials=[8]).conflicts == [0]
-    assert log_length(context) == 2
+    assert report(context, draw_id=[one], rollout_index=[0], reward=[1.0]).duplicates == 1
+    assert report(context, draw_id=[two], successes=[3], trials=[8]).stored == 1
+    assert [counts(context, key) for key in batch.draws.prompt[:2]] == [(3.0, 8.0), (3.0, 8.0)]
+    assert log_length(context) == 3
 
 
 def test_the_policy_version_is_no_part_of_what_an_outcome_says(context: Context, batch: Batch) -> None:

@@ -49,14 +49,11 @@ def test_ranks_that_open_at_once_get_one_pool_and_one_run(context: Context, data
     assert len(list_runs(context).runs) == len(list_pools(context).pools) == 5
 
 
-def test_prompts_are_taken_once_by_key_and_once_by_content(context: Context) -> None:
+def test_prompts_are_taken_once_by_key(context: Context) -> None:
     first = add(context, 10)
     assert (first.added, first.duplicates, first.total) == (10, 0, 10)
     again = add(context, 12)
     assert (again.added, again.duplicates, again.total) == (2, 10, 12)
-    alias = PromptChunk(0, keys=["x", "y"], texts=["Text of pool-3", "new"], vectors=vectors(["x", "y"]))
-    found = add_prompts(context, "pool", [alias])
-    assert (found.added, found.duplicates, found.total) == (1, 1, 13)
 
 
 def test_repetitions_within_an_import_count_once(context: Context) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from promptgps_client.wire import ChangeRun, PredictDifficulty
 from promptgps_service.flow.context import Context
-from promptgps_service.flow.open_run import change_run, describe_run, run_metrics
+from promptgps_service.flow.metrics import run_metrics
+from promptgps_service.flow.open_run import change_run, describe_run
 from promptgps_service.flow.predict import predict_difficulty
 from promptgps_service.flow.steps import MOST_SELECTIONS
 from promptgps_service.flow.trainer import Learning

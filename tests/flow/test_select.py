@@ -55,7 +55,7 @@ def test_how_the_answer_is_rendered_is_no_part_of_the_question(context: Context)
 
 @pytest.mark.parametrize(
     "other",
-    [{"batch_size": 9}, {"policy_version": 1}, {"rollouts": 2}, {"exclude": ["pool-1"]}, {"candidates": ["pool-1"]}],
+    [{"batch_size": 9}, {"rollouts": 2}, {"exclude": ["pool-1"]}, {"candidates": ["pool-1"]}],
 )
 def test_the_same_sequence_with_another_request_is_a_conflict(context: Context, other: dict[str, object]) -> None:
     first = select(context, 10, sequence=0)

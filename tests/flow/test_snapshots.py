@@ -10,7 +10,8 @@ import torch
 from promptgps_client.wire import Batch, ChangeRun, Restore, Restored, Snapshot, TakeSnapshot
 from promptgps_service.errors import Conflict, NotFound
 from promptgps_service.flow.context import Context
-from promptgps_service.flow.open_run import change_run, describe_run, run_metrics
+from promptgps_service.flow.metrics import run_metrics
+from promptgps_service.flow.open_run import change_run, describe_run
 from promptgps_service.flow.restore import restore_run
 from promptgps_service.flow.snapshot import list_snapshots, take_snapshot
 from promptgps_service.flow.trainer import Learning
@@ -316,11 +317,11 @@ def test_what_is_learned_while_the_run_is_put_back_is_dropped(context: Context, 
     snapshot(context, "two")
     trainer, release = context.desk("run").trainer, []
 
-    def advance(*arguments: Any) -> None:
+    def advance(*arguments: Any) -> Any:
         if not release:
             with opened_context(database_url, learning=SERVING) as replica:
                 release.append(restore(replica, "two"))
-        original(*arguments)
+        return original(*arguments)
 
     original, trainer._advance = trainer._advance, advance  # type: ignore[method-assign]
     batch = select(context, 8, sequence=2, policy_version=2)

@@ -21,7 +21,7 @@ def test_who_finds_too_many_waiting_does_not_wait(database_url: str) -> None:
         Store(database_url),
         device=torch.device("cpu"),
         learning=Learning(enabled=False, groups=1, seconds=0.0),  # so that whoever waits does so to the end
-        lane_depth=8,
+        callers=8,
         limits=Limits(waiting=WAITING),
     )
     try:

@@ -17,6 +17,7 @@ from promptgps_client.wire.base import (
     MAX_BUDGETED,
     MAX_CANDIDATES,
     MAX_DIMENSION,
+    MAX_EVENTS,
     MAX_INTEGER,
     MAX_KEY,
     MAX_METRICS_STEPS,
@@ -27,6 +28,7 @@ from promptgps_client.wire.base import (
     MAX_SAMPLES_OF_ONE,
     MAX_TEXT,
     MAX_WAIT_SECONDS,
+    ROUNDING,
     Count,
     Domain,
     DrawId,
@@ -50,6 +52,7 @@ from promptgps_client.wire.base import (
     Wire,
     columns_fault,
     pools_of_keys,
+    rows_fault,
     same_length,
 )
 from promptgps_client.wire.batches import (
@@ -88,6 +91,7 @@ from promptgps_client.wire.runs import (
     Selection,
     SendSubset,
     Subset,
+    meant_value,
 )
 from promptgps_client.wire.snapshots import (
     Restore,
@@ -104,6 +108,7 @@ __all__ = [
     "MAX_BUDGETED",
     "MAX_CANDIDATES",
     "MAX_DIMENSION",
+    "MAX_EVENTS",
     "MAX_INTEGER",
     "MAX_KEY",
     "MAX_METRICS_STEPS",
@@ -114,6 +119,7 @@ __all__ = [
     "MAX_SAMPLES_OF_ONE",
     "MAX_TEXT",
     "MAX_WAIT_SECONDS",
+    "ROUNDING",
     "AddPrompts",
     "AllocateBudget",
     "Batch",
@@ -178,6 +184,8 @@ __all__ = [
     "Vector",
     "Wire",
     "columns_fault",
+    "meant_value",
     "pools_of_keys",
+    "rows_fault",
     "same_length",
 ]

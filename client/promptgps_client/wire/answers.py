@@ -41,7 +41,7 @@ class Difficulty(Wire):
 
 
 class RunMetrics(Wire):
-    """Series of a run, one entry for each step learned, as columns of equal length.
+    """Series of a run, one entry for each step learned, as columns of equal length. They say what was observed.
 
     Every predictor is scored on each step before anyone learns from it: `NAME.log_loss` and so on; `log_loss` alone is
     that of the one that was served.
@@ -50,7 +50,7 @@ class RunMetrics(Wire):
     run: str
     predictor: str = Field(description="The predictor that the run asks for.")
     served: str = Field(description="The predictor that answers: a baseline where the asked one does worse for long.")
-    steps: int
+    steps: int = Field(description="How many there are in this answer.")
     next: int | None = Field(
         None, description="What to give as `since` for the steps after these; null where there are no more."
     )

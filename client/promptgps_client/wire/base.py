@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
@@ -22,6 +23,14 @@ MAX_INTEGER = 2**53 - 1
 MAX_WAIT_SECONDS = 120.0
 
 MAX_METRICS_STEPS = 2_000
+MAX_EVENTS = 200
+
+# How far a number may lie from the one that is meant. One step of bfloat16 above 1: the coarsest format that rewards
+# are computed in, so that what a sum or a mean of ones comes to there is still a one. What people shape rewards with
+# (0.99, 1.01, a bonus of 0.05) lies farther away.
+ROUNDING = 2.0**-7
+
+ROWS_NAMED = 100  # of those that are wrong in the same way
 
 NO_NUL = r"^[^\x00]*$"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -33,7 +42,7 @@ Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMENSION)]
 DrawId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
 Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Evidence = Annotated[float, Field(ge=0, le=1e12)]
-GroupSuccesses = Annotated[float, Field(ge=0, le=4096)]
+GroupSuccesses = Annotated[float, Field(ge=-ROUNDING, le=4096 + ROUNDING)]
 GroupTrials = Annotated[int, Field(ge=0, le=4096)]
 RolloutIndex = Annotated[int, Field(ge=0, le=4095)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -79,6 +88,17 @@ class Wire(BaseModel):
 def columns_fault(field: str, detail: str) -> PydanticCustomError:
     """A fault between columns, told at one field; the service's problem answer reads ``field`` from its context."""
     return PydanticCustomError("columns", "{field}: {detail}", {"field": field, "detail": detail})
+
+
+def rows_fault(field: str, details: Mapping[int, str]) -> PydanticCustomError:
+    """Faults between columns at several rows of a field; `faults.meant` makes each of them one of its own."""
+    rows = list(details.items())
+    first, detail = rows[0]
+    if len(rows) > 1:
+        detail = f"{detail} (so are {len(rows) - 1} more rows)"
+    others = dict(rows[1:ROWS_NAMED])
+    context = {"field": f"{field}.{first}", "detail": detail, "column": field, "others": others}
+    return PydanticCustomError("columns", "{field}: {detail}", context)
 
 
 def exactly_one(**fields: object) -> None:

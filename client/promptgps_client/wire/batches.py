@@ -11,6 +11,7 @@ from promptgps_client.wire.base import (
     MAX_CANDIDATES,
     MAX_ROLLOUTS_IN_REPORT,
     MAX_WAIT_SECONDS,
+    ROUNDING,
     Count,
     DrawId,
     GroupSuccesses,
@@ -23,6 +24,7 @@ from promptgps_client.wire.base import (
     Wire,
     columns_fault,
     pools_of_keys,
+    rows_fault,
     same_length,
 )
 
@@ -92,7 +94,10 @@ class Batch(Wire):
 class ReportOutcomes(Wire):
     """Outcomes in: whole groups (`successes` of `trials`) or single rollouts (`rollout_index`, `reward`, `status`).
 
-    Groups go by draw id, or by prompt key for data from elsewhere; rollouts go by draw id.
+    Groups go by draw id, or by prompt key for data from elsewhere; rollouts go by draw id. What is reported again is
+    free. A rollout or group that said nothing (`error`, `timeout`, `cancelled`, 0 of 0) gives way to what comes of it
+    later. Reports of parts of a group add up until they come to its n; one that holds what is known already, as the
+    whole group does, counts for what it adds.
     """
 
     run: Name
@@ -132,9 +137,15 @@ class ReportOutcomes(Wire):
             if given:
                 raise columns_fault(name, "goes with rollout_index")
         same_length(draw_id=self.draw_id, prompt=self.prompt, successes=self.successes, trials=self.trials)
-        for row, (successes, trials) in enumerate(zip(self.successes or [], self.trials or [], strict=True)):
-            if successes > trials:
-                raise columns_fault(f"successes.{row}", f"{successes:g} of {trials}: more successes than trials")
+        wrong = {
+            row: f"{successes!r} of {trials}: more successes than trials"
+            for row, (successes, trials) in enumerate(
+                zip(self.successes or [], self.trials or [], strict=True)
+            )
+            if successes > trials + ROUNDING
+        }
+        if wrong:
+            raise rows_fault("successes", wrong)
 
     def _rollouts(self) -> None:
         if self.draw_id is None:
@@ -145,10 +156,13 @@ class ReportOutcomes(Wire):
             if column is not None:
                 raise columns_fault(name, "does not go with rollout_index")
         same_length(draw_id=self.draw_id, rollout_index=self.rollout_index, reward=self.reward, status=self.status)
+        wrong = {}
         for row, reward in enumerate(self.reward):
             status = self.status[row] if self.status else "ok"
             if reward is None and status in ("ok", "truncated"):
-                raise columns_fault(f"reward.{row}", f"a rollout with status `{status}` needs a reward")
+                wrong[row] = f"a rollout with status `{status}` needs a reward"
+        if wrong:
+            raise rows_fault("reward", wrong)
 
 
 class OutcomesStored(Wire):
@@ -161,3 +175,6 @@ class OutcomesStored(Wire):
         0, description="Rows about draws that a restore has superseded: kept, not learned from; nothing is to be done."
     )
     log_position: int
+    warnings: list[str] = Field(
+        default_factory=list, description="What was taken and yet may not be meant, such as rewards cut to their range."
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from promptgps_client.wire.answers import ProblemFault
 
@@ -16,14 +16,34 @@ Error = TypeVar("Error", bound=Mapping[str, Any])
 
 
 def meant(errors: Sequence[Error]) -> list[Error]:
-    """Without what the other branches of a union say of a list whose rows are at fault: it was meant as a list."""
+    """Every fault of a request by itself, in the order of rows.
+
+    Without what the other branches of a union say of a list whose rows are at fault: it was meant as a list.
+    """
     lists = {
         tuple(error["loc"][:place])
         for error in errors
         for place, part in enumerate(error["loc"][:-1])
         if isinstance(part, str) and UNION_BRANCH.fullmatch(part)
     }
-    return [error for error in errors if tuple(error["loc"][:-1]) not in lists]
+    kept = [error for error in errors if tuple(error["loc"][:-1]) not in lists]
+    return [each for error in kept for each in _each_row(error)]
+
+
+def _each_row(error: Error) -> Iterator[Error]:
+    yield error
+    context = error.get("ctx", {})
+    for row, detail in context.get("others", {}).items():
+        own = {"field": f"{context['column']}.{row}", "detail": detail}
+        yield cast(Error, {**error, "ctx": own, "msg": f"{own['field']}: {detail}"})
+
+
+def message_of(error: Mapping[str, Any]) -> str:
+    """What is wrong, with the value where it is a number: in a list of thousands its row alone does not show it."""
+    message, value = str(error["msg"]), error.get("input")
+    if isinstance(value, bool | int | float) and error["type"] != "columns":
+        return f"{message}, not {value!r}"
+    return message
 
 
 def fault_of(

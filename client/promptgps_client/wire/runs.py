@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from promptgps_client.wire.base import (
     MAX_CANDIDATES,
+    ROUNDING,
     Count,
     Domain,
     Key,
@@ -25,12 +26,17 @@ from promptgps_client.wire.base import (
     pools_of_keys,
 )
 
+FLOAT32_ROUNDING = 2.0**-22  # a threshold is meant exactly, but 0.99999994 is 1
+TWO_VALUES = ([0.0, 1.0], [-1.0, 1.0])
+
 
 class Reward(Wire):
     """How a raw reward becomes a success in [0, 1].
 
-    `binary` takes only 0 and 1; `threshold` counts `reward >= threshold` as a success; `affine` maps
-    [`low`, `high`] to [0, 1] and clips. Raw values are kept in the log.
+    `binary` takes two values, 0 and 1 or −1 and 1, as the first failure shows which; `threshold` counts
+    `reward >= threshold` as a success, up to rounding of float32; `affine` maps [`low`, `high`] to [0, 1], and cuts
+    what lies outside, with a warning. The two values are known up to 2⁻⁷, the rounding of bfloat16. Raw values are kept
+    in the log.
     """
 
     kind: Literal["binary", "threshold", "affine"] = "binary"
@@ -52,21 +58,37 @@ class Reward(Wire):
             raise columns_fault("high", "must be greater than low")
         if self.low is not None and self.high is not None and not isfinite(self.high - self.low):
             raise columns_fault("high", "is too far from low: the distance is not a finite number")
+        if self.values is not None and (self.kind != "binary" or self.values not in TWO_VALUES):
+            raise columns_fault("values", "is [0, 1] or [-1, 1], and goes with kind `binary` only")
         return self
 
     def success(self, raw: float) -> float:
         """A raw reward as a success in [0, 1].
 
         Raises:
-            ValueError: A binary reward that is neither 0 nor 1.
+            ValueError: A binary reward that is none of its values.
         """
         if self.threshold is not None:
-            return float(raw >= self.threshold)
+            return float(raw >= self.threshold - abs(self.threshold) * FLOAT32_ROUNDING)
         if self.low is not None and self.high is not None:
             return min(max((raw - self.low) / (self.high - self.low), 0.0), 1.0)
-        if raw not in (0.0, 1.0):
-            raise ValueError(f"{raw:g} is not 0 or 1; open the run with a threshold or affine reward for other values")
-        return float(raw)
+        value = meant_value(raw)
+        if value is None or (self.values is not None and value not in self.values):
+            raise ValueError(f"{raw!r} is {self.expected}")
+        return float(value > 0)
+
+    @property
+    def expected(self) -> str:
+        """What a binary reward is, where it is another."""
+        if self.values is None:
+            return "neither 0 or -1, a failure, nor 1, a success"
+        return f"neither {self.values[0]:.0f} nor {self.values[1]:.0f}, the rewards of this run"
+
+
+def meant_value(raw: float) -> float | None:
+    """The one of −1, 0 and 1 that a reward is, up to rounding; None where it is none of them."""
+    nearest = float(min(max(round(raw), -1), 1))
+    return nearest if abs(raw - nearest) <= ROUNDING else None
 
 
 class Selection(Wire):
@@ -241,7 +263,11 @@ class Event(Wire):
     id: int
     created_at: str
     key: str | None = Field(description="Name of the API key that did it; null where no key was asked for.")
-    action: str
+    action: str = Field(
+        description="`run-created`, `run-changed`, `run-archived`, `run-opened`, `run-deleted`, `run-faulty`, "
+        "`run-imported`, `run-restored`, `snapshot-taken`, `pool-created`, `prompts-added`, `pool-archived`, "
+        "`pool-opened`, `pool-deleted`, `pool-imported`, `key-added` or `key-revoked`; more may come."
+    )
     run: str | None
     pool: str | None
     detail: dict[str, str | int | float | bool | None]

@@ -28,6 +28,12 @@ def _mix_int(value: int) -> int:
     return value ^ (value >> 31)
 
 
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _signed(_M1)
+    x = (x ^ _shift(x, 27)) * _signed(_M2)
+    return x ^ _shift(x, 31)
+
+
 def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)  # a logical shift: int64's own keeps the sign
 
@@ -41,6 +47,22 @@ def derive(seed: int, *parts: int) -> int:
     return value >> 11
 
 
+def distinct(identity: Tensor) -> Tensor:
+    """Identities int64[N], different from each other, of prompts that may have come with the same.
+
+    The first of equal ones keeps its own; each later one is given a hash of it. More rows at the end change nothing
+    for those before them, and it does not matter whether these had been made distinct already.
+    """
+    answer = identity
+    while True:
+        order = answer.argsort(stable=True)
+        ascending = answer[order]
+        again = order[1:][ascending[1:] == ascending[:-1]]
+        if again.numel() == 0:
+            return answer
+        answer = answer.index_put((again,), _mix(answer[again] + _signed(_GOLDEN)))
+
+
 def bits(identity: Tensor, seed: int, stream: int) -> Tensor:
     """63 random bits a prompt.
 
@@ -52,10 +74,7 @@ def bits(identity: Tensor, seed: int, stream: int) -> Tensor:
     Returns:
         int64[M], uniform on [0, 2^63).
     """
-    x = identity + _signed(derive(seed, stream) * _GOLDEN)
-    x = (x ^ _shift(x, 30)) * _signed(_M1)
-    x = (x ^ _shift(x, 27)) * _signed(_M2)
-    return _shift(x ^ _shift(x, 31), 1)
+    return _shift(_mix(identity + _signed(derive(seed, stream) * _GOLDEN)), 1)
 
 
 def uniforms(identity: Tensor, seed: int, stream: int) -> Tensor:

@@ -41,7 +41,14 @@ class Reuse:
 
 
 def tiers(
-    traffic: Traffic, reuse: Reuse, *, clock: int, draws: int, retired: Tensor | None, allowed: Tensor | None
+    traffic: Traffic,
+    reuse: Reuse,
+    *,
+    clock: int,
+    draws: int,
+    retired: Tensor | None,
+    allowed: Tensor | None,
+    prompts: int | None = None,
 ) -> Tensor:
     """Sort rows by how well they may be drawn.
 
@@ -54,11 +61,12 @@ def tiers(
         draws: draws issued so far, number of the first draw of this selection.
         retired: bool[N] or None.
         allowed: bool[N], the caller's candidates less its exclusions, or None for all.
+        prompts: that the run's trainer draws from at all, for the default rule; None for all N.
 
     Returns:
         int8[N] of FREE, COOLING, PENDING, RETIRED, FORBIDDEN; the worst that applies.
     """
-    n = traffic.last_draw.numel()
+    n = traffic.last_draw.numel() if prompts is None else prompts
     age = clock - traffic.last_clock
     if reuse.cooldown is None:
         recent = traffic.last_draw >= max(draws - n // COOLDOWN_POOL_SHARE, 0)
@@ -70,5 +78,5 @@ def tiers(
     if retired is not None:
         tier[retired] = RETIRED
     if allowed is not None:
-        tier[~allowed] = FORBIDDEN
+        tier.masked_fill_(~allowed, FORBIDDEN)
     return tier

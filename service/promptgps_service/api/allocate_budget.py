@@ -16,7 +16,7 @@ router = APIRouter(tags=["prediction"])
 Asked = Annotated[AllocateBudget, json_body(AllocateBudget, changes=False)]
 
 
-@router.post("/allocate_budget", responses=responses(404, 415, 429))
+@router.post("/allocate_budget", responses=responses(404, 409, 415, 429))
 def allocate_budget(request: Asked, context: Ctx, access: Caller) -> Budget:
     """Samples for each prompt at test time, round by round if asked so."""
     access.may_read(request.run)

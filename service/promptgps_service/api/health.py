@@ -11,8 +11,8 @@ from promptgps_client.wire import Ready, Wire
 from promptgps_service.api.dependencies import Ctx
 from promptgps_service.api.problems import responses
 from promptgps_service.telemetry import (
+    DEVICE_JOBS,
     LAG,
-    LANE_DEPTH,
     LEASED,
     LOG_POSITION,
     MODEL_AGE,
@@ -38,7 +38,7 @@ async def healthz() -> Alive:  # async: no thread is needed, so it answers when 
 
 @router.get("/readyz", responses={503: {"model": Ready, "description": "Not ready"}})
 def readyz(context: Ctx, response: Response) -> Ready:
-    """Whether requests can be served: database, migrations, model lane, runs read."""
+    """Whether requests can be served: database, migrations, device, runs read."""
     checks = context.checks()
     ready = all(state == "ok" for state in checks.values())
     response.status_code = 200 if ready else 503
@@ -51,7 +51,7 @@ def readyz(context: Ctx, response: Response) -> Ready:
 )  # fmt: skip
 def metrics(context: Ctx) -> Response:
     """Prometheus exposition."""
-    LANE_DEPTH.set(context.lane.depth)
+    DEVICE_JOBS.set(context.queue.depth)
     for desk in context.desks():
         state, table = desk.state, desk.state.table
         LOG_POSITION.labels(state.name).set(state.log_position)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 from promptgps_client.wire import CreatePool, Name, OnEqualContent, Pool, Pools, PromptsAdded
 
 from promptgps_service.api.bodies import SMALL, json_body
@@ -17,13 +17,20 @@ from promptgps_service.pools.mapping import ColumnMapping
 
 router = APIRouter(tags=["pools"])
 PoolToCreate = Annotated[CreatePool, json_body(CreatePool, most=SMALL)]
+EqualContent = Annotated[
+    OnEqualContent | None,
+    Query(
+        description="What becomes of a key whose content another key of the pool has already: `keep` it as a prompt "
+        "of its own, the default where keys are given, or `merge` it as an alias. The same as in a JSON body."
+    ),
+]
 
 
 @router.post("/pools", responses=responses(409, 415, 429) | {201: {"model": Pool, "description": "The pool is new"}})
 def create_pool(request: PoolToCreate, context: Ctx, access: Caller, response: Response) -> Pool:
     """Make a pool; the same request again answers the same pool."""
     access.may_change(request.name)
-    pool, new = register.create_pool(context, request)
+    pool, new = register.create_pool(context, request, access.key)
     response.status_code = 201 if new else 200
     return pool
 
@@ -49,12 +56,12 @@ def describe_pool(pool: Name, context: Ctx, access: Caller) -> Pool:
 async def add_prompts(
     pool: Name,
     context: Ctx,
-    _access: Caller,
+    access: Caller,
     mapping: Annotated[ColumnMapping, Depends(columns_asked)],
     sent: Annotated[Incoming, Depends(incoming)],
-    on_equal_content: OnEqualContent | None = None,
+    on_equal_content: EqualContent = None,
 ) -> PromptsAdded:
-    """Add prompts in bulk, de-duplicated by key and by content; all of them or, where a row is refused, none.
+    """Add prompts in bulk, told apart by key or else by content; all of them or, where a row is refused, none.
 
     A file's columns are found by the names `key`, `text`, `vector`, `domain`, `prior_successes` and `prior_trials`, or
     by the query parameters of these names: the name of a column, or a dotted path into structs and into text that is
@@ -64,5 +71,7 @@ async def add_prompts(
     """
     async with sent.source(mapping) as source:
         return await source.run(
-            lambda chunks: register.add_prompts(context, pool, chunks, on_equal_content or sent.on_equal_content)
+            lambda chunks: register.add_prompts(
+                context, pool, chunks, sent.on_equal_content or on_equal_content, access.key
+            )
         )

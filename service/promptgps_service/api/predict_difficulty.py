@@ -16,7 +16,7 @@ router = APIRouter(tags=["prediction"])
 Asked = Annotated[PredictDifficulty, json_body(PredictDifficulty, changes=False)]
 
 
-@router.post("/predict_difficulty", responses=responses(404, 415, 429))
+@router.post("/predict_difficulty", responses=responses(404, 409, 415, 429))
 def predict_difficulty(request: Asked, context: Ctx, access: Caller) -> Difficulty:
     """Success rates with their uncertainty, for prompts of the pool and for new ones."""
     access.may_read(request.run)

@@ -21,7 +21,10 @@ from promptgps_service.errors import (
     Forbidden,
     Invalid,
     NotFound,
+    NotOpen,
+    PoolNotOpen,
     PromptGPSError,
+    RunGone,
     TooMuch,
     Unauthorized,
     Unavailable,
@@ -36,7 +39,10 @@ FAULTS_SHOWN = 20  # a body of 100,000 wrong rows must not get an answer of the 
 
 STATUS: dict[type[PromptGPSError], tuple[int, str, str]] = {
     Invalid: (422, "invalid-request", "The request is not valid"),
+    RunGone: (404, "not-found", "There is no such thing"),
     NotFound: (404, "not-found", "There is no such thing"),
+    NotOpen: (409, "run-not-open", "The run is archived or faulty"),
+    PoolNotOpen: (409, "pool-not-open", "The pool is archived"),
     TooMuch: (413, "too-large", "The request is too large"),
     Conflict: (409, "conflict", "The request contradicts what is there"),
     Busy: (429, "busy", "Too much at once"),

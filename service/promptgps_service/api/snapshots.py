@@ -19,14 +19,14 @@ WayBack = Annotated[Restore, json_body(Restore, most=SMALL)]
 
 @router.post(
     "/runs/{run}/snapshots",
-    responses=responses(404, 415, 429) | {201: {"model": Snapshot, "description": "The snapshot is new"}},
+    responses=responses(404, 409, 415, 429) | {201: {"model": Snapshot, "description": "The snapshot is new"}},
 )
 def take_snapshot(
     run: Name, request: Tag, context: Ctx, access: Caller, response: Response
 ) -> Snapshot:
     """Mark the run as it is now; the same tag again answers the same snapshot."""
     access.may_change(run)
-    made, new = snapshot.take_snapshot(context, run, request)
+    made, new = snapshot.take_snapshot(context, run, request, access.key)
     response.status_code = 201 if new else 200
     return made
 
@@ -44,4 +44,4 @@ def restore_run(
 ) -> Restored:
     """Put log, counts, model, selections and settings back to a snapshot; what came after is superseded."""
     access.may_change(run)
-    return restore.restore_run(context, run, request, idempotency_key)
+    return restore.restore_run(context, run, request, idempotency_key, access.key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,30 +12,40 @@ from promptgps_service.allocation.belief import log_odds
 from promptgps_service.allocation.curves import rival_share
 from promptgps_service.allocation.plan import Tried, plan
 from promptgps_service.errors import Fault, Invalid, NotFound
-from promptgps_service.flow.context import Context, Desk
-from promptgps_service.flow.predict import Prompts, predicted
-from promptgps_service.flow.run_state import ScoreTable
+from promptgps_service.flow.context import Context
+from promptgps_service.flow.predict import asked_of, predicted
+from promptgps_service.flow.states import on_current_run
+from promptgps_service.model.predictor import Posterior
 
 
+@on_current_run
 def allocate_budget(context: Context, request: AllocateBudget) -> Budget:
     """Answer a request for a budget.
 
     Raises:
         NotFound: no such run, or keys that its pools do not have.
+        NotOpen: the run is faulty.
         Invalid: texts for a pool of given vectors, or vectors of another dimension.
-        Busy: the lane is full (texts and vectors only).
+        Busy: too many wait for the device (texts and vectors only).
     """
-    desk = context.desk(request.run)
-    asked, table = _tried(context, desk, request, request.outcomes_so_far)
-    calibration, wrong_answers = None, None
-    if request.calibration is not None:
+    desk = context.desk_to_read(request.run)
+    given = request.calibration
+    asked = [asked_of(context, desk, request)]
+    if given is not None:
         with _faults_within("calibration"):
-            calibration, _ = _tried(context, desk, request.calibration, request.calibration)
-        wrong_answers = request.calibration.wrong_answers
+            asked.append(asked_of(context, desk, given))
+
+    (posteriors, *others), table = predicted(desk, *asked)
+    calibration = None if given is None else _tried(others[0], given)
     answer = plan(
-        request.objective, asked, total=request.samples, minimum=request.minimum, maximum=request.maximum,
-        calibration=calibration, rival=rival_share(wrong_answers or []),
-    )  # fmt: skip
+        request.objective,
+        _tried(posteriors, request.outcomes_so_far),
+        total=request.samples,
+        minimum=request.minimum,
+        maximum=request.maximum,
+        calibration=calibration,
+        rival=rival_share((given and given.wrong_answers) or []),
+    )
     return Budget(
         model_version=table.model_version,
         trained_through=table.trained_through,
@@ -46,15 +56,12 @@ def allocate_budget(context: Context, request: AllocateBudget) -> Budget:
     )
 
 
-def _tried(
-    context: Context, desk: Desk, prompts: Prompts, outcomes: OutcomesSoFar | Calibration | None
-) -> tuple[Tried, ScoreTable]:
-    posteriors, table = predicted(context, desk, prompts)
+def _tried(posteriors: Sequence[Posterior], outcomes: OutcomesSoFar | Calibration | None) -> Tried:
     nodes = [[column.double().cpu().numpy() for column in posterior.nodes()] for posterior in posteriors]
     mu, sd = (np.concatenate(part) for part in zip(*(log_odds(*column) for column in nodes), strict=True))
     none = [0] * mu.size
     counts = (none, none) if outcomes is None else (outcomes.successes, outcomes.trials)
-    return Tried(mu, sd, *(np.array(column, np.int64) for column in counts)), table
+    return Tried(mu, sd, *(np.array(column, np.int64) for column in counts))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import structlog
 from promptgps_service.errors import Conflict, Fault, Invalid, Unauthorized, Unavailable
 from promptgps_service.flow.access import Access
 from promptgps_service.store.clock import utc_now, utc_seconds
-from promptgps_service.store.records import KeyRecord
+from promptgps_service.store.records import Detail, KeyRecord
 from promptgps_service.store.unit import Store
 
 REFRESH_SECONDS = 2.0
@@ -46,6 +46,8 @@ def add_key(store: Store, name: str, patterns: Sequence[str], *, read_only: bool
     with store.write() as unit:
         if not unit.keys.add(record):
             raise Conflict(f"there is a key {name!r} already; revoke it first", (Fault("NAME", "is taken"),))
+        told: dict[str, Detail] = {"key": name, "runs": ", ".join(patterns) or "*", "read_only": read_only}
+        unit.events.add("key-added", detail=told)
     return key
 
 

@@ -3,49 +3,67 @@
 from __future__ import annotations
 
 import torch
-from promptgps_client.wire import ChangeRun, CreateRun, Run, RunMetrics, Runs
+from promptgps_client.wire import (
+    ChangeRun,
+    CreateRun,
+    PoolShare,
+    Reward,
+    Run,
+    Runs,
+    Selection,
+    State,
+)
 
 from promptgps_service.errors import Conflict, Fault, Invalid
 from promptgps_service.flow.context import Context, Desk
+from promptgps_service.flow.events import differences
+from promptgps_service.flow.run_differences import conflict_with, stored_request
 from promptgps_service.flow.run_settings import RunSettings
+from promptgps_service.flow.run_state import ScoreTable
+from promptgps_service.flow.states import on_current_run, require_open, require_open_pool
 from promptgps_service.flow.warm_start import pin, source_of
 from promptgps_service.model.features import Features
 from promptgps_service.model.registry import make_predictor
-from promptgps_service.store.records import PoolRecord, RunRecord, Segment
+from promptgps_service.store.records import Detail, PoolRecord, RunRecord, Segment
+from promptgps_service.store.states import ARCHIVED, FAULTY
 from promptgps_service.store.unit import Unit
 
 
-def create_run(context: Context, request: CreateRun) -> tuple[Run, bool]:
+def create_run(
+    context: Context, request: CreateRun, by: str | None = None
+) -> tuple[Run, bool]:
     """Open a run; answers it and whether it is new.
 
     Raises:
         NotFound: a pool or the run to start from is not there.
         Conflict: the name is taken by a run with other settings.
+        NotOpen: the run is there, and archived or faulty.
+        PoolNotOpen: a pool is archived.
         Invalid: a setting does not fit the pools, or the run to start from does not fit this one.
     """
     settings = RunSettings.of(request)
-    asked = settings.dump()
     with context.store.write() as unit:
         found = unit.runs.find(request.name)
         record = None
         if found is None:
             pools = _pools(unit, settings)
+            for pool in pools:
+                require_open_pool(pool)
             _check(unit, settings, pools)
             source = source_of(unit, settings, pools)
-            record = unit.runs.create(request.name, asked, asked)
+            record = unit.runs.create(request.name, stored_request(request), settings.dump())
             if record is not None:
                 _add_rows(unit, record, pools)
+                unit.events.add("run-created", run=record.name, key=by, detail=_origin(settings))
                 if source is not None:
                     pin(unit, record, source)
             else:  # another process has made it just now
                 found = unit.runs.get(request.name)
-        if found is not None and found.request != asked:
-            differing = tuple(
-                Fault(name, "differs from the run that is there")
-                for name in sorted(asked.keys() | found.request.keys())
-                if asked.get(name) != found.request.get(name)
-            )
-            raise Conflict(f"run {request.name!r} exists with other settings; PATCH changes them", differing)
+        refusal = None if found is None else conflict_with(found, request)
+        if refusal is not None:
+            raise refusal
+        if found is not None:
+            require_open(unit, found)
     context.desk(request.name)
     return describe_run(context, request.name), record is not None
 
@@ -53,7 +71,7 @@ def create_run(context: Context, request: CreateRun) -> tuple[Run, bool]:
 def _pools(unit: Unit, settings: RunSettings) -> list[PoolRecord]:
     pools = []
     for row, share in enumerate(settings.pools):
-        pool = unit.pools.get(share.pool)
+        pool = unit.pools.get(share.pool, keep=True)
         if pool.prompts == 0:
             raise Invalid.at("pools", f"pool {pool.name!r} is empty: add prompts first", row)
         pools.append(pool)
@@ -104,18 +122,55 @@ def _add_rows(unit: Unit, record: RunRecord, pools: list[PoolRecord]) -> None:
             unit.pools.set_frame(pool.id, pool.prompts)
 
 
-def change_run(context: Context, name: str, request: ChangeRun) -> Run:
-    """Re-tune a run; what it has learned stays, unless the predictor is another: then it learns the log anew."""
-    desk = context.desk(name)
+def _origin(settings: RunSettings) -> dict[str, Detail]:
+    return {
+        "pools": ", ".join(share.pool for share in settings.pools),
+        "strategy": settings.selection.strategy,
+        "warm_start_from": settings.warm_start_from,
+    }
+
+
+@on_current_run
+def change_run(
+    context: Context, name: str, request: ChangeRun, by: str | None = None
+) -> Run:
+    """Re-tune a run; what it has learned stays, unless the predictor is another: then it learns the log anew.
+
+    Raises:
+        NotFound: there is no such run.
+        NotOpen: it is archived. A faulty one is changed, which may be what mends it, and stays faulty until it is
+            opened again.
+        Invalid: a setting does not fit the pools.
+        Conflict: another reward, and outcomes are stored that were read by the one that there is.
+    """
     with context.store.write() as unit:
-        record = unit.runs.lock(desk.state.id)
-        settings = RunSettings.load(record.settings).changed(request, record.draws)
+        record = unit.runs.lock(unit.runs.get(name).id)
+        require_open(unit, record, or_faulty=True)
+        present = RunSettings.load(record.settings)
+        _check_reward(request, present, record)
+        settings = present.changed(request, record.draws)
         _check(unit, settings, _pools(unit, settings))
-        unit.runs.set_settings(record.id, settings.dump())
+        if settings != present:  # a revision for nothing would have what is being learned dropped
+            unit.runs.set_settings(record.id, settings.dump())
+            told = differences(record.settings, settings.dump())
+            unit.events.add("run-changed", run=name, key=by, detail=told)
+    if record.state == FAULTY:
+        return describe_run(context, name)
+    desk = context.desk(name)
     desk.trainer.update()
     _tell_what_is_learned(context, desk)
     desk.trainer.ask(desk.state.log_position)
     return describe_run(context, name)
+
+
+def _check_reward(request: ChangeRun, present: RunSettings, record: RunRecord) -> None:
+    if request.reward is None or present.takes(request.reward) or record.log_position == 0:
+        return
+    detail = (
+        f"{record.log_position} outcomes of run {record.name!r} are stored, read by the reward that it has: "
+        "it cannot be changed any more; open another run"
+    )
+    raise Conflict(detail, (Fault("reward", detail),))
 
 
 def _tell_what_is_learned(context: Context, desk: Desk) -> None:
@@ -139,11 +194,22 @@ def list_runs(context: Context) -> Runs:
 
 
 def _run(context: Context, unit: Unit, record: RunRecord) -> Run:
-    settings = RunSettings.load(record.settings)
+    """What is told of a run; of the model, what this process serves."""
     desk = context.opened(record.name)
-    served = record if desk is None or desk.state.table is None else desk.state.table
-    if served.epoch != record.epoch:  # a restore that this process has not followed yet
-        served = record
+    if desk is None or desk.state.table is None or desk.state.id != record.id:
+        return run_of(unit, record)
+    table = desk.state.table
+    # An earlier epoch: a restore that this process has not followed yet.
+    return run_of(unit, record, table if table.epoch == record.epoch else None)
+
+
+def run_of(unit: Unit, record: RunRecord, table: ScoreTable | None = None) -> Run:
+    """What is told of a run; of the model, what the table says that a process serves, or what is published."""
+    served = record if table is None else table
+    try:
+        settings = RunSettings.load(record.settings)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return _unreadable(unit, record, error)
     return Run(
         name=record.name,
         pools=list(settings.pools),
@@ -159,21 +225,37 @@ def _run(context: Context, unit: Unit, record: RunRecord) -> Run:
         model_version=served.model_version,
         trained_through=served.trained_through,
         epoch=record.epoch,
+        state=_state(record),
+        fault=record.fault,
         created_at=record.created_at,
     )
 
 
-def run_metrics(context: Context, name: str) -> RunMetrics:
-    """Series of a run, one entry for each step that was learned."""
-    with context.store.read() as unit:
-        record = unit.runs.get(name)
-        steps = unit.versions.metrics(record.id)
-        served = unit.versions.served(record.id)
-    predictor = RunSettings.load(record.settings).predictor()[0]
-    names = dict.fromkeys(key for _, _, metrics in steps for key in metrics)
-    series: dict[str, list[float | None]] = {
-        "model_version": [float(version) for version, _, _ in steps],
-        "trained_through": [float(through) for _, through, _ in steps],
-    }
-    series |= {key: [metrics.get(key) for _, _, metrics in steps] for key in names}
-    return RunMetrics(run=name, predictor=predictor, served=served or predictor, steps=len(steps), series=series)
+def _state(record: RunRecord) -> State:
+    return "faulty" if record.state == FAULTY else "archived" if record.state == ARCHIVED else "open"
+
+
+def _unreadable(unit: Unit, record: RunRecord, error: Exception) -> Run:
+    """A run whose settings make no sense: all that can be said of it, and why it is no more."""
+    reason = " ".join(str(error).split())[:500] or type(error).__name__
+    segments = unit.runs.segments(record.id)
+    names = sorted({unit.pools.by_id(segment.pool_id).name for segment in segments})
+    return Run(
+        name=record.name,
+        pools=[PoolShare(pool=name) for name in names],
+        rollouts_per_prompt=1,
+        reward=Reward(),
+        seed=0,
+        warm_start_from=None,
+        selection=Selection(),
+        prompts=sum(segment.count for segment in segments),
+        selections=record.selections,
+        draws=record.draws,
+        log_position=record.log_position,
+        model_version=record.model_version,
+        trained_through=record.trained_through,
+        epoch=record.epoch,
+        state="faulty",
+        fault=record.fault or f"its settings cannot be read ({type(error).__name__}): {reason}",
+        created_at=record.created_at,
+    )

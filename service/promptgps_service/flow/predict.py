@@ -6,27 +6,33 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from promptgps_client.wire import MAX_PREDICTIONS, AllocateBudget, Calibration, Difficulty, PredictDifficulty
 
 from promptgps_service.embedding.given import unit_vectors
-from promptgps_service.errors import Invalid
+from promptgps_service.errors import Fault, Invalid
 from promptgps_service.flow.context import Context, Desk
-from promptgps_service.flow.rows import rows_of
-from promptgps_service.flow.run_state import ScoreTable
+from promptgps_service.flow.rows import Keys, rows_of
+from promptgps_service.flow.run_state import NewPrompts, ScoreTable
+from promptgps_service.flow.states import on_current_run, require_readable
 from promptgps_service.model.predictor import Posterior
 
 Prompts: TypeAlias = PredictDifficulty | AllocateBudget | Calibration  # by keys, texts or vectors
+Asked: TypeAlias = NDArray[np.int64] | NewPrompts  # rows of the run, or prompts outside of its pools
 
 
+@on_current_run
 def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficulty:
-    """Answer a request for predictions.
+    """Answer a request for predictions; an archived run predicts as it did when it was put away.
 
     Raises:
         NotFound: no such run, or keys that its pools do not have.
-        Invalid: texts for a pool of given vectors, or vectors of another dimension.
-        Busy: the lane is full (texts and vectors only; keys are read from the served table).
+        NotOpen: the run is faulty.
+        Invalid: texts for a pool of given vectors, vectors of another dimension, or keys whose pool is not clear.
+        Busy: too many wait for the device (texts and vectors only; keys are read from the served table).
     """
-    (posterior,), table = predicted(context, context.desk(request.run), request)
+    desk = context.desk_to_read(request.run)
+    ((posterior,),), table = predicted(desk, asked_of(context, desk, request))
     ends = [posterior.quantile(torch.tensor(end)) for end in ((1 - request.level) / 2, (1 + request.level) / 2)]
     mean = posterior.mean
     return Difficulty(
@@ -40,44 +46,70 @@ def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficul
     )
 
 
-def predicted(context: Context, desk: Desk, prompts: Prompts) -> tuple[list[Posterior], ScoreTable]:
-    """Posteriors of prompts in their order, and the version they come from.
-
-    New prompts come in parts of at most ``MAX_PREDICTIONS``, so that no request holds the lane for long.
+def asked_of(context: Context, desk: Desk, prompts: Prompts) -> Asked:
+    """Which prompts a request is about.
 
     Raises:
         NotFound: keys that the run's pools do not have.
-        Invalid: texts for a pool of given vectors, or vectors of another dimension.
-        Busy: the lane is full (texts and vectors only).
+        Invalid: texts for a pool of given vectors, vectors of another dimension, or keys whose pool is not clear.
+        Busy: too many wait for the device.
     """
     if prompts.keys is not None:
-        return _known(context, desk, prompts.keys)
+        return _known(context, desk, Keys(prompts.keys, prompts.pool))
     return _new(context, desk, prompts)
 
 
-def _known(context: Context, desk: Desk, keys: list[str]) -> tuple[list[Posterior], ScoreTable]:
+def predicted(desk: Desk, *asked: Asked) -> tuple[list[list[Posterior]], ScoreTable]:
+    """Posteriors of prompts, in parts and in their order, for each of ``asked``; all of one version, which comes too.
+
+    New prompts come in parts of at most ``MAX_PREDICTIONS``, so that no request holds the device for long.
+
+    Raises:
+        Busy: too many wait for the device (new prompts only).
+    """
+    parts = [each.parts(MAX_PREDICTIONS) if isinstance(each, NewPrompts) else [] for each in asked]
+    every = [part for own in parts for part in own]
+    if every:
+        posteriors, table = desk.trainer.predict_new(every)
+    else:
+        posteriors, table = [], desk.state.served
+
+    following = iter(posteriors)
+    answers = [
+        [next(following) for _ in own]
+        if isinstance(each, NewPrompts)
+        else [table.posterior.take(torch.from_numpy(each).to(desk.state.device))]
+        for each, own in zip(asked, parts, strict=True)
+    ]
+    return answers, table
+
+
+def _known(context: Context, desk: Desk, keys: Keys) -> NDArray[np.int64]:
+    """Rows of keys; the served table has them."""
     with context.store.read() as unit:
-        rows = rows_of(unit, desk.state.segments, keys, "keys")
-    if desk.state.table is None or (rows.size and int(rows.max()) >= desk.state.table.rows):
+        require_readable(unit, desk.state.id)
+    (rows,) = rows_of(context, desk.state, keys)
+    if rows.size and int(rows.max()) >= desk.state.served.rows:
         desk.trainer.update()
-    table = desk.state.table
-    assert table is not None
-    return [table.posterior.take(torch.from_numpy(rows).to(desk.state.device))], table
+    return rows
 
 
-def _new(context: Context, desk: Desk, prompts: Prompts) -> tuple[list[Posterior], ScoreTable]:
+def _new(context: Context, desk: Desk, prompts: Prompts) -> NewPrompts:
     with context.store.read() as unit:
+        require_readable(unit, desk.state.id)
         pool = unit.pools.by_id(desk.state.segments[0].pool_id)
     if prompts.texts is not None:
-        embedding = context.features.embedder(pool).embed(prompts.texts)
-    else:
-        if pool.embedding["kind"] != "given":
-            raise Invalid.at("vectors", f"pool {pool.name!r} embeds texts itself: send texts")
-        lengths = {len(vector) for vector in prompts.vectors or []}
-        if lengths != {pool.dimension}:
-            row = next(i for i, vector in enumerate(prompts.vectors or []) if len(vector) != pool.dimension)
-            raise Invalid.at("vectors", f"this pool's vectors have dimension {pool.dimension}", row)
-        embedding = unit_vectors(np.array(prompts.vectors, np.float64), pool.dimension)
-    parts = [slice(start, start + MAX_PREDICTIONS) for start in range(0, len(embedding), MAX_PREDICTIONS)]
-    answers = [desk.trainer.predict_new(embedding[part], prompts.texts and prompts.texts[part]) for part in parts]
-    return [posterior for posterior, _ in answers], answers[0][1]
+        return NewPrompts(context.features.embedder(pool).embed(prompts.texts), prompts.texts)
+
+    if pool.embedding["kind"] != "given":
+        raise Invalid.at("vectors", f"pool {pool.name!r} embeds texts itself: send texts")
+    vectors = prompts.vectors or []
+    wrong = {
+        row: f"has {len(vector)} numbers; this pool's vectors have dimension {pool.dimension}"
+        for row, vector in enumerate(vectors)
+        if len(vector) != pool.dimension
+    }
+    if wrong:
+        faults = tuple(Fault("vectors", detail, row) for row, detail in wrong.items())
+        raise Invalid(f"{len(wrong)} of {len(vectors)} vectors have another dimension", faults)
+    return NewPrompts(unit_vectors(np.array(vectors, np.float64), pool.dimension), None)

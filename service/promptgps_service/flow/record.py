@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from promptgps_client.wire import OutcomesStored, ReportOutcomes, Reward
+from promptgps_client.wire import ROUNDING, OutcomesStored, ReportOutcomes, Reward
 
-from promptgps_service.errors import Invalid
+from promptgps_service.errors import Fault, Invalid
+from promptgps_service.flow.catch_up import run_transaction
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.digest import request_digest
+from promptgps_service.flow.evidence import Line, Sorted, sort_out
 from promptgps_service.flow.receipts import answered_before
 from promptgps_service.flow.reported import Reported, reported_of
-from promptgps_service.flow.run_state import RunState
-from promptgps_service.store.records import GROUP, OK, STATUS_CODES, TRUNCATED, LogSlice, OutcomeRecord
+from promptgps_service.flow.rewards import decided, understand
+from promptgps_service.flow.rows import Keys, rows_of
+from promptgps_service.flow.run_settings import RunSettings
+from promptgps_service.flow.states import on_current_run
+from promptgps_service.store.records import (
+    GROUP,
+    OK,
+    STATUS_CODES,
+    TRUNCATED,
+    LogSlice,
+    OutcomeRecord,
+    RunRecord,
+)
 from promptgps_service.store.unit import Unit
 
 # A rollout that was cut off still has a reward; one that failed for another reason says nothing about difficulty.
 EVIDENCE = frozenset({OK, TRUNCATED})
+# Sums of many rewards are rounded as a whole; a bfloat16 of up to 8 is exact to a thirty-second.
+WHOLE = 4 * ROUNDING
 
 
+@on_current_run
 def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: str | None) -> OutcomesStored:
     """Append what is new of a report to the log.
 
     Raises:
         NotFound: no such run, draw or prompt; names the rows.
-        Invalid: a reward or a count that the run does not allow; names the row.
+        NotOpen: the run is archived or faulty.
+        Invalid: rewards or counts that the run does not allow, or prompts whose pool is not clear; names the rows.
         Conflict: the idempotency key has come with another report.
         Unavailable: the database does not answer; nothing was stored.
     """
@@ -34,27 +53,42 @@ def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: 
     state = desk.state
     key = idempotency_key if request.prompt is not None else None  # a report by draw is known by its draws
     digest = "" if key is None else request_digest(request, frozenset())
+    rows = None
+    if request.prompt is not None:
+        with context.store.read() as unit:  # the same answer again, whatever the pools have got since
+            before = answered_before(unit, state.id, key, digest, "report")
+        if before is not None:
+            return _repeated(OutcomesStored.model_validate(before))
+        # Looked up before the run is held against others: its rows are only ever added.
+        (rows,) = rows_of(context, state, Keys(request.prompt, request.pool, "prompt"))
     with state.lock:
-        with context.store.write() as unit:
-            head = unit.runs.lock(state.id)
-            context.catch_up_in(unit, state, head)
+        with run_transaction(context.store, context.features, state) as (unit, head):
             before = answered_before(unit, state.id, key, digest, "report")
             if before is not None:
                 return _repeated(OutcomesStored.model_validate(before))
-            about = reported_of(unit, state, request)
-            lines = _records(state, request, about)
-            fresh, duplicates, conflicts = _sort_out(unit, state, lines, about.superseded_in)
-            position = unit.log.append(state.id, head.log_position, fresh)
+
+            about = reported_of(unit, state, request, rows)
+            reward = _reward_of_run(unit, head, request)
+            lines, warnings = _lines(reward, request, about, stored=head.log_position > 0)
+            found = _against_log(unit, state.id, lines, about)
+            position = unit.log.append(state.id, head.log_position, found.fresh)
             unit.runs.advance(state.id, log_position=position)
+            settings = _with_reward_shown(unit, head, decided(reward, found.fresh))
+
             answer = OutcomesStored(
-                stored=len(fresh), duplicates=duplicates, conflicts=conflicts,
-                superseded=_keep_superseded(unit, state, lines, about.superseded_in), log_position=position,
-            )  # fmt: skip
+                stored=len(found.fresh),
+                duplicates=found.duplicates,
+                conflicts=found.conflicts,
+                superseded=_keep_superseded(unit, state.id, lines, about),
+                log_position=position,
+                warnings=warnings,
+            )
             if key is not None:
                 unit.runs.keep_receipt(state.id, key, digest, answer.model_dump(), position)
-        if fresh:
-            state.apply_log(log_slice(position, fresh))
-    if fresh:
+        state.settings = settings or state.settings
+        if found.fresh:
+            state.apply_log(log_slice(position, found.fresh))
+    if found.fresh:
         desk.trainer.wake()
     return answer
 
@@ -63,113 +97,152 @@ def _repeated(stored: OutcomesStored) -> OutcomesStored:
     """What a report by prompt is answered that was stored before."""
     return OutcomesStored(
         stored=0, duplicates=stored.stored + stored.duplicates, conflicts=stored.conflicts,
-        log_position=stored.log_position,
+        log_position=stored.log_position, warnings=stored.warnings,
     )  # fmt: skip
+
+
+# ---- what rewards mean in the run ----------------------------------------------------------------------------
+
+
+def _reward_of_run(unit: Unit, head: RunRecord, request: ReportOutcomes) -> Reward:
+    """The run's reward, with the two values that its log has shown.
+
+    The settings have them as soon as a failure is stored, except in logs of versions that took 0 and 1 only.
+    """
+    reward = Reward.model_validate(head.settings["reward"])
+    if reward.kind != "binary" or reward.values is not None or head.log_position == 0:
+        return reward
+    if not any(value is not None and value < 0 for value in request.reward or []):
+        return reward
+    if unit.log.has_reward(head.id, 0.0):
+        return reward.model_copy(update={"values": [0.0, 1.0]})
+    return reward
+
+
+def _with_reward_shown(unit: Unit, head: RunRecord, reward: Reward) -> RunSettings | None:
+    """Keep which two values the rewards have; None where that is no news.
+
+    To a learner the settings stay the same, so their revision does, too: a fit that is under way is not dropped.
+    """
+    if Reward.model_validate(head.settings["reward"]) == reward:
+        return None
+    settings = replace(RunSettings.load(head.settings), reward=reward)
+    unit.runs.amend_settings(head.id, settings.dump())
+    return settings
 
 
 # ---- from columns to lines of the log ------------------------------------------------------------------------
 
 
-def _records(state: RunState, request: ReportOutcomes, about: Reported) -> list[OutcomeRecord]:
+def _lines(
+    reward: Reward, request: ReportOutcomes, about: Reported, *, stored: bool
+) -> tuple[list[OutcomeRecord], list[str]]:
+    """Lines of the log, one a row, and warnings.
+
+    Raises:
+        Invalid: naming every row that the run does not allow.
+    """
     versions = request.policy_version
     of_row = versions if isinstance(versions, list) else [versions] * about.row.size
     if request.rollout_index is None:
-        return _groups(state, request, about, of_row)
-    return _rollouts(state, request, about, of_row)
+        return _groups(reward, request, about, of_row), []
+    return _rollouts(reward, request, about, of_row, stored=stored)
 
 
 def _groups(
-    state: RunState, request: ReportOutcomes, about: Reported, versions: Sequence[int | None]
+    reward: Reward, request: ReportOutcomes, about: Reported, versions: Sequence[int | None]
 ) -> list[OutcomeRecord]:
-    successes, trials = request.successes or [], request.trials or []
-    if state.settings.reward.kind != "affine":
-        for row, value in enumerate(successes):
-            if value != int(value):
-                detail = f"{value:g} is not a whole number; only runs with an affine reward take fractions"
-                raise Invalid.at("successes", detail, row)
+    given, trials = request.successes or [], request.trials or []
+    whole = reward.kind != "affine"
+    successes = [
+        min(max(float(round(value)) if whole else value, 0.0), float(of))
+        for value, of in zip(given, trials, strict=True)
+    ]
+    if whole:
+        faults = [
+            Fault("successes", f"{value!r} is not a whole number; only runs with an affine reward take fractions", row)
+            for row, value in enumerate(given)
+            if abs(value - successes[row]) > min(ROUNDING * max(value, 1.0), WHOLE)
+        ]
+        if faults:
+            _refuse(faults, len(given))
+
+    draws = [None] * len(given) if about.draw is None else about.draw.tolist()
+    rows = about.row.tolist()
     return [
-        OutcomeRecord(
-            None if about.draw is None else int(about.draw[index]), int(row), GROUP, float(successes[index]),
-            trials[index], None, OK, versions[index],
-        )
-        for index, row in enumerate(about.row)
-    ]  # fmt: skip
+        OutcomeRecord(draws[at], rows[at], GROUP, successes[at], trials[at], None, OK, versions[at])
+        for at in range(len(given))
+    ]
 
 
 def _rollouts(
-    state: RunState, request: ReportOutcomes, about: Reported, versions: Sequence[int | None]
-) -> list[OutcomeRecord]:
+    reward: Reward, request: ReportOutcomes, about: Reported, versions: Sequence[int | None], *,
+    stored: bool,
+) -> tuple[list[OutcomeRecord], list[str]]:  # fmt: skip
     assert about.draw is not None
-    draws, rows, of_draw = about.draw, about.row, about.rollouts
-    rewards, indices = request.reward or [], request.rollout_index or []
+    raw, indices = request.reward or [], request.rollout_index or []
     statuses = [STATUS_CODES[name] for name in request.status] if request.status else [OK] * len(indices)
-    records = []
-    for row, index in enumerate(indices):
-        if index >= of_draw[row]:
-            raise Invalid.at("rollout_index", f"{index} is not below the {of_draw[row]} rollouts of the draw", row)
-        reward, counts = rewards[row], statuses[row] in EVIDENCE
-        success = _success(state.settings.reward, reward, row) if counts and reward is not None else 0.0
-        records.append(
-            OutcomeRecord(
-                int(draws[row]), int(rows[row]), index, success, int(counts), reward, statuses[row], versions[row]
-            )
+    says = [value if status in EVIDENCE else None for value, status in zip(raw, statuses, strict=True)]
+    standing = (about.superseded_in == 0).tolist()
+    understood = understand(reward, says, standing, stored=stored)
+    faults = _beyond_the_draw(indices, about) + understood.faults
+    if faults:
+        _refuse(sorted(faults, key=lambda fault: fault.row or 0), len(indices))
+
+    draws, rows = about.draw.tolist(), about.row.tolist()
+    records = [
+        OutcomeRecord(
+            draws[at], rows[at], index, understood.success[at], int(says[at] is not None), raw[at],
+            statuses[at], versions[at],
         )
-    return records
+        for at, index in enumerate(indices)
+    ]  # fmt: skip
+    return records, understood.warnings
 
 
-def _success(mapping: Reward, reward: float, row: int) -> float:
-    """A raw reward as a success in [0, 1]."""
-    if mapping.kind == "threshold":
-        assert mapping.threshold is not None
-        return float(reward >= mapping.threshold)
-    if mapping.kind == "affine":
-        assert mapping.low is not None
-        assert mapping.high is not None
-        return min(max((reward - mapping.low) / (mapping.high - mapping.low), 0.0), 1.0)
-    if reward not in (0.0, 1.0):
-        detail = f"{reward:g} is not 0 or 1; open the run with a threshold or affine reward for other values"
-        raise Invalid.at("reward", detail, row)
-    return reward
+def _beyond_the_draw(indices: Sequence[int], about: Reported) -> list[Fault]:
+    wrong = np.flatnonzero(np.array(indices, np.int64) >= about.rollouts).tolist()
+    return [
+        Fault("rollout_index", f"{indices[row]} is not below the {about.rollouts[row]} rollouts of the draw", row)
+        for row in wrong
+    ]
+
+
+def _refuse(faults: list[Fault], rows: int) -> NoReturn:
+    first = faults[0]
+    wrong = len({fault.row for fault in faults})
+    more = f" ({wrong} of {rows} rows are wrong)" if wrong > 1 else ""
+    raise Invalid(f"{first.field}, row {first.row}: {first.detail}{more}", tuple(faults))
 
 
 # ---- what is new, what is a repetition, what contradicts -----------------------------------------------------
 
 
-def _sort_out(
-    unit: Unit, state: RunState, lines: list[OutcomeRecord], superseded_in: NDArray[np.int64]
-) -> tuple[list[OutcomeRecord], int, list[int]]:
-    """New records, the number of repetitions, and the rows that contradict the log or an earlier row."""
-    standing = [(row, lines[row]) for row in np.flatnonzero(superseded_in == 0).tolist()]
-    draws = sorted({record.draw for _, record in standing if record.draw is not None})
-    known = {(record.draw, record.rollout): record for record in unit.log.of_draws(state.id, draws)}
-    grouped = {draw for draw, rollout in known if rollout == GROUP}
-    single = {draw for draw, rollout in known if rollout != GROUP}
-    fresh: list[OutcomeRecord] = []
-    duplicates, conflicts = 0, []
-    for row, record in standing:
-        if record.draw is None:
-            fresh.append(record)
-            continue
-        earlier = known.get((record.draw, record.rollout))
-        if earlier is not None and record.same_as(earlier):
-            duplicates += 1
-        elif earlier is not None or record.draw in (single if record.rollout == GROUP else grouped):
-            conflicts.append(row)
-        else:
-            fresh.append(record)
-            known[(record.draw, record.rollout)] = record
-            (grouped if record.rollout == GROUP else single).add(record.draw)
-    return fresh, duplicates, conflicts
+def _against_log(unit: Unit, run_id: int, lines: Sequence[OutcomeRecord], about: Reported) -> Sorted:
+    """A report's lines about draws that stand, held against the log."""
+    standing = _where(lines, about, 0)
+    return sort_out(unit.log.of_draws(run_id, _draws_of(standing)), standing)
 
 
 def _keep_superseded(
-    unit: Unit, state: RunState, lines: list[OutcomeRecord], superseded_in: NDArray[np.int64]
+    unit: Unit, run_id: int, lines: Sequence[OutcomeRecord], about: Reported
 ) -> int:
-    """Keep outcomes of superseded draws apart from the log, where nobody learns from them; answers their number."""
-    for epoch in np.unique(superseded_in[superseded_in > 0]):
-        late = [lines[row] for row in np.flatnonzero(superseded_in == epoch)]
-        unit.superseded.keep(state.id, int(epoch), late)
-    return int((superseded_in > 0).sum())
+    """Keep outcomes of superseded draws apart from the log, where nobody learns from them; answers their rows."""
+    for epoch in np.unique(about.superseded_in[about.superseded_in > 0]).tolist():
+        late = _where(lines, about, epoch)
+        known = unit.superseded.of_draws(run_id, epoch, _draws_of(late))
+        unit.superseded.append(run_id, epoch, sort_out(known, late).fresh)
+    return int((about.superseded_in > 0).sum())
+
+
+def _where(lines: Sequence[OutcomeRecord], about: Reported, superseded_in: int) -> list[Line]:
+    rollouts = about.rollouts.tolist()
+    rows = np.flatnonzero(about.superseded_in == superseded_in).tolist()
+    return [(row, lines[row], rollouts[row]) for row in rows]
+
+
+def _draws_of(lines: Sequence[Line]) -> list[int]:
+    return sorted({record.draw for _, record, _ in lines if record.draw is not None})
 
 
 def log_slice(head: int, records: Sequence[OutcomeRecord]) -> LogSlice:

@@ -1,8 +1,7 @@
-"""Pools and prompts in: checked, embedded, de-duplicated by key and by content, visible all at once or not at all."""
+"""Pools and prompts in: checked, embedded, told apart by key or by content, visible all at once or not at all."""
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Iterable
 
@@ -15,10 +14,14 @@ from promptgps_service.embedding.surface import surface_features
 from promptgps_service.errors import Conflict, Fault, Invalid
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.prompt_columns import PromptChunk
+from promptgps_service.flow.same_prompts import Incoming, Sorted, StoredVectors, sort_out
 from promptgps_service.store.records import PoolChunk, PoolRecord
+from promptgps_service.store.states import ARCHIVED
 
 
-def create_pool(context: Context, request: CreatePool) -> tuple[Pool, bool]:
+def create_pool(
+    context: Context, request: CreatePool, by: str | None = None
+) -> tuple[Pool, bool]:
     """Make a pool; answers it and whether it is new.
 
     Raises:
@@ -34,31 +37,34 @@ def create_pool(context: Context, request: CreatePool) -> tuple[Pool, bool]:
         with context.store.write() as unit:
             made = unit.pools.create(request.name, asked, dimension)
             if made is not None:
-                return _pool(made), True
+                unit.events.add("pool-created", pool=request.name, key=by, detail={"dimension": dimension})
+                return pool_of(made), True
             found = unit.pools.get(request.name)  # another request has made it just now
     if found.embedding != asked:
         raise Conflict(f"pool {request.name!r} exists with another embedding", (Fault("embedding", "differs"),))
-    return _pool(found), False
+    return pool_of(found), False
 
 
 def describe_pool(context: Context, name: str) -> Pool:
     """A pool by name."""
     with context.store.read() as unit:
-        return _pool(unit.pools.get(name))
+        return pool_of(unit.pools.get(name))
 
 
 def list_pools(context: Context) -> Pools:
     """Every pool."""
     with context.store.read() as unit:
-        return Pools(pools=[_pool(record) for record in unit.pools.all()])
+        return Pools(pools=[pool_of(record) for record in unit.pools.all()])
 
 
-def _pool(record: PoolRecord) -> Pool:
+def pool_of(record: PoolRecord) -> Pool:
+    """What is told of a pool."""
     return Pool(
         name=record.name,
         embedding=Embedding.model_validate(record.embedding),
         dimension=record.dimension,
         prompts=record.prompts,
+        state="archived" if record.state == ARCHIVED else "open",
         created_at=record.created_at,
     )
 
@@ -67,59 +73,102 @@ def add_prompts(
     context: Context,
     name: str,
     chunks: Iterable[PromptChunk],
-    on_equal_content: OnEqualContent | None = None,  # noqa: ARG001  # carried by the routes already
+    on_equal_content: OnEqualContent | None = None,
+    by: str | None = None,
 ) -> PromptsAdded:
     """Append prompts, chunk by chunk in short transactions; they become visible together at the end.
+
+    Args:
+        context: of this process.
+        name: of the pool.
+        chunks: columns of prompts.
+        on_equal_content: what becomes of a key whose content another key has; None keeps it where keys are given.
+        by: name of the API key that adds them, if one was asked for.
 
     Raises:
         NotFound: there is no such pool.
         Busy: another import into the pool is under way.
+        PoolNotOpen: the pool is archived, perhaps since the import has begun; nothing of it remains.
         Invalid, Conflict: a row is refused; nothing of the import remains.
     """
     with context.store.read() as unit:
         pool = unit.pools.get(name)
-    embedder = context.features.embedder(pool)
-    token = secrets.token_hex(16)
-    length = start = _begin(context, pool, token)
-    rows = 0
+    arrival = _Import(context, pool, on_equal_content)
     try:
         for chunk in chunks:
-            rows += chunk.rows
-            new = _stage(context, pool, embedder, token, length, chunk)
-            length += new
-        with context.store.write() as unit:
-            unit.pools.finish_import(pool.id, token, length)
+            arrival.stage(chunk)
+        arrival.finish(by)
     except BaseException:
-        with context.store.write() as unit:
-            unit.pools.abandon_import(pool.id, token)
+        arrival.abandon()
         raise
-    return PromptsAdded(added=length - start, duplicates=rows - (length - start), total=length)
+    return arrival.answer
 
 
-def _begin(context: Context, pool: PoolRecord, token: str) -> int:
-    """Begin an import; one that this process has seen stand still for too long is dead, and makes room."""
-    with context.store.write() as unit:
-        other = unit.pools.importing(pool.id)
-        still = context.imports.seconds(pool.id, other)
-        return unit.pools.begin_import(pool, token, other if still >= context.import_seconds else None)
+class _Import:
+    """Prompts on their way into a pool, which is held against other imports until they are there or given up."""
 
+    def __init__(self, context: Context, pool: PoolRecord, on_equal_content: OnEqualContent | None) -> None:
+        self._context = context
+        self._on_equal_content = on_equal_content
+        self._embedder = context.features.embedder(pool)
+        self._token = secrets.token_hex(16)
+        self._rows = 0
+        self._pool = self._begin(pool)  # as it was then
+        self._length = self._pool.prompts
+        self._aliases = self._pool.aliases
+        self._stored = StoredVectors(context.store, self._pool)
 
-def _stage(
-    context: Context, pool: PoolRecord, embedder: Embedder, token: str, length: int, chunk: PromptChunk
-) -> int:
-    """Embed and write what is new of a chunk; answers how many that is."""
-    vectors = _given_vectors(pool, chunk)
-    digests = _digests(chunk, vectors)
-    keys = chunk.keys if chunk.keys is not None else [digest.hex() for digest in digests]
-    with context.store.read() as unit:
-        fresh = _fresh(
-            keys, digests, chunk.first_row,
-            unit.pools.digests_by_key(pool.id, keys), unit.pools.known_digests(pool.id, digests),
-        )  # fmt: skip
-    staged = _pool_chunk(fresh, keys, digests, chunk, vectors, embedder)
-    with context.store.write() as unit:
-        unit.pools.stage(pool.id, token, length, staged)
-    return len(staged)
+    def _begin(self, pool: PoolRecord) -> PoolRecord:
+        """Begin; an import that this process has seen stand still for too long is dead, and makes room."""
+        context = self._context
+        with context.store.write() as unit:
+            other = unit.pools.importing(pool.id)
+            still = context.imports.seconds(pool.id, other)
+            unit.pools.begin_import(pool, self._token, other if still >= context.import_seconds else None)
+            return unit.pools.by_id(pool.id)
+
+    @property
+    def answer(self) -> PromptsAdded:
+        """What has become of the rows."""
+        added = self._length - self._pool.prompts
+        aliases = self._aliases - self._pool.aliases
+        return PromptsAdded(
+            added=added, aliases=aliases, duplicates=self._rows - added - aliases, total=self._length
+        )
+
+    def stage(self, chunk: PromptChunk) -> None:
+        """Embed and write what is new of a chunk."""
+        vectors = _given_vectors(self._pool, chunk)
+        rows = Incoming.of(chunk, vectors)
+        with self._context.store.read() as unit:
+            by_key = unit.pools.known_keys(self._pool.id, rows.keys)
+            by_content = unit.pools.known_digests(self._pool.id, rows.digests)
+        told = sort_out(rows, by_key, by_content, self._length, self._stored, merge=self._merges(chunk))
+        staged = _pool_chunk(told, rows, chunk, vectors, self._embedder)
+        with self._context.store.write() as unit:
+            unit.pools.stage(self._pool.id, self._token, self._length, staged)
+            if told.aliases:
+                unit.pools.stage_aliases(self._pool.id, self._token, self._aliases, told.aliases)
+        self._rows += chunk.rows
+        self._length += len(staged)
+        self._aliases += len(told.aliases)
+
+    def _merges(self, chunk: PromptChunk) -> bool:
+        if self._on_equal_content is None:
+            return chunk.keys is None
+        return self._on_equal_content == "merge"
+
+    def finish(self, by: str | None) -> None:
+        """Make it all visible."""
+        with self._context.store.write() as unit:
+            unit.pools.finish_import(self._pool.id, self._token, self._length, self._aliases)
+            told = self.answer.model_dump(include={"added", "duplicates", "aliases", "total"})
+            unit.events.add("prompts-added", pool=self._pool.name, key=by, detail=told)
+
+    def abandon(self) -> None:
+        """Leave no trace."""
+        with self._context.store.write() as unit:
+            unit.pools.abandon_import(self._pool.id, self._token)
 
 
 def _given_vectors(pool: PoolRecord, chunk: PromptChunk) -> np.ndarray | None:
@@ -135,41 +184,11 @@ def _given_vectors(pool: PoolRecord, chunk: PromptChunk) -> np.ndarray | None:
     return unit_vectors(chunk.vectors, pool.dimension, first_row=chunk.first_row)
 
 
-def _digests(chunk: PromptChunk, vectors: np.ndarray | None) -> list[bytes]:
-    """What a prompt is: its text if it has one, else its vector."""
-    contents: Iterable[bytes]
-    if chunk.texts is not None:
-        contents = (b"t" + text.encode() for text in chunk.texts)
-    else:
-        assert vectors is not None
-        contents = (b"v" + row.tobytes() for row in vectors.astype("<f4"))
-    return [hashlib.blake2b(content, digest_size=16).digest() for content in contents]
-
-
-def _fresh(
-    keys: list[str], digests: list[bytes], first_row: int, by_key: dict[str, bytes], known: set[bytes]
-) -> list[int]:
-    """Rows of the chunk that are new by key and by content, the first of each.
-
-    Raises:
-        Conflict: a key stands for another content already.
-    """
-    fresh = []
-    for row, (key, digest) in enumerate(zip(keys, digests, strict=True)):
-        if by_key.get(key, digest) != digest:
-            detail = f"key {key!r} stands for another content already"
-            raise Conflict(detail, (Fault("keys", detail, first_row + row),))
-        if digest not in known and key not in by_key:
-            fresh.append(row)
-        by_key[key] = digest
-        known.add(digest)
-    return fresh
-
-
 def _pool_chunk(
-    rows: list[int], keys: list[str], digests: list[bytes], chunk: PromptChunk, vectors: np.ndarray | None,
-    embedder: Embedder,
-) -> PoolChunk:  # fmt: skip
+    told: Sorted, incoming: Incoming, chunk: PromptChunk, vectors: np.ndarray | None, embedder: Embedder
+) -> PoolChunk:
+    rows = told.fresh
+
     def take(column: list | None) -> list | None:  # type: ignore[type-arg]
         return None if column is None else [column[row] for row in rows]
 
@@ -177,8 +196,9 @@ def _pool_chunk(
     embedding = vectors[rows] if vectors is not None else embedder.embed(texts or [])
     surface = surface_features(texts) if texts is not None else np.zeros((len(rows), 0), np.float32)
     return PoolChunk(
-        keys=take(keys) or [],
-        digests=take(digests) or [],
+        keys=take(incoming.keys) or [],
+        digests=take(incoming.digests) or [],
+        identities=told.identities,
         texts=texts,
         domains=take(chunk.domains),
         prior_successes=take(chunk.prior_successes),

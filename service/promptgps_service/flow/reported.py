@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from promptgps_client.wire import ReportOutcomes
 
 from promptgps_service.flow.draw_ids import draw_numbers, not_drawn
-from promptgps_service.flow.rows import rows_of
 from promptgps_service.flow.run_state import RunState
 from promptgps_service.store.unit import Unit
 
@@ -31,14 +30,22 @@ class Reported:
     superseded_in: NDArray[np.int64]
 
 
-def reported_of(unit: Unit, state: RunState, request: ReportOutcomes) -> Reported:
+def reported_of(
+    unit: Unit, state: RunState, request: ReportOutcomes, rows: NDArray[np.int64] | None
+) -> Reported:
     """What a report is about; the run must be locked and its state up to date.
 
+    Args:
+        unit: in which the run is locked.
+        state: of the run.
+        request: the report.
+        rows: int64[M] of a report by prompt; None of one by draw.
+
     Raises:
-        NotFound: naming the rows whose draw or prompt is not of the run.
+        NotFound: naming the rows whose draw is not of the run.
     """
     if request.draw_id is None:
-        rows = rows_of(unit, state.segments, request.prompt or [], "prompt")
+        assert rows is not None
         return Reported(None, rows, np.zeros_like(rows), np.zeros_like(rows))
     epochs, draws = draw_numbers(state.id, request.draw_id)
     about = Reported(draws, np.zeros_like(draws), np.zeros_like(draws), np.zeros_like(draws))

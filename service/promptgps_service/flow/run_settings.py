@@ -17,11 +17,11 @@ def spell_out(selection: Selection) -> Selection:
     """Every setting of the choice, from the preset where it was not given."""
     given = selection.model_dump(exclude_unset=True, exclude={"strategy"})
     # A null is a value only where it means something: the whole pool, nothing retired, no quotas.
-    given = {name: value for name, value in given.items() if value is not None or name in _NULLABLE}
+    given = {name: value for name, value in given.items() if value is not None or name in NULLABLE}
     return Selection.model_validate(resolve(selection.strategy, given))
 
 
-_NULLABLE = {"candidate_factor", "retire_above", "domain_quotas"}
+NULLABLE = {"candidate_factor", "retire_above", "domain_quotas"}
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,15 @@ class RunSettings:
         return replace(
             self,
             rollouts_per_prompt=request.rollouts_per_prompt or self.rollouts_per_prompt,
+            reward=request.reward if request.reward and not self.takes(request.reward) else self.reward,
             selection=selection,
             quotas_from=self.quotas_from if same_quotas else draws,
         )
+
+    def takes(self, reward: Reward) -> bool:
+        """Whether a reward that is asked for is the one that there is, but for values that reports have shown."""
+        shown = {"values": self.reward.values} if reward.values is None else {}
+        return reward.model_copy(update=shown) == self.reward
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""

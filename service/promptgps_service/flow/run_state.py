@@ -8,19 +8,44 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from promptgps_service.acquisition.randomness import distinct
 from promptgps_service.acquisition.reuse import Traffic
+from promptgps_service.flow.masks import Masks
 from promptgps_service.flow.reward_sums import RewardSums
+from promptgps_service.flow.run_lock import RunLock
 from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.model.predictor import Posterior
 from promptgps_service.store.records import GROUP, LogSlice, RunRecord, Segment, SelectionRecord
 
 NEVER = -(2**60)
+
+
+@dataclass(frozen=True)
+class NewPrompts:
+    """Prompts outside the pool.
+
+    Attributes:
+        embedding: float32[L, d].
+        texts: L; None where the pool has vectors of the caller.
+    """
+
+    embedding: NDArray[np.float32]
+    texts: list[str] | None
+
+    def parts(self, size: int) -> list[NewPrompts]:
+        """At most ``size`` of them at a time, in their order."""
+        slices = [slice(start, start + size) for start in range(0, len(self.embedding), size)]
+        return [
+            NewPrompts(self.embedding[part], None if self.texts is None else self.texts[part])
+            for part in slices
+        ]
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,21 @@ class Issued:
         """Ordinal of the selection that each draw belongs to."""
         return np.searchsorted(self.first_draw.view, draws, side="right") - 1
 
+    def report(
+        self, draws: NDArray[np.int64], rollout: NDArray[np.int64], part: NDArray[np.int64]
+    ) -> None:
+        """Count rollouts as reported: a group's all at once, each one once however many lines tell of it.
+
+        Args:
+            draws: of each line of the log, int64[L].
+            rollout: index in its draw, or ``GROUP``, int64[L].
+            part: which line of that rollout or group it is, int64[L]; only the first counts.
+        """
+        most = self.rollouts.view[self.selection_of(draws)]
+        counted = np.where(rollout == GROUP, most, 1) * (part == 0)
+        np.add.at(self.reported.view, draws, counted.astype(np.int32))
+        self.reported.view[draws] = np.minimum(self.reported.view[draws], most)
+
     def complete(self, ordinals: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether every draw of each of those selections has all its rollouts reported."""
         answer = np.zeros(ordinals.size, np.bool_)
@@ -135,19 +175,25 @@ class Groups:
 
 
 class RunState:
-    """A run's rows, its traffic, its counts and the served score table. ``lock`` guards all but ``table``."""
+    """A run's rows, its traffic, its counts and the served score table.
+
+    ``lock`` guards all but ``table``, which is replaced whole. Who needs a connection to the database as well takes the
+    lock first; it sees to that itself.
+    """
 
     def __init__(self, record: RunRecord, device: torch.device) -> None:
         self.id = record.id
         self.name = record.name
-        self.settings = RunSettings.load(record.settings)
+        self.settings = _whole(RunSettings.load(record.settings))
         self.revision = record.revision
         self.device = device
-        self.lock = threading.RLock()
+        self.lock = RunLock()
         self.learned = threading.Condition()
+        self.over = False  # the run was archived or deleted, or broke: nobody is to work on this state any more
         self.segments: list[Segment] = []
         self.identity = torch.zeros(0, dtype=torch.int64, device=device)
         self.groups: Groups | None = None
+        self.subsets = Masks(device)
         self.table: ScoreTable | None = None
         self.rewind(record.epoch)
 
@@ -162,13 +208,19 @@ class RunState:
         self.traffic = _empty_traffic(self.rows, self.device)
         self.successes = torch.zeros(self.rows, dtype=torch.float64)
         self.trials = torch.zeros(self.rows, dtype=torch.float64)
-        self.reward_sums = RewardSums() if self.settings.reward.kind == "affine" else None
+        self.reward_sums: RewardSums | None = None
+        self._begin_reward_sums()
 
     def retune(self, record: RunRecord) -> None:
         """Take over settings that have changed."""
-        self.settings = RunSettings.load(record.settings)
+        self.settings = _whole(RunSettings.load(record.settings))
         self.revision = record.revision
         self.groups = None
+        if (self.reward_sums is not None) != (self.settings.reward.kind == "affine"):
+            self._begin_reward_sums()  # the reward changes only while the log is empty
+
+    def _begin_reward_sums(self) -> None:
+        self.reward_sums = RewardSums() if self.settings.reward.kind == "affine" else None
 
     @property
     def rows(self) -> int:
@@ -186,6 +238,8 @@ class RunState:
         fresh = _empty_traffic(added, self.device)
         self.segments = self.segments + segments
         self.identity = torch.cat([self.identity, identity.to(self.device)])
+        if len(self.settings.pools) > 1:  # two pools may have the same content
+            self.identity = distinct(self.identity)
         self.traffic = Traffic(
             torch.cat([self.traffic.last_clock, fresh.last_clock]),
             torch.cat([self.traffic.last_draw, fresh.last_draw]),
@@ -196,7 +250,14 @@ class RunState:
         self.groups = None
 
     def apply_selection(self, selection: SelectionRecord) -> None:
-        """Count a selection's draws as issued and pending."""
+        """Count a selection's draws as issued and pending.
+
+        Raises:
+            ValueError: it does not follow the one before, or draws what the run does not have.
+        """
+        if (selection.ordinal, selection.first_draw) != (self.ordinal, self.draws):
+            raise ValueError(f"selection {selection.sequence} does not follow the one before it")
+        _require_below(selection.rows, self.rows, f"a row of selection {selection.sequence}")
         rows = torch.from_numpy(selection.rows.astype(np.int64)).to(self.device)
         self.traffic.last_clock[rows] = selection.clock
         self.traffic.last_draw[rows] = torch.arange(selection.size, device=self.device) + selection.first_draw
@@ -205,14 +266,19 @@ class RunState:
         self.ordinal = selection.ordinal + 1
 
     def apply_log(self, part: LogSlice) -> None:
-        """Take in outcomes: counts at once, draws no longer pending."""
+        """Take in outcomes: counts at once, draws no longer pending.
+
+        Raises:
+            ValueError: they do not follow those before, or are of draws or prompts that the run does not have.
+        """
+        if part.start != self.log_position:
+            raise ValueError(f"the log has a gap after position {self.log_position}")
+        _require_below(part.draw[part.draw >= 0], self.draws, "a draw in the log")
+        _require_below(part.row, self.rows, "a row in the log")
         drawn = part.draw >= 0
         draws = part.draw[drawn]
         first_seen = np.unique(draws[self.issued.reported.view[draws] == 0])
-        rollouts = np.where(
-            part.rollout[drawn] == GROUP, self.issued.rollouts.view[self.issued.selection_of(draws)], 1
-        )
-        np.add.at(self.issued.reported.view, draws, rollouts.astype(np.int32))
+        self.issued.report(draws, part.rollout[drawn], part.part[drawn])
         rows = torch.from_numpy(self.issued.row.view[first_seen].astype(np.int64)).to(self.device)
         self.traffic.open.index_add_(0, rows, -torch.ones_like(rows, dtype=torch.int32))
         every = torch.from_numpy(part.row)
@@ -221,6 +287,17 @@ class RunState:
         if self.reward_sums is not None:
             self.reward_sums.add(part)
         self.log_position = part.head
+
+    def want(self, position: int) -> None:
+        """Somebody waits for the model to learn up to a position of the log."""
+        if position > self.wanted:
+            with self.lock:
+                self.wanted = max(self.wanted, position)
+
+    def visited(self, rows: int) -> Tensor:
+        """Which of the first ``rows`` rows something is known of, bool[N] on the device."""
+        with self.lock:
+            return (self.trials[:rows] > 0).to(self.device)
 
     def softness(self) -> Tensor | None:
         """ρ of every row, float64[N], see ``acquisition.softness``; None where the run's rewards are binary."""
@@ -236,15 +313,49 @@ class RunState:
             self.table = table
             self.learned.notify_all()
 
+    @property
+    def served(self) -> ScoreTable:
+        """The table that answers; an opened run has one."""
+        if self.table is None:
+            raise RuntimeError(f"run {self.name!r} is not loaded")
+        return self.table
+
     def has_learned(self, position: int) -> bool:
         """Whether the served model has learned up to a position of the log."""
         return self.table is not None and self.table.epoch == self.epoch and self.table.trained_through >= position
 
     def wait_learned(self, position: int, seconds: float) -> bool:
-        """Wait for that, or for a restore, after which nobody needs it; false when time ran out."""
+        """Wait for that, or for a restore or the run's end, after which nobody needs it; false when time ran out."""
         epoch = self.epoch
+
+        def done() -> bool:
+            return self.over or self.epoch != epoch or self.has_learned(position)
+
         with self.learned:
-            return self.learned.wait_for(lambda: self.epoch != epoch or self.has_learned(position), seconds)
+            return self.learned.wait_for(done, seconds)
+
+    def end(self) -> None:
+        """Say that nobody is to work on this state any more, and let go whoever waits for its model."""
+        with self.learned:
+            self.over = True
+            self.learned.notify_all()
+
+
+def _whole(settings: RunSettings) -> RunSettings:
+    """Settings that have no gaps.
+
+    Raises:
+        ValueError: they have.
+    """
+    settings.rules(settings.rollouts_per_prompt)
+    settings.reuse()
+    return settings
+
+
+def _require_below(values: NDArray[Any], limit: int, what: str) -> None:
+    """Check that indices are inside what they index: elsewhere a negative one counts from the end."""
+    if values.size and not (int(values.min()) >= 0 and int(values.max()) < limit):
+        raise ValueError(f"{what} is not in 0..{limit - 1}")
 
 
 def _empty_traffic(rows: int, device: torch.device) -> Traffic:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from promptgps_client.wire import Batch, Draws, SelectBatch
 from torch import Tensor
 
@@ -13,47 +14,84 @@ from promptgps_service.acquisition.choose import Choice, Field, TooFew, choose
 from promptgps_service.acquisition.randomness import derive
 from promptgps_service.acquisition.reuse import tiers
 from promptgps_service.acquisition.utility import mixed_probability
-from promptgps_service.errors import Busy, Conflict, Fault, Invalid
+from promptgps_service.errors import Busy, Fault, Invalid, NotFound
+from promptgps_service.flow.catch_up import run_transaction
 from promptgps_service.flow.context import Context, Desk
-from promptgps_service.flow.digest import request_digest
 from promptgps_service.flow.draw_ids import draw_ids
+from promptgps_service.flow.growth import take_up_new_prompts
+from promptgps_service.flow.masks import Mask
 from promptgps_service.flow.quota_groups import quota_groups
-from promptgps_service.flow.rows import prompts_at, rows_of
+from promptgps_service.flow.rows import Keys, pools_at, prompts_at, rows_of
 from promptgps_service.flow.run_state import RunState
+from promptgps_service.flow.same_question import question_of, require_same, warnings_of
+from promptgps_service.flow.states import on_current_run
 from promptgps_service.store.records import RunRecord, SelectionRecord
 from promptgps_service.store.unit import Unit
 
-# What only shapes the answer, or how long it is waited for, is no part of the question.
-_RENDERING = frozenset({"include_text", "wait_seconds", "sequence"})
 # Below this expected share of mixed groups the caller is warned that the pool gives little signal.
 LOW_SIGNAL = 0.2
 # Draws that a step of history has at least: for a trainer that draws one at a time it is not the one before.
 LEAST_HISTORY = 32
 
 
+@dataclass(frozen=True)
+class Restriction:
+    """What a request restricts its draws to.
+
+    Attributes:
+        candidates: int64[M], rows; None where the request names none.
+        exclude: int64[M], rows; empty for none.
+        subset: None where the request names none.
+    """
+
+    candidates: NDArray[np.int64] | None
+    exclude: NDArray[np.int64]
+    subset: Mask | None
+
+
+_UNRESTRICTED = Restriction(None, np.zeros(0, np.int64), None)
+
+
+@on_current_run
 def select_batch(context: Context, request: SelectBatch) -> Batch:
     """Answer a request for draws.
 
     Raises:
-        NotFound: no such run, or unknown keys among candidates or exclusions.
-        Conflict: the sequence has answered another request.
-        Invalid: fewer prompts than the batch wants.
+        NotFound: no such run, unknown keys among candidates or exclusions, or an unknown subset.
+        NotOpen: the run is archived or faulty.
+        Conflict: the sequence has answered another request; names what differs.
+        Invalid: fewer prompts than the batch wants, or a key whose pool is not clear.
         Busy: too many draws of the run are without an outcome.
         Unavailable: the database does not answer; nothing was drawn.
     """
     desk = context.desk(request.run)
-    digest = request_digest(request, _RENDERING)
+    question = question_of(request)
+    replay = _replay(context, desk.state, request, question)
+    if replay is not None:
+        return replay
     warnings = _wait(context, desk, request)
-    while (batch := _draw(context, desk.state, request, digest, warnings)) is None:
+    restriction = _restriction(context, desk.state, request)
+    while (batch := _draw(context, desk.state, request, question, warnings, restriction)) is None:
         _bring_up_to_date(context, desk)
     return batch
 
 
-def _same(found: SelectionRecord | None, digest: str) -> SelectionRecord | None:
-    if found is not None and found.request != digest:
-        detail = f"sequence {found.sequence} has answered another request"
-        raise Conflict(detail, (Fault("sequence", detail),))
-    return found
+def _replay(
+    context: Context, state: RunState, request: SelectBatch, question: str
+) -> Batch | None:
+    """What a sequence was answered before, which many ranks may ask for at once: it holds the run against nobody.
+
+    Raises:
+        Conflict: the sequence has answered another request; names what differs.
+    """
+    if request.sequence is None:
+        return None
+    with context.store.read() as unit:
+        found = unit.selections.find(state.id, request.sequence)
+        if found is None or int(found.rows.max(initial=-1)) >= state.rows:
+            return None
+        require_same(found, request, question)
+        return _render(unit, state, found, request, replayed=True)
 
 
 def _wait(context: Context, desk: Desk, request: SelectBatch) -> list[str]:
@@ -63,10 +101,6 @@ def _wait(context: Context, desk: Desk, request: SelectBatch) -> list[str]:
     state, position = desk.state, context.catch_up(desk.state).log_position
     if state.has_learned(position):
         return []
-    if request.sequence is not None:
-        with context.store.read() as unit:
-            if unit.selections.find(state.id, request.sequence) is not None:
-                return []  # a replay waits for nothing
     desk.trainer.ask(position)
     if not context.waiting.acquire(blocking=False):
         return ["the batch did not wait for the model: too many requests do already"]
@@ -81,36 +115,61 @@ def _wait(context: Context, desk: Desk, request: SelectBatch) -> list[str]:
 
 def _bring_up_to_date(context: Context, desk: Desk) -> None:
     """Let prompts that were added to the pools since take part, and after a restore the model of the snapshot."""
-    state = desk.state
-    with state.lock, context.store.write() as unit:
-        record = unit.runs.lock(state.id)
-        context.catch_up_in(unit, state, record)
-        context.add_grown_rows(unit, state)
-    context.catch_up(state)
+    take_up_new_prompts(context, desk.state)
     desk.trainer.update()
 
 
+def _restriction(context: Context, state: RunState, request: SelectBatch) -> Restriction:
+    """What a request restricts its draws to, looked up before the run is held against others.
+
+    It holds as long as the run does: rows are only ever added, and a subset is what it is.
+    """
+    if request.candidates is None and not request.exclude and request.subset is None:
+        return _UNRESTRICTED
+    subset = None if request.subset is None else _subset(context, state, request.subset)
+    asked = [
+        Keys(request.candidates or [], request.candidates_pool, "candidates", "candidates_pool"),
+        Keys(request.exclude or [], request.exclude_pool, "exclude", "exclude_pool"),
+    ]
+    candidates, exclude = rows_of(context, state, *asked)
+    return Restriction(candidates if request.candidates is not None else None, exclude, subset)
+
+
+def _subset(context: Context, state: RunState, subset: str) -> Mask:
+    known = state.subsets.find(subset)
+    if known is not None:
+        return known
+    with context.store.read() as unit:
+        rows = unit.subsets.find(state.id, subset)
+    if rows is None:
+        detail = f"run {state.name!r} has no subset {subset!r}: send its prompts (again)"
+        raise NotFound(detail, (Fault("subset", detail),))
+    return state.subsets.keep(subset, rows)
+
+
 def _draw(
-    context: Context, state: RunState, request: SelectBatch, digest: str, warnings: list[str]
-) -> Batch | None:
+    context: Context, state: RunState, request: SelectBatch, question: str, warnings: list[str],
+    restriction: Restriction,
+) -> Batch | None:  # fmt: skip
     """Choose and write a selection, holding the run against every other writer.
 
     None where the score table is not the run's: its pools have grown, or it was put back to a snapshot.
     """
     with state.lock:
-        with context.store.write() as unit:
-            record = unit.runs.lock(state.id)
+        with run_transaction(context.store, context.features, state) as (unit, record):
             if request.sequence is not None:
-                found = _same(unit.selections.find(state.id, request.sequence), digest)
+                found = unit.selections.find(state.id, request.sequence)
                 if found is not None:
+                    require_same(found, request, question)
                     return _render(unit, state, found, request, replayed=True)
-            context.catch_up_in(unit, state, record)
+
             _check_open(state, request.batch_size, context.limits.open_draws)
             grown = unit.pools.total([share.pool for share in state.settings.pools]) > state.rows
             table = state.table
             if grown or table is None or table.rows < state.rows or table.epoch != record.epoch:
                 return None
-            selection = _choose(context, unit, state, record, request, digest, warnings)
+
+            selection = _choose(context, unit, state, record, request, question, warnings, restriction)
             unit.selections.add(state.id, selection)
             unit.runs.advance(state.id, draws=record.draws + selection.size, selections=record.selections + 1)
             batch = _render(unit, state, selection, request, replayed=False)
@@ -129,11 +188,10 @@ def _check_open(state: RunState, asked: int, limit: int) -> None:
 
 
 def _choose(
-    context: Context, unit: Unit, state: RunState, record: RunRecord, request: SelectBatch, digest: str,
-    warnings: list[str],
+    context: Context, unit: Unit, state: RunState, record: RunRecord, request: SelectBatch, question: str,
+    warnings: list[str], restriction: Restriction,
 ) -> SelectionRecord:  # fmt: skip
-    table = state.table
-    assert table is not None
+    table = state.served
     settings = state.settings
     sequence = unit.selections.next_sequence(state.id) if request.sequence is None else request.sequence
     clock = record.selections if request.policy_version is None else request.policy_version
@@ -143,13 +201,14 @@ def _choose(
         identity=state.identity,
         tier=tiers(
             state.traffic, settings.reuse(), clock=clock, draws=record.draws, retired=table.retired,
-            allowed=_allowed(unit, state, request),
+            allowed=_allowed(state, restriction),
+            prompts=None if restriction.subset is None else restriction.subset.prompts,
         ),
         last_draw=state.traffic.last_draw,
         posterior=table.posterior,
         groups=quota_groups(unit, state),
         softness=state.softness() if settings.selection.utility == "variance" else None,
-        **_spread(context, state),
+        **_spread(context, unit, state),
     )  # fmt: skip
     rules = settings.rules(rollouts)
     if not table.informed:  # the prior would send everybody to the same extreme texts
@@ -158,12 +217,12 @@ def _choose(
         choice = choose(field, rules, request.batch_size, seed)
     except TooFew as error:
         detail = f"batch_size {request.batch_size} is more than the {error.available} prompts there are {error.where}"
-        raise Invalid.at("batch_size", detail) from error
+        raise Invalid.at("batch_size", detail + _restricted_to(request)) from error
     chosen = table.posterior.take(choice.rows)
     return SelectionRecord(
         sequence=sequence,
         ordinal=record.selections,
-        request=digest,
+        request=question,
         seed=seed,
         clock=clock,
         policy_version=request.policy_version,
@@ -182,21 +241,35 @@ def _choose(
     )
 
 
-def _allowed(unit: Unit, state: RunState, request: SelectBatch) -> Tensor | None:
-    """bool[N]: the caller's candidates less its exclusions; None where it named none."""
-    if request.candidates is None and not request.exclude:
-        return None
-    if request.candidates is None:
-        allowed = torch.ones(state.rows, dtype=torch.bool)
-    else:
-        allowed = torch.zeros(state.rows, dtype=torch.bool)
-        allowed[torch.from_numpy(rows_of(unit, state.segments, request.candidates, "candidates"))] = True
+def _restricted_to(request: SelectBatch) -> str:
+    """What a batch was to be drawn from, where that is not the whole run."""
+    parts = []
+    if request.subset is not None:
+        parts.append(f"in the subset {request.subset}")
+    if request.candidates is not None:
+        parts.append("among the candidates")
     if request.exclude:
-        allowed[torch.from_numpy(rows_of(unit, state.segments, request.exclude, "exclude"))] = False
-    return allowed.to(state.device)
+        parts.append("without what is excluded")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
-def _spread(context: Context, state: RunState) -> dict[str, Tensor]:
+def _allowed(state: RunState, restriction: Restriction) -> Tensor | None:
+    """bool[N]: the caller's candidates in its subset, less its exclusions; None where it named none of them."""
+    allowed = None
+    if restriction.candidates is not None:
+        allowed = torch.zeros(state.rows, dtype=torch.bool)
+        allowed[torch.from_numpy(restriction.candidates)] = True
+        allowed = allowed.to(state.device)
+    if restriction.exclude.size:
+        allowed = torch.ones(state.rows, dtype=torch.bool, device=state.device) if allowed is None else allowed
+        allowed[torch.from_numpy(restriction.exclude).to(state.device)] = False
+    if restriction.subset is not None:
+        own = state.subsets.over(restriction.subset, state.rows).rows
+        allowed = own if allowed is None else allowed & own
+    return allowed
+
+
+def _spread(context: Context, unit: Unit, state: RunState) -> dict[str, Tensor]:
     """Embeddings and anchors, where the run wants diversity."""
     selection = state.settings.selection
     if not selection.diversity:
@@ -206,7 +279,7 @@ def _spread(context: Context, state: RunState) -> dict[str, Tensor]:
     start = int(firsts[0]) if steps and firsts.size else state.draws
     start = min(start, max(state.draws - LEAST_HISTORY * steps, 0))
     anchors = torch.from_numpy(state.issued.row.view[start:].astype(np.int64)).to(state.device)
-    return {"embedding": context.features.embedding(state.segments), "anchors": anchors}
+    return {"embedding": context.features.embedding(unit, state.segments), "anchors": anchors}
 
 
 def _low_signal(choice: Choice, mean: Tensor, rollouts: int, strategy: str) -> list[str]:
@@ -234,10 +307,11 @@ def _render(
         draws=Draws(
             draw_id=draw_ids(state.id, selection.epoch, selection.first_draw, selection.size),
             prompt=[key for key, _ in prompts],
+            pool=pools_at(unit, state, selection.rows.astype(np.int64)),
             predicted_success=selection.predicted.astype(np.float64).round(6).tolist(),
             uncertainty=selection.uncertainty.astype(np.float64).round(6).tolist(),
             rollouts=[selection.rollouts] * selection.size,
             text=[text for _, text in prompts] if request.include_text else None,
         ),
-        warnings=selection.warnings,
+        warnings=selection.warnings + (warnings_of(selection, request) if replayed else []),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from promptgps_service.acquisition.utility import mixed_probability
@@ -18,7 +17,10 @@ MONITORED = ("log_loss", "brier", "spearman")
 
 
 def step_metrics(step: Step, mean: Tensor, served: str, report: Report, rollouts: int) -> Metrics:
-    """Metrics of a step; everything about predictions is what had been said before anyone learned from it.
+    """Metrics of a step: what was observed, whatever its age has the model make of it.
+
+    Everything about predictions is what had been said before anyone learned from the step. A group is what one draw
+    came to: a prompt that several policies have tried is a group of each.
 
     Args:
         step: what was visited and what came of it.
@@ -27,21 +29,21 @@ def step_metrics(step: Step, mean: Tensor, served: str, report: Report, rollouts
         report: scores of all predictors.
         rollouts: n, for the expected share of mixed groups.
     """
-    visits = step.visits
-    groups = visits.trials >= 2
-    mixed = (visits.successes > 0) & (visits.successes < visits.trials)
-    monitor = torch.from_numpy(step.uniform)
+    groups = step.groups
+    compared = groups.trials >= 2
+    mixed = (groups.successes > 0) & (groups.successes < groups.trials)
+    rate = groups.successes / groups.trials
     metrics: Metrics = {
         "clock": float(step.clock),
-        "prompts": float(len(visits)),
-        "rollouts": float(visits.trials.sum()),
-        "success_rate": float(visits.successes.sum() / visits.trials.sum()),
+        "prompts": float(len(step.visits)),
+        "rollouts": float(groups.trials.sum()),
+        "success_rate": float(groups.successes.sum() / groups.trials.sum()),
         "predicted_success": float(mean.mean()),
-        "effective_share": _share(mixed[groups]),
+        "effective_share": _share(mixed[compared]),
         "predicted_effective_share": float(mixed_probability(mean, rollouts).mean()),
-        "uniform_prompts": float(monitor.sum()),
-        "uniform_success_rate": _share(visits.successes[monitor] / visits.trials[monitor]),
-        "uniform_effective_share": _share(mixed[groups & monitor]),
+        "uniform_prompts": float(step.uniform.sum()),
+        "uniform_success_rate": _share(rate[groups.uniform]),
+        "uniform_effective_share": _share(mixed[compared & groups.uniform]),
     }
     for name, scores in report.scores.items():
         own = _told(scores, (*MONITORED, "calibration_error")) | _told(report.uniform.get(name), MONITORED, "uniform_")

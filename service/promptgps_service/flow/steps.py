@@ -20,12 +20,35 @@ MOST_SELECTIONS = 128  # learned from before something is published
 
 
 @dataclass(frozen=True)
+class Groups:
+    """What each draw of a step came to, and what came from elsewhere as it was reported; as it was observed.
+
+    Attributes:
+        successes: float64[G].
+        trials: float64[G], of those that count.
+        uniform: bool[G], whether the draw was a uniform pick.
+    """
+
+    successes: Tensor
+    trials: Tensor
+    uniform: Tensor
+
+
+@dataclass(frozen=True)
 class Step:
-    """H_t with its clock; ``uniform`` bool[M] says which of the visits were uniform picks."""
+    """H_t with its clock.
+
+    Attributes:
+        clock: of its newest draws.
+        visits: what is learned from.
+        uniform: bool[M], which of the visits were uniform picks.
+        groups: what was observed.
+    """
 
     clock: int
     visits: Visits
     uniform: NDArray[np.bool_]
+    groups: Groups
 
 
 def due(part: LogSlice, state: RunState, groups: int) -> int:
@@ -100,7 +123,8 @@ def split_steps(part: LogSlice, state: RunState, least: int, timeline: Timeline)
                 lines = told[start:edge]
                 visits = _visits(part, lines, timeline.ages(version[lines]))
                 monitor = np.isin(visits.rows.numpy(), part.row[lines[uniform[lines]]])
-                yield Step(int(clock[lines].max()), visits, monitor)
+                groups = _groups(part, lines, uniform[lines])
+                yield Step(int(clock[lines].max()), visits, monitor, groups)
                 timeline.add(int(version[lines].max()))
             start = edge
 
@@ -118,16 +142,30 @@ def _visits(part: LogSlice, lines: NDArray[np.int64], ages: NDArray[np.int64]) -
     said at the youngest, as if at a success rate of one half, where a trial says most.
     """
     counts = np.stack([part.successes[lines], part.trials[lines]])
-    keys, observed = _summed(part.row[lines] * OLDEST + ages, torch.from_numpy(counts))
+    keys, by_age = _summed(part.row[lines] * OLDEST + ages, torch.from_numpy(counts))
     row, age = keys // OLDEST, keys % OLDEST
     rows, first = np.unique(row, return_index=True)  # keys ascend: the first of a row is its youngest
     youngest = age[first]
     lag = age - youngest[np.searchsorted(rows, row)]
-    _, merged = _summed(row, torch.stack(temper(observed[0], observed[1], torch.from_numpy(lag), 0.5)))
-    return Visits(torch.from_numpy(rows), merged[0], merged[1], torch.from_numpy(youngest).double())
+    _, merged = _summed(row, torch.stack(temper(by_age[0], by_age[1], torch.from_numpy(lag), 0.5)))
+    observed = _summed(row, by_age)[1] if lag.any() else None
+    ages_of_rows = torch.from_numpy(youngest).double()
+    return Visits(torch.from_numpy(rows), merged[0], merged[1], ages_of_rows, observed)
+
+
+def _groups(
+    part: LogSlice, lines: NDArray[np.int64], uniform: NDArray[np.bool_]
+) -> Groups:
+    """Lines added up by draw; those from elsewhere are a group each."""
+    draw = part.draw[lines]
+    draw = np.where(draw < 0, -1 - np.arange(draw.size), draw)
+    counts = np.stack([part.successes[lines], part.trials[lines], uniform])
+    _, (successes, trials, picks) = _summed(draw, torch.from_numpy(counts))
+    return Groups(successes, trials, picks > 0)
 
 
 def _summed(keys: NDArray[np.int64], values: Tensor) -> tuple[NDArray[np.int64], Tensor]:
-    """The different keys, ascending, and for each the sums of its columns of ``values``, float64[2, L]."""
+    """The different keys, ascending, and for each the sums of its columns of ``values``, float64[C, L]."""
     different, place = np.unique(keys, return_inverse=True)
-    return different, torch.zeros(2, different.size, dtype=torch.float64).index_add_(1, torch.from_numpy(place), values)
+    sums = torch.zeros(len(values), different.size, dtype=torch.float64)
+    return different, sums.index_add_(1, torch.from_numpy(place), values)

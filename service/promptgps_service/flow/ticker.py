@@ -45,7 +45,7 @@ class Ticker:
         while not self._stopping.wait(self._seconds):
             try:
                 self._job()
-            except PromptGPSError as error:  # the database is away, or the lane is full: both pass
+            except PromptGPSError as error:  # the database is away, or somebody is busy: both pass
                 if not troubled:
                     _log.warning("waits", job=self._name, cause=error.detail)
                 troubled = True

@@ -36,5 +36,12 @@ class Timeline:
 
     @classmethod
     def load(cls, text: str) -> Timeline:
-        """What ``dump`` gave."""
-        return cls(json.loads(text))
+        """What ``dump`` gave.
+
+        Raises:
+            ValueError: it is not that.
+        """
+        versions = json.loads(text)
+        if not isinstance(versions, list) or not all(type(one) is int for one in versions):
+            raise ValueError("a timeline is a list of whole numbers")
+        return cls(versions)

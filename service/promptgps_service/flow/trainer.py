@@ -1,41 +1,58 @@
 """Learning: from the log to a new model version, scored over the whole pool, stored, then swapped in one go.
 
-In a process that does not learn a run, the versions that another one has published are loaded, scored and swapped.
-Everything here runs on the lane, so a trainer needs no lock of its own.
+In a process that does not learn a run, the versions that another one has published are loaded, scored and swapped. All
+work of a run is done in order by the device queue, so a trainer needs no lock of its own. The device is only held for
+arithmetic: the database is read and written aside.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
-import numpy as np
 import structlog
 import torch
-from numpy.typing import NDArray
 
-from promptgps_service.errors import Unavailable
+from promptgps_service.errors import Busy, NotOpen, PromptGPSError, RunGone, Unavailable
+from promptgps_service.flow.device_queue import DeviceQueue, Steps
 from promptgps_service.flow.feature_space import FeatureSpace, Matrix
-from promptgps_service.flow.lane import Lane
 from promptgps_service.flow.leases import Leases
+from promptgps_service.flow.loaded_model import (
+    LoadedModel,
+    new_panel,
+    require_finite,
+    stored_panel,
+)
 from promptgps_service.flow.publish import Origin, Overtaken, publish
-from promptgps_service.flow.run_state import RunState, ScoreTable
+from promptgps_service.flow.run_settings import RunSettings
+from promptgps_service.flow.run_state import NewPrompts, RunState, ScoreTable
 from promptgps_service.flow.step_metrics import Metrics, step_metrics
 from promptgps_service.flow.steps import Step, at_most, due, split_steps, waits
 from promptgps_service.flow.timeline import Timeline
-from promptgps_service.flow.warm_start import PINNED, framing, places, source_segments, state_and_rows
-from promptgps_service.model.checkpoint import pack, unpack
-from promptgps_service.model.features import Features
+from promptgps_service.flow.warm_start import (
+    PINNED,
+    framing,
+    places,
+    source_segments,
+    state_and_rows,
+)
 from promptgps_service.model.panel import Panel
 from promptgps_service.model.predictor import Posterior
-from promptgps_service.model.registry import make_predictor
 from promptgps_service.store.records import LogSlice, RunRecord, VersionRecord
 from promptgps_service.store.unit import Store
 
 _log = structlog.get_logger(__name__)
-RETRY_SECONDS = 1.0  # after the database did not answer
-BASELINES = ("beta", "ridge", "constant")
+
+RETRY_SECONDS = 1.0  # after the database did not answer, or memory was short
+TRIES = 2  # at something that breaks, before the run is taken for broken
+
+PASSING = (Unavailable, Busy, NotOpen, RunGone)  # no fault of the run, or one that was told already
+
+# What goes wrong with a run: (what was done, the error) to the error that callers get.
+OnFault = Callable[[str, Exception], PromptGPSError]
 
 
 @dataclass(frozen=True)
@@ -54,38 +71,76 @@ class Learning:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What the database has of a run, to load a model from."""
+
+    record: RunRecord
+    settings: RunSettings
+    epoch: int
+    revision: int
+    matrix: Matrix
+
+    @property
+    def identity(self) -> str:
+        return str(self.settings.predictor())
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to learn now.
+
+    Attributes:
+        steps: to learn from, in order.
+        reached: position of the log that they come to; where they start if there is nothing to learn.
+        head: position up to which the log was read.
+        may_time_out: whether what is left is learned after a while, complete or not.
+    """
+
+    steps: list[Step]
+    reached: int
+    head: int
+    may_time_out: bool
+
+
 class Trainer:
-    """Owner of one run's predictor."""
+    """Owner of one run's model.
+
+    Args:
+        store: the database.
+        features: of the pools.
+        queue: of the device.
+        state: of the run.
+        learning: when to learn.
+        leases: of this process.
+        catch_up: brings the state up to the database; answers the heads that it has come to.
+        on_fault: takes a run out of service that cannot be loaded or learned.
+    """
 
     def __init__(
-        self, store: Store, features: FeatureSpace, lane: Lane, state: RunState, learning: Learning, leases: Leases,
-        catch_up: Callable[[RunState], RunRecord],
+        self, store: Store, features: FeatureSpace, queue: DeviceQueue, state: RunState,
+        learning: Learning, leases: Leases, catch_up: Callable[[RunState], RunRecord],
+        on_fault: OnFault,
     ) -> None:  # fmt: skip
         self._store = store
         self._leases = leases
         self._catch_up = catch_up
         self._features = features
-        self._lane = lane
+        self._queue = queue
         self._state = state
         self._learning = learning
-        self._predictor: Panel | None = None
-        self._matrix: Matrix | None = None
-        self._identity = ""
-        self._epoch = 0
-        self._revision = 0
-        self._version = 0
-        self._through = 0
-        self._timeline = Timeline()
-        self._informed = False
+        self._on_fault = on_fault
+        self._model: LoadedModel | None = None
         self._waiting_since: float | None = None
+        self._failures: Counter[str] = Counter()
 
-    # ---- called from any thread ----------------------------------------------------------------------------
+    # ---- called from any thread --------------------------------------------------------------
 
     def wake(self, wanted: int = 0) -> None:
         """Something was reported: learn when there is enough, and in any case up to what somebody waits for."""
         if self._learning.enabled:
-            self._state.wanted = max(self._state.wanted, wanted)
-            self._lane.submit(("learn", self._state.id), self._learn)
+            self._state.want(wanted)
+            self._queue.submit(self, "learn", self._learn)
 
     def ask(self, position: int) -> None:
         """Somebody waits for the model to learn up to a position: here, or in the process that holds the run.
@@ -102,185 +157,294 @@ class Trainer:
         """Learn up to a position of the log, and return when that is published.
 
         Raises:
-            Busy: the lane is full.
+            Busy: too many wait for the device.
+            NotOpen: the run is broken.
             Unavailable: the database does not answer.
         """
-        self._state.wanted = max(self._state.wanted, position)
-        self._lane.call(self._learn_if_held)
+        self._state.want(position)
+        self._queue.call(self, lambda: self._guarded("learn", self._learn_if_held))
 
     def update(self) -> None:
         """Serve what the database has now: rows, settings, epoch or version are others; from the log if need be.
 
         Raises:
-            Busy: the lane is full.
+            Busy: too many wait for the device.
+            NotOpen: the run is broken.
             Unavailable: the database does not answer.
         """
-        self._lane.call(self.load)
+        self._queue.call(self, lambda: self._guarded("load", self._load_if_other))
 
     def refresh(self) -> None:
         """The same, without waiting for it."""
-        self._lane.submit(("load", self._state.id), self._refresh)
+        self._queue.submit(self, "load", self._refresh)
 
-    def predict_new(
-        self, embedding: NDArray[np.float32], texts: list[str] | None
-    ) -> tuple[Posterior, ScoreTable]:
-        """Posterior for prompts outside the pool, and the version that it comes from."""
-        return self._lane.call(lambda: self._predict_new(embedding, texts))
+    def follow(self) -> None:
+        """Another process may have changed the run: take over what it has written, without waiting for it."""
+        self._queue.submit(self, "follow", self._follow)
 
-    # ---- on the lane ---------------------------------------------------------------------------------------
+    def predict_new(self, parts: Sequence[NewPrompts]) -> tuple[list[Posterior], ScoreTable]:
+        """Posteriors for prompts outside the pool, part by part, all of one version, which comes with them."""
+        return self._queue.call(self, lambda: self._predict_new(parts))
 
-    def load(self) -> None:
-        """Build the predictor over the run's rows and serve the newest stored version, or the prior."""
-        state = self._state
-        record = self._catch_up(state)
-        with state.lock:
-            segments, rows = list(state.segments), state.rows
-        served = (record.epoch, record.revision, record.model_version, rows)
-        if self._predictor is not None and state.table is not None and state.table.made_of == served:
+    # ---- faults ------------------------------------------------------------------------------
+
+    def _guarded(self, doing: str, work: Callable[[], Steps[None]]) -> Steps[None]:
+        """Do something; where it breaks for no fault of the database or of memory, the run is broken.
+
+        Raises:
+            NotOpen: it is.
+            PromptGPSError: of what was done.
+        """
+        try:
+            yield from work()
+        except PASSING:
+            raise
+        except Exception as error:
+            if is_short_of_memory(error):
+                raise
+            fault = error
+        else:
             return
+        raise (yield from self._queue.aside(lambda: self._on_fault(doing, fault)))
+
+    def _in_background(self, key: str, work: Callable[[], Steps[None]]) -> Steps[None]:
+        """Do something that nobody waits for, again and again where the reason why it failed may pass."""
+        if self._state.over:
+            return
+        try:
+            yield from work()
+            self._failures.pop(key, None)
+        except (NotOpen, RunGone):  # what there is to tell was told
+            self._state.end()
+        except PASSING as error:
+            _log.warning("tried again", run=self._state.name, job=key, cause=error.detail)
+            self._again(key, work)
+        except Exception as error:  # noqa: BLE001  one run's fault is that run's
+            self._failures[key] += not is_short_of_memory(error)
+            if self._failures[key] < TRIES:
+                _log.exception("tried again", run=self._state.name, job=key)
+                self._again(key, work)
+                return
+            fault = error
+            yield from self._queue.aside(lambda: self._on_fault(key, fault))
+
+    def _again(self, key: str, work: Callable[[], Steps[None]]) -> None:
+        self._queue.submit(self, key, lambda: self._in_background(key, work), RETRY_SECONDS)
+
+    # ---- loading, on the device --------------------------------------------------------------
+
+    def load(self) -> Steps[None]:
+        """Build the model over the run's rows and serve the newest stored version, or the prior."""
+        yield from self._guarded("load", self._load_if_other)
+
+    def _refresh(self) -> Steps[None]:
+        yield from self._in_background("load", self._load_if_other)
+
+    def _follow(self) -> Steps[None]:
+        yield from self._in_background("follow", self._catch_up_and_load)
+
+    def _catch_up_and_load(self) -> Steps[None]:
+        record = yield from self._queue.aside(lambda: self._catch_up(self._state))
+        table = self._state.table
+        heads = (record.epoch, record.revision, record.model_version, self._state.rows)
+        if table is None or table.made_of != heads:
+            yield from self._loaded()
+
+    def _load_if_other(self) -> Steps[None]:
+        yield from self._loaded()
+
+    def _loaded(self) -> Steps[LoadedModel]:
+        """The model as the database has it, and served so."""
+        found = yield from self._queue.aside(self._find)
+        record, model, table = found.record, self._model, self._state.table
+        rows = found.matrix.features.rows
+
+        served = (found.epoch, found.revision, record.model_version, rows)
+        if model is not None and table is not None and table.made_of == served:
+            return model
+
+        self._model = None  # what breaks off here is not served, and not learned on
+        if model is not None and self._goes_on(model, found):
+            if model.matrix is not found.matrix:
+                model.predictor.grow(found.matrix.features)
+            model.predictor.replaceable = bool(found.settings.selection.fallback)
+            model = replace(model, matrix=found.matrix, revision=found.revision)
+        else:
+            model = yield from self._restored(found)
+            if model.through < record.trained_through:
+                through = model.through
+                yield from self._queue.aside(lambda: self._tell_what_is_lost(record, through))
+
+        self._model = model
+        table = yield from self._table(model, model.version, model.through)
+        self._state.publish(table)
+        return model
+
+    def _find(self) -> _Found:
+        record = self._catch_up(self._state)
+        with self._state.lock:
+            segments = list(self._state.segments)
+            settings = self._state.settings
+            epoch, revision = self._state.epoch, self._state.revision
         with self._store.read() as unit:
-            framed_by = framing(unit, state.settings, segments)
+            framed_by = framing(unit, settings, segments)
         matrix = self._features.matrix(segments, framed_by)
-        identity = str(state.settings.predictor())
-        if self._predictor is not None and identity == self._identity and self._is_current(record):
-            self._predictor.grow(matrix.features)
-        else:  # the epoch is that of the heads: should a restore come in between, publishing finds out
-            self._epoch, self._version = record.epoch, 0
-            self._predictor = self._restored(identity, matrix)
-            if self._through < record.trained_through:
-                self._tell_what_is_lost(record)
-        self._predictor.replaceable = bool(state.settings.selection.fallback)
-        self._identity, self._matrix, self._revision = identity, matrix, record.revision
-        self._serve()
+        return _Found(record, settings, epoch, revision, matrix)
 
-    def _is_current(self, record: RunRecord) -> bool:
-        """Whether the predictor comes from the published version."""
-        return (record.epoch, record.model_version) == (self._epoch, self._version)
+    def _goes_on(self, model: LoadedModel, found: _Found) -> bool:
+        """Whether the model is the published version, by the predictor that the run asks for."""
+        own = (model.identity, model.epoch, model.version)
+        return own == (found.identity, found.epoch, found.record.model_version)
 
-    def _tell_what_is_lost(self, record: RunRecord) -> None:
+    def _tell_what_is_lost(self, record: RunRecord, through: int) -> None:
         """What the newest version had learned is to be learned again: the run is behind, which a worker sees."""
-        self._state.wanted = max(self._state.wanted, record.trained_through)
+        self._state.want(record.trained_through)
+        heads = (record.epoch, record.revision, record.model_version)
         with self._store.write() as unit:
             now = unit.runs.lock(record.id)
-            if (now.epoch, now.revision, now.model_version) == (record.epoch, record.revision, record.model_version):
-                unit.runs.advance(record.id, trained_through=self._through)
+            if (now.epoch, now.revision, now.model_version) == heads:
+                unit.runs.advance(record.id, trained_through=through)
                 unit.runs.want(record.id, record.trained_through)
 
-    def _refresh(self) -> None:
-        try:
-            self.load()
-        except Unavailable:
-            _log.warning("the database does not answer; loading waits", run=self._state.name)
-            self._lane.submit(("load", self._state.id), self._refresh, RETRY_SECONDS)
-
-    def _restored(self, identity: str, matrix: Matrix) -> Panel:
+    def _restored(self, found: _Found) -> Steps[LoadedModel]:
         """The newest stored state; at the start of a run, the prior, or what the run it is to start from has learned.
 
         A state of another predictor, or one that cannot be read, is left alone: the log is learned from where the one
         before it stopped, or from its start.
         """
-        features = matrix.features
-        self._through, self._timeline = 0, Timeline()
-        self._informed = features.offline is not None
-        with self._store.read() as unit:
-            stored = unit.versions.latest(self._state.id)
-        if stored is not None:
-            self._version = stored.version
+        newest = stored = yield from self._queue.aside(lambda: self._stored(None))
+        fresh = self._fresh(found, version=0 if newest is None else newest.version)
+
         while stored is not None:
-            if stored.version == PINNED:
-                self._informed = True
-                return self._warm(stored, matrix)
-            restored = self._loaded(stored, identity, features)
-            if restored is not None:
-                self._through, self._timeline = stored.trained_through, restored[1]
-                return restored[0]
-            with self._store.read() as unit:
-                stored = unit.versions.latest(self._state.id, below=stored.version)
-        return self._fresh(features)
+            current = stored
+            try:
+                if current.version == PINNED:
+                    return (yield from self._warm(fresh, found, current))
+                if current.trained_through > found.record.log_position:
+                    raise ValueError(f"it has learned up to {current.trained_through}, past the log")
+                loaded = stored_panel(
+                    current, found.identity, found.settings, found.matrix.features, self._state.device
+                )
+                if loaded is not None:
+                    panel, timeline = loaded
+                    return replace(
+                        fresh, predictor=panel, timeline=timeline, through=current.trained_through
+                    )
+            except PASSING:
+                raise
+            except Exception as error:
+                if is_short_of_memory(error):
+                    raise  # else bytes that are damaged: they can break anything
+                _log.error(
+                    "a stored model cannot be read; what it had learned is learned anew",
+                    run=self._state.name, model_version=current.version, cause=repr(error),
+                )  # fmt: skip
+            stored = yield from self._stored_below(current.version)
+        return fresh
 
-    def _warm(self, pinned: VersionRecord, matrix: Matrix) -> Panel:
+    def _stored_below(self, version: int) -> Steps[VersionRecord | None]:
+        return (yield from self._queue.aside(lambda: self._stored(version)))
+
+    def _stored(self, below: int | None) -> VersionRecord | None:
         with self._store.read() as unit:
-            segments = source_segments(unit, self._state.settings)
-        panel = self._fresh(matrix.features)
-        state, rows = state_and_rows(pinned)
-        panel.begin(state, places(self._features.matrix(segments).identity[:rows], matrix.identity))
-        return panel
+            return unit.versions.latest(self._state.id, below=below)
 
-    def _loaded(
-        self, stored: VersionRecord, identity: str, features: Features
-    ) -> tuple[Panel, Timeline] | None:
-        try:
-            tensors, metadata = unpack(stored.state)
-            if metadata["identity"] != identity:
-                return None
-            predictor = self._fresh(features.head(int(metadata["rows"])))
-            predictor.load_state_dict(tensors)
-            timeline = Timeline.load(metadata["timeline"])
-        except (ValueError, KeyError) as error:
-            _log.error(
-                "a stored model cannot be read; what it had learned is learned anew",
-                run=self._state.name, model_version=stored.version, cause=str(error),
-            )  # fmt: skip
-            return None
-        if int(metadata["rows"]) < features.rows:  # the pools have grown since
-            predictor.grow(features)
-        return predictor, timeline
+    def _fresh(self, found: _Found, version: int) -> LoadedModel:
+        features = found.matrix.features
+        return LoadedModel(
+            predictor=new_panel(found.settings, features, self._state.device),
+            matrix=found.matrix,
+            identity=found.identity,
+            epoch=found.epoch,  # should a restore come in between, publishing finds out
+            revision=found.revision,
+            version=version,
+            through=0,
+            timeline=Timeline(),
+            informed=features.offline is not None,
+        )
 
-    def _fresh(self, features: Features) -> Panel:
-        main, parameters = self._state.settings.predictor()
-        members = [make_predictor(main, features, self._state.device, **parameters)]
-        members += [make_predictor(name, features, self._state.device) for name in BASELINES if name != main]
-        return Panel(members)
+    def _warm(
+        self, fresh: LoadedModel, found: _Found, pinned: VersionRecord
+    ) -> Steps[LoadedModel]:
+        there, rows = yield from self._queue.aside(lambda: self._source(found.settings, pinned))
+        state, _ = state_and_rows(pinned)
+        panel = new_panel(found.settings, found.matrix.features, self._state.device)
+        panel.begin(state, places(there.identity[:rows], found.matrix.identity))
+        require_finite(panel)
+        return replace(fresh, predictor=panel, informed=True)
 
-    def _learn(self) -> None:
-        try:
-            self._learn_if_held()
-        except Unavailable:
-            _log.warning("the database does not answer; learning waits", run=self._state.name)
-            self._lane.submit(("learn", self._state.id), self._learn, RETRY_SECONDS)
+    def _source(self, settings: RunSettings, pinned: VersionRecord) -> tuple[Matrix, int]:
+        """Features of the run that this one started from, and how many of its rows the pinned state is about."""
+        _, rows = state_and_rows(pinned)
+        with self._store.read() as unit:
+            segments = source_segments(unit, settings)
+        return self._features.matrix(segments), rows
 
-    def _learn_if_held(self) -> None:
-        if not self._leases.hold(self._state.id):
+    # ---- learning, on the device -------------------------------------------------------------
+
+    def _learn(self) -> Steps[None]:
+        yield from self._in_background("learn", self._learn_if_held)
+
+    def _learn_if_held(self) -> Steps[None]:
+        run_id = self._state.id
+        if not (yield from self._queue.aside(lambda: self._leases.hold(run_id))):
             return  # another process learns this run, and its versions are loaded as they come
         try:
-            self._learn_what_is_due()
+            yield from self._learn_what_is_due()
         except Overtaken as reason:
             _log.warning("what was learned is dropped", run=self._state.name, cause=str(reason))
-            self._predictor = None
-            self._leases.forget(self._state.id)
-            self.load()
+            self._model = None
+            self._leases.forget(run_id)
+            yield from self._loaded()
             self.wake()
         except BaseException:
             # A fit that broke off half-way is not served and not learned on: the stored version stands.
-            self._predictor = None
+            self._model = None
             raise
 
-    def _learn_what_is_due(self) -> None:
-        record = self._catch_up(self._state)
-        if self._predictor is None or record.revision != self._revision or not self._is_current(record):
-            self.load()
-        part = self._log_after(self._through)
-        with self._state.lock:
-            if self._state.epoch != self._epoch:
-                raise Overtaken("the run was put back to a snapshot")
-            if self._state.log_position > part.head:  # what is due is a question to all that the state has counted
-                part = part.then(self._log_after(part.head))
-            steps, reached = self._due(part)
-        if reached > self._through:
+    def _learn_what_is_due(self) -> Steps[None]:
+        model = yield from self._up_to_date()
+        while (plan := (yield from self._planned(model))) is None:
+            model = yield from self._up_to_date()
+
+        if plan.reached > model.through:
             self._waiting_since = None
-            self._advance(steps, reached)
-            if reached < part.head:  # there may be more to learn, once the others have had their turn
-                self._lane.submit(("learn", self._state.id), self._learn)
-        elif part and self._may_time_out(part):
+            yield from self._advance(model, plan)
+            if plan.reached < plan.head:  # there may be more to learn, once the others had their turn
+                self._queue.submit(self, "learn", self._learn)
+        elif plan.head > plan.reached and plan.may_time_out:
             self._waiting_since = self._waiting_since or time.monotonic()
-            self._lane.submit(("learn", self._state.id), self._learn, self._learning.seconds)
+            self._queue.submit(self, "learn", self._learn, self._learning.seconds)
 
-    def _log_after(self, position: int) -> LogSlice:
-        """What the log has after a position, as far as the state knows it: lines refer to its draws."""
-        with self._store.read() as unit:
-            return unit.log.after(self._state.id, position, until=self._state.log_position)
+    def _up_to_date(self) -> Steps[LoadedModel]:
+        """The model, loaded anew where the run is not what it was loaded from."""
+        model = self._model
+        record = yield from self._queue.aside(lambda: self._catch_up(self._state))
+        heads = (record.epoch, record.revision, record.model_version, self._state.rows)
+        if model is not None and heads == (model.epoch, model.revision, model.version, model.rows):
+            return model
+        return (yield from self._loaded())
 
-    def _due(self, part: LogSlice) -> tuple[list[Step], int]:
+    def _planned(self, model: LoadedModel) -> Steps[_Plan | None]:
+        return (yield from self._queue.aside(lambda: self._plan(model)))
+
+    def _plan(self, model: LoadedModel) -> _Plan | None:
+        """What is due; None where the run has rows that the model has not.
+
+        Raises:
+            Overtaken: the run was put back to a snapshot.
+        """
+        state = self._state
+        with state.lock, self._store.read() as unit:
+            if state.epoch != model.epoch:
+                raise Overtaken("the run was put back to a snapshot")
+            if state.rows != model.rows:
+                return None
+            part = unit.log.after(state.id, model.through, until=state.log_position)
+            steps, reached = self._due(part, model.timeline)
+            return _Plan(steps, reached, part.head, self._may_time_out(part))
+
+    def _due(self, part: LogSlice, timeline: Timeline) -> tuple[list[Step], int]:
         """Steps to learn from now, and the position of the log that they reach.
 
         Between what is due by itself and what somebody waits for the steps are cut at the same positions, whether the
@@ -301,7 +465,7 @@ class Trainer:
             position, wanted = at_most(rest, state, position), position
             if position == reached:
                 break
-            steps += split_steps(rest.until(position), state, groups, self._timeline)
+            steps += split_steps(rest.until(position), state, groups, timeline)
             reached = position
             if position < wanted:
                 break
@@ -310,73 +474,94 @@ class Trainer:
     def _may_time_out(self, part: LogSlice) -> bool:
         return not waits(self._state) or bool((part.draw < 0).all())
 
-    def _advance(self, steps: list[Step], reached: int) -> None:
-        assert self._predictor is not None
+    def _advance(self, model: LoadedModel, plan: _Plan) -> Steps[None]:
+        """Learn what is planned, publish it and serve it."""
         state = self._state
+        measured: list[Metrics] = []
+        fit_seconds = 0.0
+        for step in plan.steps:
+            started = time.perf_counter()
+            measured.append(self._step(model.predictor, step))
+            fit_seconds += time.perf_counter() - started
+            yield None
+
         started = time.perf_counter()
-        measured = []
-        for step in steps:
-            mean = self._predictor.predict().take(step.visits.rows).mean.cpu()
-            served = self._predictor.served
-            report = self._predictor.observe(step.visits, torch.from_numpy(step.uniform))
-            measured.append(step_metrics(step, mean, served, report, state.settings.rollouts_per_prompt))
-            if report.served != served or report.failed:
-                _log.warning("predictors", run=state.name, served=report.served, failed=report.failed)
-        version = self._version + max(len(measured), 1)
-        fitted = time.perf_counter()
-        table = self._table(version, reached)
+        version = model.version + max(len(measured), 1)
+        table = yield from self._table(model, version, plan.reached)
+        score_seconds = time.perf_counter() - started
         if measured:
-            measured[-1] |= {"fit_seconds": fitted - started, "score_seconds": time.perf_counter() - fitted}
-        self._store_version(version, reached, measured)
-        self._version, self._through = version, reached
+            measured[-1] |= {"fit_seconds": fit_seconds, "score_seconds": score_seconds}
+
+        yield from self._store_version(model, model.packed(version, plan.reached), measured)
+        self._model = replace(model, version=version, through=plan.reached)
         state.publish(table)
         _log.info(
-            "learned", run=state.name, model_version=version, trained_through=reached,
-            seconds=round(time.perf_counter() - started, 4),
+            "learned", run=state.name, model_version=version, trained_through=plan.reached,
+            seconds=round(fit_seconds + score_seconds, 4),
         )  # fmt: skip
 
-    def _store_version(self, version: int, through: int, measured: list[Metrics]) -> None:
+    def _step(self, predictor: Panel, step: Step) -> Metrics:
+        """Score everybody on a step, and let them learn from it."""
+        mean = predictor.predict().take(step.visits.rows).mean.cpu()
+        served = predictor.served
+        report = predictor.observe(step.visits, torch.from_numpy(step.uniform))
+        if report.served != served or report.failed:
+            _log.warning(
+                "predictors", run=self._state.name, served=report.served, failed=report.failed
+            )
+        return step_metrics(step, mean, served, report, self._state.settings.rollouts_per_prompt)
+
+    def _store_version(
+        self, model: LoadedModel, record: VersionRecord, measured: list[Metrics]
+    ) -> Steps[None]:
         """Until this is stored the predictor is ahead of the log's reader, so it must not be given up."""
-        assert self._predictor is not None
-        assert self._matrix is not None
-        rows = str(self._matrix.features.rows)
-        metadata = {"identity": self._identity, "rows": rows, "timeline": self._timeline.dump()}
-        state = pack(self._predictor.state_dict(), metadata)
-        record = VersionRecord(version, through, self._predictor.served, state)
-        origin = Origin(self._state.id, self._leases.worker, self._epoch, self._revision, self._version)
+        worker = self._leases.worker
+        origin = Origin(self._state.id, worker, model.epoch, model.revision, model.version)
         while True:
             try:
-                with self._store.write() as unit:
-                    publish(unit, origin, record, measured)
+                yield from self._queue.aside(lambda: self._publish(origin, record, measured))
                 return
             except Unavailable:
                 _log.warning("the database does not answer; publishing waits", run=self._state.name)
-                if not self._lane.rest(RETRY_SECONDS):
-                    raise
+                yield RETRY_SECONDS
 
-    def _table(self, version: int, through: int) -> ScoreTable:
-        assert self._predictor is not None
-        assert self._matrix is not None
-        posterior, rows = self._predictor.predict(), self._matrix.features.rows
+    def _publish(self, origin: Origin, record: VersionRecord, measured: list[Metrics]) -> None:
+        with self._store.write() as unit:
+            publish(unit, origin, record, measured)
+
+    def _table(self, model: LoadedModel, version: int, through: int) -> Steps[ScoreTable]:
         above = self._state.settings.selection.retire_above
-        retired = None
-        if above is not None:
-            visited = (self._state.trials[:rows] > 0).to(self._state.device)
-            retired = (posterior.mean > above) & visited
-        informed = self._informed or through > 0
-        return ScoreTable(self._epoch, self._revision, version, through, posterior, rows, retired, informed)
+        if above is None:
+            return model.table(version, through, None)
+        visited = yield from self._queue.aside(lambda: self._state.visited(model.rows))
+        mean = model.predictor.predict().mean
+        return model.table(version, through, (mean > above) & visited)
 
-    def _serve(self) -> None:
-        self._state.publish(self._table(self._version, self._through))
+    # ---- new prompts, on the device ----------------------------------------------------------
 
     def _predict_new(
-        self, embedding: NDArray[np.float32], texts: list[str] | None
-    ) -> tuple[Posterior, ScoreTable]:
-        if self._predictor is None:
-            self.load()
-        assert self._predictor is not None
-        assert self._matrix is not None
-        assert self._state.table is not None
-        x = self._features.new_features(self._matrix, embedding, texts)
-        return self._predictor.predict_new(x), self._state.table
+        self, parts: Sequence[NewPrompts]
+    ) -> Steps[tuple[list[Posterior], ScoreTable]]:
+        """One job for all parts: nothing is learned between them."""
+        model = self._model
+        if model is None:
+            yield from self.load()
+            model = self._model
+        if model is None:
+            self._not_loaded()
+        table = self._state.served
+        posteriors = []
+        for part in parts:
+            x = self._features.new_features(model.matrix, part.embedding, part.texts)
+            posteriors.append(model.predictor.predict_new(x))
+            yield None
+        return posteriors, table
 
+    def _not_loaded(self) -> NoReturn:
+        raise RuntimeError(f"run {self._state.name!r} was loaded, and has no model")
+
+
+def is_short_of_memory(error: Exception) -> bool:
+    """Whether it is the machine, and not the run, that is at fault; torch has no class of its own for the host."""
+    short = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+    return short or (isinstance(error, RuntimeError) and "alloc" in str(error))

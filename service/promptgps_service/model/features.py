@@ -123,18 +123,32 @@ class Frame:
     rows: int
 
     def apply(self, raw: dict[str, Tensor]) -> Tensor:
-        """Map raw blocks by name, each float[M, D_g], to features float32[M, D]."""
+        """Map raw blocks by name, each float[M, D_g], to features float32[M, D].
+
+        A block that the frame has and the prompts have not, or not with all columns, is not known of any of them; one
+        that the frame has not is left out.
+        """
         rows = len(next(iter(raw.values())))
         x = torch.empty(rows, sum(int(frame.mean.numel()) for frame in self.blocks))
         for start in range(0, rows, ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
             made: dict[str, Tensor] = {}
             for frame in self.blocks:
-                block = waves(made["surface"]) if frame.name == "waves" else raw[frame.name][part]
-                made[frame.name] = frame.apply(block)
+                made[frame.name] = frame.apply(self._block(frame, raw, part))
             if made:
                 x[part] = torch.cat(list(made.values()), dim=1)
         return x
+
+    def _block(self, frame: BlockFrame, raw: dict[str, Tensor], part: slice) -> Tensor:
+        """Rows of one raw block, NaN where they are not known."""
+        if frame.name == "waves":
+            surface = next(other for other in self.blocks if other.name == "surface")
+            return _waves_of(surface, self._block(surface, raw, part))
+        block = raw.get(frame.name)
+        if block is not None and block.shape[1] == frame.mean.numel():
+            return block[part]
+        count = len(next(iter(raw.values()))[part])
+        return torch.full((count, frame.mean.numel()), torch.nan)
 
     def features(self, raw: dict[str, Tensor], offline: Tensor | None = None) -> Features:
         """Feature matrix of the pool in this frame; ``offline`` float64[N, 2] goes along."""
@@ -153,7 +167,7 @@ def fit_frame(raw: dict[str, Tensor]) -> Frame:
     blocks = [fit_block(name, part, standardise=name == "surface") for name, part in told.items()]
     surface = next((block for block in blocks if block.name == "surface"), None)
     if surface is not None:
-        blocks.append(fit_block("waves", waves(surface.apply(raw["surface"])), standardise=False))
+        blocks.append(fit_block("waves", _waves_of(surface, raw["surface"]), standardise=False))
     return Frame(tuple(blocks), len(next(iter(raw.values()))))
 
 
@@ -167,6 +181,12 @@ def offline_log_odds(offline: Tensor) -> Tensor:
 def offline_level(offline: Tensor | None) -> float:
     """Logits that offline pass rates, float64[M, 2], let expect of a pool; 0 where there are none."""
     return 0.0 if offline is None else OFFLINE_SLOPE * float(offline_log_odds(offline).nanmean())
+
+
+def _waves_of(surface: BlockFrame, raw: Tensor) -> Tensor:
+    """Waves of raw surface counts float[M, S]; NaN where they are not known: those of an average text tell nothing."""
+    made = waves(surface.apply(raw))
+    return torch.where(raw.isnan().any(1, keepdim=True), torch.nan, made)
 
 
 def waves(x: Tensor) -> Tensor:

@@ -72,19 +72,29 @@ class Panel:
             visits: the step.
             uniform: bool[M], which of the visits were uniform picks.
         """
-        scores = self._scores(visits, torch.ones(len(visits), dtype=torch.bool))
-        monitor = {} if uniform is None else self._scores(visits, uniform)
-        self._compare(scores)
+        everything = torch.ones(len(visits), dtype=torch.bool)
+        counts = torch.stack([visits.successes, visits.trials])
+        observed = counts if visits.observed is None else visits.observed
+        scores = self._scores(visits.rows, observed, everything)
+        monitor = {} if uniform is None else self._scores(visits.rows, observed, uniform)
+        tempered = scores if observed is counts else self._scores(visits.rows, counts, everything)
+        self._compare(tempered)
         for name, member in self.members.items():
             self._learn(name, member, visits)
         self._decide()
         return Report(scores, monitor, self.served, dict(self._failed), self._vitals())
 
-    def _scores(self, visits: Visits, which: Tensor) -> dict[str, Scores]:
-        """Everybody's, on the visits that ``which``, bool[M], has; none where it has none."""
+    def _scores(self, visited: Tensor, counts: Tensor, which: Tensor) -> dict[str, Scores]:
+        """Everybody's on a step.
+
+        Args:
+            visited: long[M], its rows.
+            counts: float64[2, M], successes and trials.
+            which: bool[M], the visits to be scored on; without any there are no scores.
+        """
         if not bool(which.any()):
             return {}
-        rows, s, n = visits.rows[which], visits.successes[which], visits.trials[which]
+        rows, (s, n) = visited[which], counts[:, which]
         return {name: score(self.posterior(name).take(rows).mean.cpu(), s, n) for name in self.members}
 
     def _vitals(self) -> dict[str, float]:

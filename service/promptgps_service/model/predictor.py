@@ -25,12 +25,15 @@ class Visits:
         trials: float64[M], n > 0.
         age: float64[M] or one number for all, steps learned by newer policies than the one that made the outcomes.
             The older, the less an outcome weighs; at 0 it weighs in full.
+        observed: float64[2, M], successes and trials as they were reported, where outcomes of several ages have been
+            tempered to be merged; None where s and n are what was reported. It is scored against, never learned from.
     """
 
     rows: Tensor
     successes: Tensor
     trials: Tensor
     age: Tensor = FRESH
+    observed: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.rows.numel())

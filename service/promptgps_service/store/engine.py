@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, make_url
 
 from promptgps_service.errors import Invalid
 
-# Request threads, the training lane and imports; a smaller pool would make threads queue where nobody sees it.
+# Request threads, what learns and imports; a smaller pool would make threads queue where nobody sees it.
 CONNECTIONS = 48
 BUSY_TIMEOUT_MS = 30_000
 # A database machine that vanishes says nothing: its silence must not keep a request, and the run it has locked, for

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from promptgps_client.wire import ROUNDING
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import registry
 
@@ -37,6 +38,16 @@ class Log:
             asked = {"run": run_id, "draws": draws[start : start + LOOKUP]}
             found.extend(OutcomeRecord(*row) for row in self._connection.execute(_OF_DRAWS, asked).all())
         return found
+
+    def has_reward(self, run_id: int, value: float) -> bool:
+        """Whether some rollout that counts has had that reward, up to rounding; reads the log until it finds one."""
+        near = outcomes.c.reward.between(value - ROUNDING, value + ROUNDING)
+        query = (
+            select(outcomes.c.position)
+            .where(outcomes.c.run_id == run_id, outcomes.c.trials > 0, near)
+            .limit(1)
+        )
+        return self._connection.execute(query).first() is not None
 
     def append(self, run_id: int, head: int, records: Sequence[OutcomeRecord]) -> int:
         """Append records after position ``head``; the run must be locked. Answers the new head."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
     BindParameter,
+    Column,
     ColumnElement,
     Connection,
+    Select,
     and_,
     bindparam,
     delete,
@@ -21,16 +23,19 @@ from sqlalchemy import (
     update,
 )  # fmt: skip
 
-from promptgps_service.errors import Busy, NotFound
+from promptgps_service.errors import Busy, NotFound, PoolNotOpen
 from promptgps_service.store.clock import utc_now
+from promptgps_service.store.events import POOL_DELETED, Events
+from promptgps_service.store.ids import fresh_id
 from promptgps_service.store.named import insert_named
-from promptgps_service.store.records import PoolArrays, PoolChunk, PoolRecord, record_of
-from promptgps_service.store.tables import VECTORS, pool_chunks, pools, prompts
+from promptgps_service.store.records import Known, PoolArrays, PoolChunk, PoolRecord, record_of
+from promptgps_service.store.states import ARCHIVED, DELETING, OPEN, VISIBLE, hidden_name
+from promptgps_service.store.tables import VECTORS, pool_chunks, pools, prompt_aliases, prompts
 
 T = TypeVar("T")
 
 LOOKUP = 8_192  # bound parameters in one query; SQLite takes 32,766, PostgreSQL 65,535
-
+SCAN_SHARE = 4  # a look-up of more than one in so many of a pool's prompts reads all its keys instead
 
 _MANY: BindParameter[Any] = bindparam("many", expanding=True)
 _AT = select(prompts.c.position, prompts.c.key).where(
@@ -38,6 +43,7 @@ _AT = select(prompts.c.position, prompts.c.key).where(
 )
 _AT_WITH_TEXT = _AT.add_columns(prompts.c.text)
 _TOTAL = select(func.sum(pools.c.prompts)).where(pools.c.name.in_(_MANY))
+_NAMED = select(pools).where(pools.c.name.in_(_MANY))
 
 
 class Pools:
@@ -46,29 +52,40 @@ class Pools:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def find(self, name: str) -> PoolRecord | None:
-        """The pool of that name, if there is one."""
-        row = self._connection.execute(select(pools).where(pools.c.name == name)).one_or_none()
+    def find(self, name: str, *, keep: bool = False) -> PoolRecord | None:
+        """The pool of that name, if there is one; with ``keep`` nobody deletes it while the unit of work lasts."""
+        query = select(pools).where(pools.c.name == name, pools.c.state.in_(VISIBLE))
+        if keep:
+            query = query.with_for_update(read=True, key_share=True)
+        row = self._connection.execute(query).one_or_none()
         return None if row is None else record_of(PoolRecord, row)
 
-    def get(self, name: str) -> PoolRecord:
-        """The pool of that name.
+    def get(self, name: str, *, keep: bool = False) -> PoolRecord:
+        """The pool of that name, as ``find`` has it.
 
         Raises:
             NotFound: there is none.
         """
-        found = self.find(name)
+        found = self.find(name, keep=keep)
         if found is None:
-            raise NotFound(f"there is no pool {name!r}")
+            deleted = Events(self._connection).latest(POOL_DELETED, pool=name)
+            when = f": it was deleted at {deleted.created_at}" if deleted is not None else ""
+            raise NotFound(f"there is no pool {name!r}{when}")
         return found
 
     def by_id(self, pool_id: int) -> PoolRecord:
         """The pool with that id, which must exist."""
         return record_of(PoolRecord, self._connection.execute(select(pools).where(pools.c.id == pool_id)).one())
 
+    def named(self, names: Sequence[str]) -> list[PoolRecord]:
+        """The pools of those names, which must exist, in their order."""
+        found = {row.name: row for row in self._connection.execute(_NAMED, {"many": names}).all()}
+        return [record_of(PoolRecord, found[name]) for name in names]
+
     def all(self) -> list[PoolRecord]:
         """Every pool, by name."""
-        return [record_of(PoolRecord, row) for row in self._connection.execute(select(pools).order_by(pools.c.name))]
+        query = select(pools).where(pools.c.state.in_(VISIBLE)).order_by(pools.c.name)
+        return [record_of(PoolRecord, row) for row in self._connection.execute(query)]
 
     def total(self, names: Sequence[str]) -> int:
         """Prompts of those pools together."""
@@ -77,13 +94,37 @@ class Pools:
     def create(self, name: str, embedding: dict[str, object], dimension: int) -> PoolRecord | None:
         """Make an empty pool; None where the name is taken, perhaps by another process just now."""
         statement = insert(pools).values(
-            name=name, embedding=embedding, dimension=dimension, prompts=0, frame_rows=0, created_at=utc_now()
-        )
+            name=name, embedding=embedding, dimension=dimension, prompts=0, frame_rows=0, created_at=utc_now(),
+            **fresh_id(self._connection, pools, POOL_DELETED),
+        )  # fmt: skip
         return self.get(name) if insert_named(self._connection, statement) else None
 
     def set_frame(self, pool_id: int, rows: int) -> None:
         """Say by which first rows the pool's features are standardised."""
         self._connection.execute(update(pools).where(pools.c.id == pool_id).values(frame_rows=rows))
+
+    def set_state(self, pool_id: int, state: str) -> None:
+        """Open or archive a pool."""
+        self._connection.execute(update(pools).where(pools.c.id == pool_id).values(state=state))
+
+    def hold_for_deletion(self, pool_id: int) -> PoolRecord:
+        """The pool, held against every writer and against whoever refers to it until the unit of work ends.
+
+        Raises:
+            NotFound: it was deleted.
+        """
+        row = self._connection.execute(select(pools).where(pools.c.id == pool_id).with_for_update()).one_or_none()
+        if row is None or row.state == DELETING:
+            raise NotFound("the pool was deleted")
+        return record_of(PoolRecord, row)
+
+    def hide(self, pool_id: int) -> None:
+        """Take a pool out of sight: its name is free, and an import under way ends.
+
+        Its prompts are left for ``Removal``. The pool must be held for deletion, and no run may need it.
+        """
+        hidden = {"name": hidden_name(pool_id), "state": DELETING, "import_token": None, "import_beat": None}
+        self._connection.execute(update(pools).where(pools.c.id == pool_id).values(**hidden))
 
     # ---- staged import -------------------------------------------------------------------------------------
 
@@ -104,24 +145,31 @@ class Pools:
 
         Raises:
             Busy: another import is under way.
+            PoolNotOpen: the pool is archived.
+            NotFound: it was deleted.
         """
         free: ColumnElement[bool] = pools.c.import_token.is_(None)
         if dead is not None:
             free = or_(free, and_(pools.c.import_token == dead[0], pools.c.import_beat == dead[1]))
         taken = self._connection.execute(
-            update(pools).where(pools.c.id == pool.id, free).values(import_token=token, import_beat=0)
+            update(pools)
+            .where(pools.c.id == pool.id, pools.c.state == OPEN, free)
+            .values(import_token=token, import_beat=0)
         )
         if taken.rowcount != 1:
+            self._check_open(pool.id)
             raise Busy(f"another import into pool {pool.name!r} is under way", retry_after=2.0)
-        length = self._connection.execute(select(pools.c.prompts).where(pools.c.id == pool.id)).scalar_one()
-        self._drop_from(pool.id, length)
-        return int(length)
+        committed = self.by_id(pool.id)
+        self._drop_from(committed.id, committed.prompts, committed.aliases)
+        return committed.prompts
 
     def stage(self, pool_id: int, token: str, start: int, chunk: PoolChunk) -> None:
         """Write prompts at positions start.., not yet visible.
 
         Raises:
             Busy: the token was lost to another import.
+            PoolNotOpen: the pool was archived since.
+            NotFound: it was deleted since.
         """
         self._hold(pool_id, token)
         count = len(chunk)
@@ -138,7 +186,8 @@ class Pools:
             for index, values in enumerate(columns)
         ]
         self._connection.execute(insert(prompts), rows)
-        identity = np.frombuffer(b"".join(digest[:8] for digest in chunk.digests), VECTORS["identity"])
+        identities = chunk.identities or [digest[:8] for digest in chunk.digests]
+        identity = np.frombuffer(b"".join(identities), VECTORS["identity"])
         self._connection.execute(
             insert(pool_chunks).values(
                 pool_id=pool_id,
@@ -150,20 +199,42 @@ class Pools:
             )
         )
 
-    def finish_import(self, pool_id: int, token: str, length: int) -> None:
-        """Make every staged prompt visible at once and give the token back."""
+    def stage_aliases(self, pool_id: int, token: str, start: int, positions: Mapping[str, int]) -> None:
+        """Write other keys of prompts, committed or staged, under the ordinals start.., not yet visible.
+
+        Raises:
+            Busy: the token was lost to another import.
+        """
         self._hold(pool_id, token)
+        rows = [
+            {"pool_id": pool_id, "ordinal": ordinal, "key": key, "position": position}
+            for ordinal, (key, position) in enumerate(positions.items(), start=start)
+        ]
+        if rows:
+            self._connection.execute(insert(prompt_aliases), rows)
+
+    def finish_import(self, pool_id: int, token: str, length: int, aliases: int | None = None) -> None:
+        """Make every staged prompt and alias visible at once and give the token back.
+
+        Args:
+            pool_id: where to.
+            token: of the import.
+            length: prompts that the pool has now.
+            aliases: that it has now; None where none has come.
+        """
+        self._hold(pool_id, token)
+        now = {"prompts": length} if aliases is None else {"prompts": length, "aliases": aliases}
         self._connection.execute(
-            update(pools).where(pools.c.id == pool_id).values(prompts=length, import_token=None, import_beat=None)
+            update(pools).where(pools.c.id == pool_id).values(import_token=None, import_beat=None, **now)
         )
 
     def abandon_import(self, pool_id: int, token: str) -> None:
         """Drop what was staged and give the token back, if it is still held."""
         held = self._connection.execute(
-            select(pools.c.prompts).where(pools.c.id == pool_id, pools.c.import_token == token)
+            select(pools.c.prompts, pools.c.aliases).where(pools.c.id == pool_id, pools.c.import_token == token)
         ).one_or_none()
         if held is not None:
-            self._drop_from(pool_id, held.prompts)
+            self._drop_from(pool_id, held.prompts, held.aliases)
             self._connection.execute(
                 update(pools).where(pools.c.id == pool_id).values(import_token=None, import_beat=None)
             )
@@ -171,13 +242,25 @@ class Pools:
     def _hold(self, pool_id: int, token: str) -> None:
         renewed = self._connection.execute(
             update(pools)
-            .where(pools.c.id == pool_id, pools.c.import_token == token)
+            .where(pools.c.id == pool_id, pools.c.state == OPEN, pools.c.import_token == token)
             .values(import_beat=pools.c.import_beat + 1)
         )
         if renewed.rowcount != 1:
+            self._check_open(pool_id)
             raise Busy("this import was taken for dead and replaced by another; send it again", retry_after=2.0)
 
-    def _drop_from(self, pool_id: int, length: int) -> None:
+    def _check_open(self, pool_id: int) -> None:
+        """Tell why a pool takes no prompts, if it is not only that somebody else brings some."""
+        row = self._connection.execute(select(pools.c.name, pools.c.state).where(pools.c.id == pool_id)).one_or_none()
+        if row is None or row.state == DELETING:
+            raise NotFound("the pool was deleted while prompts were added to it; none of them is stored")
+        if row.state == ARCHIVED:
+            raise PoolNotOpen(archived_pool(row.name))
+
+    def _drop_from(self, pool_id: int, length: int, aliases: int) -> None:
+        self._connection.execute(
+            delete(prompt_aliases).where(prompt_aliases.c.pool_id == pool_id, prompt_aliases.c.ordinal >= aliases)
+        )
         self._connection.execute(delete(prompts).where(prompts.c.pool_id == pool_id, prompts.c.position >= length))
         self._connection.execute(
             delete(pool_chunks).where(pool_chunks.c.pool_id == pool_id, pool_chunks.c.start >= length)
@@ -185,32 +268,64 @@ class Pools:
 
     # ---- look-ups --------------------------------------------------------------------------------------------
 
-    def digests_by_key(self, pool_id: int, keys: Sequence[str]) -> dict[str, bytes]:
-        """Which of the keys the pool has (staged ones too), with the digest of their content."""
-        found: dict[str, bytes] = {}
-        for part in _parts(keys):
-            query = select(prompts.c.key, prompts.c.digest).where(
-                prompts.c.pool_id == pool_id, prompts.c.key.in_(part)
+    def known_keys(self, pool_id: int, keys: Sequence[str]) -> dict[str, Known]:
+        """What the pool has under which of the keys, its prompts' own and aliases, staged ones too."""
+        own = select(prompts.c.key, prompts.c.position, prompts.c.digest).where(prompts.c.pool_id == pool_id)
+        aliases = (
+            select(prompt_aliases.c.key, prompts.c.position, prompts.c.digest)
+            .join_from(
+                prompt_aliases,
+                prompts,
+                and_(prompts.c.pool_id == pool_id, prompts.c.position == prompt_aliases.c.position),
             )
-            found.update((row.key, bytes(row.digest)) for row in self._connection.execute(query).all())
+            .where(prompt_aliases.c.pool_id == pool_id)
+        )
+        found: dict[str, Known] = {}
+        for query, column in ((own, prompts.c.key), (aliases, prompt_aliases.c.key)):
+            for part in _parts([key for key in keys if key not in found]):
+                for key, position, digest in self._connection.execute(query.where(column.in_(part))).all():
+                    found[key] = Known(position, bytes(digest))
         return found
 
-    def known_digests(self, pool_id: int, digests: Sequence[bytes]) -> set[bytes]:
-        """Which of the digests the pool has (staged ones too)."""
-        found: set[bytes] = set()
+    def known_digests(self, pool_id: int, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """Which of the digests the pool has (staged ones too), each with the position of its first prompt."""
+        query = (
+            select(prompts.c.digest, func.min(prompts.c.position))
+            .where(prompts.c.pool_id == pool_id)
+            .group_by(prompts.c.digest)
+        )
+        found: dict[bytes, int] = {}
         for part in _parts(digests):
-            query = select(prompts.c.digest).where(prompts.c.pool_id == pool_id, prompts.c.digest.in_(part))
-            found.update(bytes(row.digest) for row in self._connection.execute(query).all())
+            rows = self._connection.execute(query.where(prompts.c.digest.in_(part))).all()
+            found.update((bytes(digest), position) for digest, position in rows)
         return found
 
-    def positions(self, pool_id: int, keys: Sequence[str], length: int) -> dict[str, int]:
-        """Positions below ``length`` of those keys that the pool has."""
+    def positions(self, pool: PoolRecord, keys: Sequence[str]) -> dict[str, int]:
+        """Positions of those keys, prompts' own and aliases, that the pool had as the record says."""
+        own = select(prompts.c.key, prompts.c.position).where(
+            prompts.c.pool_id == pool.id, prompts.c.position < pool.prompts
+        )
+        found = self._found(own, prompts.c.key, keys, pool.prompts)
+        if pool.aliases and len(found) < len(keys):
+            missing = [key for key in keys if key not in found]
+            aliases = select(prompt_aliases.c.key, prompt_aliases.c.position).where(
+                prompt_aliases.c.pool_id == pool.id, prompt_aliases.c.ordinal < pool.aliases
+            )
+            found |= self._found(aliases, prompt_aliases.c.key, missing, pool.aliases)
+        return found
+
+    def _found(
+        self, query: Select[str, int], column: Column[Any], keys: Sequence[str], there: int
+    ) -> dict[str, int]:
+        """(key, position) of those keys, of ``there`` that a query has; of most of them in one go."""
+        if len(keys) > LOOKUP and len(keys) * SCAN_SHARE > there:
+            asked = set(keys)
+            rows = self._connection.execute(query, execution_options={"yield_per": LOOKUP})
+            return {key: position for key, position in rows if key in asked}
         found: dict[str, int] = {}
         for part in _parts(keys):
-            query = select(prompts.c.key, prompts.c.position).where(
-                prompts.c.pool_id == pool_id, prompts.c.key.in_(part), prompts.c.position < length
-            )
-            found.update((row.key, row.position) for row in self._connection.execute(query).all())
+            rows = self._connection.execute(query.where(column.in_(part)))
+            found.update((key, position) for key, position in rows.all())
         return found
 
     def keys_at(self, pool_id: int, positions: Sequence[int], *, text: bool) -> dict[int, tuple[str, str | None]]:
@@ -248,7 +363,25 @@ class Pools:
         if not identity:
             empty = np.zeros((0, 0), np.float32)
             return PoolArrays(np.zeros(0, np.int64), np.zeros((0, pool.dimension), np.float16), empty, offline)
-        return PoolArrays(np.concatenate(identity), np.concatenate(embedding), np.concatenate(surface), offline)
+        return PoolArrays(np.concatenate(identity), np.concatenate(embedding), _side_by_side(surface), offline)
+
+    def chunks(self, pool_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the pool's chunks begin and where they end, int64[C] each, ascending; staged ones too."""
+        query = (
+            select(pool_chunks.c.start, pool_chunks.c.size)
+            .where(pool_chunks.c.pool_id == pool_id)
+            .order_by(pool_chunks.c.start)
+        )
+        spans = np.array(self._connection.execute(query).all(), np.int64).reshape(-1, 2)
+        return spans[:, 0], spans.sum(1)
+
+    def embedding_of_chunk(self, pool_id: int, start: int) -> NDArray[np.float16]:
+        """Vectors float16[size, d] of the chunk that starts there."""
+        query = select(pool_chunks.c.size, pool_chunks.c.embedding).where(
+            pool_chunks.c.pool_id == pool_id, pool_chunks.c.start == start
+        )
+        row = self._connection.execute(query).one()
+        return np.frombuffer(row.embedding, VECTORS["embedding"]).reshape(row.size, -1)
 
     def _offline(self, pool_id: int, start: int, stop: int) -> NDArray[np.float64]:
         query = select(prompts.c.position, prompts.c.prior_successes, prompts.c.prior_trials).where(
@@ -259,6 +392,23 @@ class Pools:
         offline = np.zeros((max(stop - start, 0), 2))
         offline[found[:, 0].astype(np.int64) - start] = found[:, 1:]
         return offline
+
+
+def _side_by_side(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Chunks float32[m, S] one after the other; NaN where a chunk is without the columns that others have."""
+    width = max(part.shape[1] for part in parts)
+    whole = np.full((sum(map(len, parts)), width), np.nan, np.float32)
+    start = 0
+    for part in parts:
+        whole[start : start + len(part), : part.shape[1]] = part
+        start += len(part)
+    return whole
+
+
+def archived_pool(name: str) -> str:
+    """What is told of a pool that takes nothing."""
+    how = f"open it with POST /pools/{name}/open or `promptgps pools open {name}`"
+    return f"pool {name!r} is archived: it takes no prompts and no new runs; {how}"
 
 
 def _parts(values: Sequence[T]) -> list[Sequence[T]]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from math import isclose
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from promptgps_client.wire import ROUNDING
 from sqlalchemy import Row
+
+from promptgps_service.store.states import OPEN
 
 OK, ERROR, TIMEOUT, TRUNCATED, CANCELLED = range(5)
 STATUS_CODES = {"ok": OK, "error": ERROR, "timeout": TIMEOUT, "truncated": TRUNCATED, "cancelled": CANCELLED}
 GROUP = -1  # rollout index of an outcome that reports a whole group
 R = TypeVar("R", "PoolRecord", "RunRecord", "SnapshotRecord")
+Detail: TypeAlias = str | int | float | bool | None
 
 
 def record_of(kind: type[R], row: Row[tuple[object, ...]]) -> R:
@@ -23,7 +28,7 @@ def record_of(kind: type[R], row: Row[tuple[object, ...]]) -> R:
 
 @dataclass(frozen=True)
 class PoolRecord:
-    """A pool; ``prompts`` is its committed length."""
+    """A pool; ``prompts`` and ``aliases`` are its committed lengths."""
 
     id: int
     name: str
@@ -32,11 +37,20 @@ class PoolRecord:
     prompts: int
     frame_rows: int
     created_at: str
+    aliases: int = 0
+    state: str = OPEN
 
 
 @dataclass(frozen=True)
 class PoolChunk:
-    """Prompts to append, side by side; identity is the first eight bytes of the digest as int64."""
+    """Prompts to append, side by side.
+
+    Attributes:
+        digests: 16 bytes each, of the content; the first eight are the prompt's identity as int64.
+        identities: 8 bytes each, where prompts of the chunk share their content with earlier ones and are told apart.
+        embedding: float16[M, d].
+        surface: float32[M, S]; S = 0 without texts.
+    """
 
     keys: list[str]
     digests: list[bytes]
@@ -46,9 +60,18 @@ class PoolChunk:
     prior_trials: list[float | None] | None
     embedding: NDArray[np.float16]
     surface: NDArray[np.float32]
+    identities: list[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a pool has under a key: the position of the prompt and the digest of its content."""
+
+    position: int
+    digest: bytes
 
 
 @dataclass(frozen=True)
@@ -58,7 +81,7 @@ class PoolArrays:
     Attributes:
         identity: int64[M].
         embedding: float16[M, d].
-        surface: float32[M, S].
+        surface: float32[M, S]; NaN where a prompt has no text, S = 0 where none of them has.
         offline: float64[M, 2], successes and trials of the offline pass rate; 0 trials where there is none.
     """
 
@@ -88,6 +111,8 @@ class RunRecord:
         model_version: the published one; 0 before anything was learned.
         trained_through: log position up to which that one has learned.
         wanted: log position up to which somebody waits for the model to learn.
+        state: open, archived or faulty; or hidden, see ``states``.
+        fault: what is wrong with a faulty one.
     """
 
     id: int
@@ -103,6 +128,8 @@ class RunRecord:
     model_version: int
     trained_through: int
     wanted: int
+    state: str = OPEN
+    fault: str | None = None
 
     @property
     def behind(self) -> bool:
@@ -163,10 +190,17 @@ class OutcomeRecord:
     part: int = 0
 
     def same_as(self, other: OutcomeRecord) -> bool:
-        """Whether two reports of one rollout or group say the same (the policy version is not part of it)."""
-        return (self.successes, self.trials, self.reward, self.status) == (
-            other.successes, other.trials, other.reward, other.status,
-        )  # fmt: skip
+        """Whether two reports of one rollout or group say the same, up to rounding of their numbers.
+
+        The policy version is no part of it.
+        """
+        if (self.trials, self.status) != (other.trials, other.status):
+            return False
+        if abs(self.successes - other.successes) > ROUNDING:
+            return False
+        if self.reward is None or other.reward is None:
+            return self.reward is other.reward
+        return isclose(self.reward, other.reward, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -236,6 +270,20 @@ class VersionRecord:
     state: bytes
 
 
+class StepRecord(NamedTuple):
+    """What a learned step showed.
+
+    Attributes:
+        version: the model version that it led to.
+        trained_through: position of the log that this one has learned up to.
+        metrics: by name.
+    """
+
+    version: int
+    trained_through: int
+    metrics: dict[str, float | None]
+
+
 @dataclass(frozen=True)
 class SnapshotRecord:
     """The heads of a run and its settings, as they were when the snapshot was made.
@@ -285,3 +333,35 @@ class SupersededDraw:
     superseded_in: int
     row: int
     rollouts: int
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    """Something that was done.
+
+    Attributes:
+        id: in the order of happening.
+        key: name of the API key that asked for it.
+        run: name of the run that it was done to; or of a pool.
+        subject_id: id of what was deleted.
+    """
+
+    id: int
+    created_at: str
+    key: str | None
+    action: str
+    run: str | None
+    pool: str | None
+    subject_id: int | None
+    detail: dict[str, Detail]
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """How much there is of a run, superseded rows and all."""
+
+    selections: int
+    draws: int
+    outcomes: int
+    model_versions: int
+    snapshots: int

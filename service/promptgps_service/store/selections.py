@@ -52,7 +52,7 @@ class Selections:
             .where(selections.c.run_id == run_id, selections.c.ordinal >= ordinal)
             .order_by(selections.c.ordinal)
         )
-        return [_record(row) for row in self._connection.execute(query)]
+        return [_record(row) for row in self._connection.execute(query).all()]
 
     def add(self, run_id: int, record: SelectionRecord) -> None:
         """Write a selection; its run must be locked."""

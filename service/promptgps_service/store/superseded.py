@@ -36,31 +36,29 @@ class SupersededLog:
                     found[number] = SupersededDraw(superseded_in, row, rollouts)
         return found
 
-    def keep(self, run_id: int, superseded_in: int, records: Sequence[OutcomeRecord]) -> None:
-        """Append outcomes of draws that one restore has superseded to the log of that time, each rollout once.
+    def of_draws(self, run_id: int, superseded_in: int, draws: Sequence[int]) -> list[OutcomeRecord]:
+        """Everything that has been reported of draws that one restore has superseded."""
+        found: list[OutcomeRecord] = []
+        for start in range(0, len(draws), LOOKUP):
+            query = select(*(outcomes.c[name] for name in OutcomeRecord.__dataclass_fields__)).where(
+                outcomes.c.run_id == run_id, outcomes.c.superseded_in == superseded_in,
+                outcomes.c.draw.in_(draws[start : start + LOOKUP]),
+            )  # fmt: skip
+            found.extend(OutcomeRecord(*row) for row in self._connection.execute(query))
+        return found
+
+    def append(self, run_id: int, superseded_in: int, records: Sequence[OutcomeRecord]) -> None:
+        """Append outcomes of draws that one restore has superseded to the log of that time.
 
         The run must be locked.
         """
-        known = self._known(run_id, superseded_in, [record.draw for record in records])
-        fresh = {(record.draw, record.rollout): record for record in reversed(records)}  # of two the first counts
-        fresh = {key: record for key, record in fresh.items() if key not in known}
         head = select(func.coalesce(func.max(outcomes.c.position), 0)).where(
             outcomes.c.run_id == run_id, outcomes.c.superseded_in == superseded_in
         )
         position, now = int(self._connection.execute(head).scalar_one()), utc_seconds()
         rows = [
             {"run_id": run_id, "superseded_in": superseded_in, "position": place, "received_at": now, **vars(record)}
-            for place, record in enumerate(fresh.values(), start=position + 1)
+            for place, record in enumerate(records, start=position + 1)
         ]
         if rows:
             self._connection.execute(insert(outcomes), rows)
-
-    def _known(self, run_id: int, superseded_in: int, draws: Sequence[int | None]) -> set[tuple[int | None, int]]:
-        found: set[tuple[int | None, int]] = set()
-        for start in range(0, len(draws), LOOKUP):
-            query = select(outcomes.c.draw, outcomes.c.rollout).where(
-                outcomes.c.run_id == run_id, outcomes.c.superseded_in == superseded_in,
-                outcomes.c.draw.in_(draws[start : start + LOOKUP]),
-            )  # fmt: skip
-            found.update((row.draw, row.rollout) for row in self._connection.execute(query))
-        return found

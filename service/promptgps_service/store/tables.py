@@ -41,6 +41,7 @@ _OPEN = text("'open'")
 # Element types of the packed columns.
 DRAWS = {"rows": "<i4", "predicted": "<f4", "uncertainty": "<f4", "uniform": "u1"}  # of `selections`
 VECTORS = {"identity": "<i8", "embedding": "<f2", "surface": "<f4"}  # of `pool_chunks`
+SUBSET_ROWS = "<i4"  # of `run_subsets`
 
 pools = Table(
     "pools",
@@ -54,7 +55,9 @@ pools = Table(
     Column("import_token", String(32)),
     Column("import_beat", Float),  # counts the chunks
     Column("created_at", String(32), nullable=False),
-    Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived
+    Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived; or hidden, see `states`
+    # Committed number of aliases: those at or past it are of an unfinished import.
+    Column("aliases", Integer, nullable=False, server_default=_ZERO),
 )
 
 prompts = Table(
@@ -87,9 +90,9 @@ pool_chunks = Table(
     Column("pool_id", Integer, ForeignKey("pools.id"), nullable=False),
     Column("start", Integer, nullable=False),
     Column("size", Integer, nullable=False),
-    Column("identity", LargeBinary, nullable=False),  # int64[size]
+    Column("identity", LargeBinary, nullable=False),  # int64[size], distinct within the pool
     Column("embedding", LargeBinary, nullable=False),  # float16[size, dimension], unit rows
-    Column("surface", LargeBinary, nullable=False),  # float32[size, S]; S = 0 without texts
+    Column("surface", LargeBinary, nullable=False),  # float32[size, S]; S = 0 in a chunk without texts
     PrimaryKeyConstraint("pool_id", "start"),
 )
 
@@ -97,9 +100,11 @@ prompt_aliases = Table(
     "prompt_aliases",
     metadata,
     Column("pool_id", Integer, ForeignKey("pools.id"), nullable=False),
+    Column("ordinal", Integer, nullable=False),  # 0, 1, … in the order of coming
     Column("key", String(512), nullable=False),
     Column("position", Integer, nullable=False),  # of the prompt that it is another name of
-    PrimaryKeyConstraint("pool_id", "key"),
+    PrimaryKeyConstraint("pool_id", "ordinal"),
+    UniqueConstraint("pool_id", "key"),
 )
 
 runs = Table(
@@ -119,7 +124,7 @@ runs = Table(
     Column("trained_through", BigInteger, nullable=False, server_default=_ZERO),  # log position it has learned up to
     Column("wanted", BigInteger, nullable=False, server_default=_ZERO),  # log position that somebody waits for
     Column("touched", BigInteger, nullable=False, server_default=_ZERO),  # grows with every change: what has changed?
-    Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived, faulty
+    Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived, faulty; or hidden
     Column("fault", Text),  # what is wrong with a faulty one
     Index("ix_runs_touched", "touched"),
 )
@@ -253,6 +258,7 @@ events = Table(
     Column("pool", String(128), index=True),
     Column("subject_id", Integer),  # id of what was deleted, which must not come again
     Column("detail", JSON, nullable=False),
+    Index("ix_events_action_subject_id", "action", "subject_id"),  # what was deleted, without reading all the rest
 )
 
 # ---- who learns ----------------------------------------------------------------------------------------------

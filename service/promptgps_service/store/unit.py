@@ -2,25 +2,66 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
 from sqlalchemy import Connection
 
+from promptgps_service.errors import PromptGPSError
 from promptgps_service.store.archive import Archive
 from promptgps_service.store.engine import make_engine
+from promptgps_service.store.events import Events
 from promptgps_service.store.faults import unavailable
 from promptgps_service.store.keys import Keys
 from promptgps_service.store.leases import Leases
 from promptgps_service.store.log import Log
 from promptgps_service.store.migrate import is_current
 from promptgps_service.store.pools import Pools
+from promptgps_service.store.removal import Removal
 from promptgps_service.store.runs import Runs
 from promptgps_service.store.selections import Selections
 from promptgps_service.store.snapshots import Snapshots
+from promptgps_service.store.subsets import Subsets
 from promptgps_service.store.superseded import SupersededLog
 from promptgps_service.store.versions import Versions
+
+_mine = threading.local()  # the stores that the thread has a connection to
+
+
+def holds_connection() -> bool:
+    """Whether the calling thread is inside a unit of work."""
+    return bool(getattr(_mine, "stores", ()))
+
+
+@contextmanager
+def _only_connection(store: Store) -> Iterator[None]:
+    """Let a thread have one connection at a time: were each to want a second one, none would be left to go on with."""
+    stores: set[Store] = _mine.__dict__.setdefault("stores", set())
+    if store in stores:
+        raise RuntimeError("this thread has a unit of work open already; pass it on")
+    stores.add(store)
+    try:
+        yield
+    finally:
+        stores.remove(store)
+
+
+@contextmanager
+def _without_leftovers(connection: Connection) -> Iterator[None]:
+    """Close the connection for good where something broke in the middle of its work.
+
+    A result that is read half-way stays open as long as the error is looked at, past the end of the transaction. On
+    SQLite it would keep the connection, back in the pool, at an old state of the database, where it cannot write.
+    """
+    try:
+        yield
+    except PromptGPSError:
+        raise
+    except BaseException:
+        connection.invalidate()
+        raise
 
 
 class Unit:
@@ -38,6 +79,11 @@ class Unit:
     def runs(self) -> Runs:
         """Runs, their settings and segments."""
         return Runs(self.connection)
+
+    @cached_property
+    def subsets(self) -> Subsets:
+        """Subsets of runs' prompts."""
+        return Subsets(self.connection)
 
     @cached_property
     def selections(self) -> Selections:
@@ -75,6 +121,16 @@ class Unit:
         return SupersededLog(self.connection)
 
     @cached_property
+    def events(self) -> Events:
+        """What was done, by whom and when."""
+        return Events(self.connection)
+
+    @cached_property
+    def removal(self) -> Removal:
+        """Rows of what was deleted."""
+        return Removal(self.connection)
+
+    @cached_property
     def archive(self) -> Archive:
         """Whole rows, to be carried to another database."""
         return Archive(self.connection)
@@ -96,7 +152,13 @@ class Store:
         Raises:
             Unavailable: the database does not answer.
         """
-        with unavailable(), self._reader.connect() as connection, connection.begin():
+        with (
+            _only_connection(self),
+            unavailable(),
+            self._reader.connect() as connection,
+            connection.begin(),
+            _without_leftovers(connection),
+        ):
             yield Unit(connection)
 
     @contextmanager
@@ -106,9 +168,9 @@ class Store:
         Raises:
             Unavailable: the database does not answer, is full, or stayed locked; nothing of the block is stored.
         """
-        with unavailable(), self.engine.connect() as connection:
+        with _only_connection(self), unavailable(), self.engine.connect() as connection:
             connection = connection.execution_options(promptgps_write=True)
-            with connection.begin():
+            with connection.begin(), _without_leftovers(connection):
                 yield Unit(connection)
 
     def is_current(self) -> bool:

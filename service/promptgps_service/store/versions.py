@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
 
 from promptgps_service.store.clock import utc_now
 from promptgps_service.store.named import insert_named
-from promptgps_service.store.records import VersionRecord
+from promptgps_service.store.records import StepRecord, VersionRecord
 from promptgps_service.store.tables import model_versions, snapshots, steps
 
 # A version older than these serves nobody: the log can rebuild it. A snapshot keeps its own.
@@ -69,7 +67,36 @@ class Versions:
             )
         )
 
-    def metrics(self, run_id: int) -> list[tuple[int, int, dict[str, Any]]]:
-        """(version, trained through, metrics) of every step, in order."""
-        query = select(steps).where(steps.c.run_id == run_id).order_by(steps.c.version)
-        return [(row.version, row.trained_through, row.metrics) for row in self._connection.execute(query)]
+    def metrics(
+        self, run_id: int, *, since: int = 0, every: int = 1, limit: int | None = None
+    ) -> list[StepRecord]:
+        """Steps in order; what is not answered is not read.
+
+        Args:
+            run_id: the run.
+            since: first version that is wanted.
+            every: of the steps from there on, this one and every k-th after it.
+            limit: most steps.
+        """
+        place = func.row_number().over(order_by=steps.c.version) - 1
+        later = (
+            select(steps.c.version, place.label("place"))
+            .where(steps.c.run_id == run_id, steps.c.version >= since)
+            .subquery()
+        )
+        chosen = select(later.c.version).where(later.c.place % every == 0).order_by(later.c.version).limit(limit)
+        return self._steps(run_id, steps.c.version.in_(chosen.scalar_subquery()))
+
+    def newest_metrics(self, run_id: int, limit: int) -> list[StepRecord]:
+        """The newest steps, in order."""
+        newest = (
+            select(steps.c.version)
+            .where(steps.c.run_id == run_id)
+            .order_by(steps.c.version.desc())
+            .limit(limit)
+        )
+        return self._steps(run_id, steps.c.version.in_(newest.scalar_subquery()))
+
+    def _steps(self, run_id: int, which: ColumnElement[bool]) -> list[StepRecord]:
+        query = select(steps).where(steps.c.run_id == run_id, which).order_by(steps.c.version)
+        return [StepRecord(row.version, row.trained_through, row.metrics) for row in self._connection.execute(query)]

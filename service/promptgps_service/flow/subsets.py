@@ -1,0 +1,49 @@
+"""Subsets of a run's prompts: sent once, known by what is in them, and then named with each batch."""
+
+from __future__ import annotations
+
+import numpy as np
+from promptgps_client.wire import SendSubset, Subset
+
+from promptgps_service.errors import Fault, Invalid
+from promptgps_service.flow.context import Context
+from promptgps_service.flow.rows import Keys, places_of, rows_at
+from promptgps_service.store.subsets import subset_id
+
+KEYS_NAMED = 20
+
+
+def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
+    """Keep a subset of a run's prompts; the same prompts in any order, by whatever keys, are the same subset.
+
+    Raises:
+        NotFound: no such run.
+        Invalid: none of the keys is known; a key without a pool that several pools have; a pool that is not the run's.
+        Unavailable: the database does not answer; nothing was kept.
+    """
+    state = context.desk(name).state
+    with context.store.read() as unit:
+        places = places_of(unit, state, Keys(request.keys, request.pool))
+    unknown = [request.keys[row] for row in places.unknown.tolist()]
+    if len(unknown) == len(request.keys):
+        shown = ", ".join(map(repr, unknown[:KEYS_NAMED]))
+        detail = f"none of the {len(unknown)} keys is in the run's pools: {shown}"
+        raise Invalid(detail, (Fault("keys", detail),))
+
+    (found,) = rows_at(context, state, [places])
+    rows = np.unique(found[found >= 0])
+    subset = subset_id(rows)
+    with context.store.read() as unit:
+        kept = unit.subsets.find(state.id, subset) is not None
+        there = unit.pools.total([share.pool for share in state.settings.pools])
+    if not kept:
+        with context.store.write() as unit:
+            unit.subsets.add(state.id, subset, rows)
+    return Subset(
+        run=state.name,
+        subset=subset,
+        prompts=rows.size,
+        whole=rows.size == there,
+        unknown=len(unknown),
+        unknown_keys=unknown[:KEYS_NAMED],
+    )
