@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 
 import structlog
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from promptgps_service.api.bodies import TooLarge
 from promptgps_service.api.problems import answer_error, problem
 from promptgps_service.errors import PromptGPSError
 from promptgps_service.flow.access import Access
@@ -22,13 +22,6 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 OPEN_TO_ALL = frozenset({"/healthz", "/readyz"})  # whoever watches the service needs no key
 # Answers are data of one caller at one time: no cache keeps them, and no browser takes them for anything else.
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
-
-
-class TooLarge(HTTPException):
-    """The body is over the limit; an HTTPException, because the framework takes any other for a body that is broken."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(413, f"the body is over {limit / 1e6:g} MB")
 
 
 class Edge:
@@ -68,7 +61,7 @@ class Edge:
                 scope["state"]["access"] = self._admit(headers.get(b"authorization", b""))
             if int(headers.get(b"content-length", b"0") or 0) > limit:
                 raise TooLarge(limit)
-            await self._app(scope, _counted(receive, limit), answer)
+            await self._app(scope, _counted(scope, receive, limit), answer)
         except TooLarge as error:
             if not begun:
                 response = problem(request_id, 413, "too-large", "The request is too large", error.detail)
@@ -97,14 +90,15 @@ def _is_file(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
     return scope["path"].endswith("/prompts") and kind != b"application/json"
 
 
-def _counted(receive: Receive, limit: int) -> Receive:
-    received = 0
+def _counted(scope: Scope, receive: Receive, limit: int) -> Receive:
+    """The same messages; the request's state has how many bytes of its body have come so far."""
+    state = scope["state"]
+    state["received"] = 0
 
     async def counted() -> Message:
-        nonlocal received
         message = await receive()
-        received += len(message.get("body", b""))
-        if received > limit:
+        state["received"] += len(message.get("body", b""))
+        if state["received"] > limit:
             raise TooLarge(limit)
         return message
 
