@@ -374,12 +374,8 @@ def select_batch(
         wait_seconds: Wait until the model has learned from everything reported, at most so long (0 to 120 s).
 
     Raises:
-<<<<<<< HEAD
-        Conflict: The sequence was used with another request.
-        NotFound: Also when the run has no such subset: send it again.
-=======
         Conflict: The sequence was used with another `batch_size`, `candidates`, `exclude` or `rollouts`.
->>>>>>> evidence
+        NotFound: Also when the run has no such subset: send it again.
         InvalidRequest: Also when the pool has fewer prompts than `batch_size`.
     """
     fields = {
