@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from promptgps_service.errors import Unavailable
+from promptgps_service.flow import readiness
 from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.follow import POLL_SECONDS, Follower
 from promptgps_service.flow.lane import Lane
@@ -21,8 +21,7 @@ from promptgps_service.flow.trainer import Learning, Trainer
 from promptgps_service.store.records import RunRecord, Segment
 from promptgps_service.store.unit import Store, Unit
 
-# So long without an answer from the database, or with one job, and a load balancer should ask another process.
-SILENCE_SECONDS = 15.0
+PROBE_SECONDS = 1.0
 
 
 @dataclass
@@ -61,10 +60,19 @@ class Context:
         """Follow from now on what other processes write, and learn their runs, or ``only`` those of these names."""
         self._tickers["follow"] = Ticker("follow", self._poll_seconds, Follower(self, only).look)
 
+    def probe_writes(self) -> None:
+        """Find out from now on whether the database takes writes, also where nobody writes."""
+        self._tickers[readiness.WRITES] = Ticker(readiness.WRITES, PROBE_SECONDS, self.store.probe_writes)
+
+    def watch(self, name: str, ticker: Ticker) -> None:
+        """Make readiness depend on a thread of somebody else, who also stops it."""
+        self._tickers[name] = ticker
+
     def close(self) -> None:
         """Stop learning, give the runs back and close the database; what was acknowledged is in the log."""
-        if "follow" in self._tickers:
-            self._tickers["follow"].stop()
+        for name in ("follow", readiness.WRITES):
+            if name in self._tickers:
+                self._tickers[name].stop()
         self.lane.stop()
         self._tickers["leases"].stop()  # what the lane was learning to its end was still this process's to learn
         self.leases.leave()
@@ -117,18 +125,7 @@ class Context:
 
     def checks(self) -> dict[str, str]:
         """Readiness part by part: `ok`, or what is wrong."""
-        checks = {"lane": "ok" if self.lane.alive else "the training lane has stopped"}
-        checks["runs"] = "ok" if self._all_open else "runs are being read"
-        for name, ticker in self._tickers.items():
-            silent = ticker.silence
-            checks[name] = "ok" if silent < SILENCE_SECONDS else f"not done for {silent:.0f} s"
-        try:
-            current = self.store.is_current()
-            checks["database"] = "ok"
-            checks["migrations"] = "ok" if current else "the schema is not the newest: run `promptgps migrate`"
-        except Unavailable as error:
-            checks["database"] = error.detail
-        return checks
+        return readiness.check(self.store, self.lane, self._tickers, runs_are_read=self._all_open)
 
     def catch_up(self, state: RunState) -> RunRecord:
         """Bring a run's state up to the database; answers the heads that it has come to."""
