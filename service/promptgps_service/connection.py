@@ -79,10 +79,10 @@ class Connection(HttpToolsProtocol):
     def _heed_authority(self) -> None:
         """A target that names a host counts for more than the header does (RFC 9112, 3.2.2)."""
         target = httptools.parse_url(self.url)
-        if target.host is None:
+        if not target.host:
             return
         host = b"[%b]" % target.host if b":" in target.host else target.host
-        authority = host if target.port is None else b"%b:%d" % (host, target.port)
+        authority = b"%b:%d" % (host, target.port) if target.port else host
         self.headers[:] = [(name, value) for name, value in self.headers if name != b"host"]
         self.headers.append((b"host", authority))
 

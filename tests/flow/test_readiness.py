@@ -26,6 +26,18 @@ from tests.server import wait_for
 SECONDS = 30.0
 
 
+class Clock:
+    """The clock of all threads, put forward by ``later`` seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.later = 0.0
+        self._now = time.monotonic
+        monkeypatch.setattr("promptgps_service.flow.ticker.time.monotonic", self.now)
+
+    def now(self) -> float:
+        return self._now() + self.later
+
+
 @contextmanager
 def ticking(seconds: float, job: Callable[[], None] = lambda: None) -> Iterator[Ticker]:
     ticker = Ticker("test", seconds, job)
@@ -68,19 +80,19 @@ def is_ready(context: Context) -> bool:
 
 @pytest.mark.parametrize("seconds", [0.05, 2.0, 60.0, 900.0])
 def test_silence_is_judged_by_the_period_of_the_thread(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    later = 0.0
-    now = time.monotonic
-    monkeypatch.setattr("promptgps_service.flow.ticker.time.monotonic", lambda: now() + later)
+    clock = Clock(monkeypatch)
     held = threading.Event()
     with ticking(seconds, held.wait) as ticker:  # type: ignore[arg-type]
         if seconds >= 60:
             for later in (0.0, seconds / 2, seconds, seconds + readiness.SILENCE_SECONDS - 2):
+                clock.later = later
                 assert check_ticker(ticker) == "ok"
-        later = seconds + readiness.SILENCE_SECONDS + 1
+        clock.later = seconds + readiness.SILENCE_SECONDS + 1
         assert check_ticker(ticker) != "ok"
         held.set()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_is_dead_is_told_at_once_whatever_its_period() -> None:
     def die() -> None:
         raise SystemExit
@@ -122,13 +134,12 @@ def test_a_job_that_fails_is_tried_again_before_a_long_period_is_over(monkeypatc
 def test_slow_settings_make_nobody_unready(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, poll_seconds: float, lease_seconds: float
 ) -> None:
-    later = 0.0
-    now = time.monotonic
     with served(sqlite_url, poll_seconds, lease_seconds) as context:
         assert is_ready(context)
-        monkeypatch.setattr("promptgps_service.flow.ticker.time.monotonic", lambda: now() + later)
+        clock = Clock(monkeypatch)
         slow = {"follow": poll_seconds, "leases": lease_seconds / 4}
         for later in (5.0, 14.0):
+            clock.later = later
             checks = context.checks()
             assert all(checks[name] == "ok" for name, seconds in slow.items() if seconds > 1), checks
 
