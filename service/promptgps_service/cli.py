@@ -13,7 +13,7 @@ try:
 except ModuleNotFoundError:  # pragma: no cover  the base install is the client alone
     sys.exit("the service is not installed: pip install 'promptgps[service]'")
 
-from promptgps_service import cli_objects
+from promptgps_service import cli_objects, cli_pools
 from promptgps_service.cli_common import opened_store as _store
 from promptgps_service.cli_common import read_settings as _settings
 from promptgps_service.errors import Invalid, NotFound, PromptGPSError, Unavailable
@@ -36,6 +36,8 @@ keys = typer.Typer(
 )
 app.add_typer(keys, name="keys")
 cli_objects.register(app)
+
+cli_pools.register(cli_objects.pools)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. [env: PROMPTGPS_HOST; default 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [env: PROMPTGPS_PORT; default 8000]")]

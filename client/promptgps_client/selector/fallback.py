@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from random import Random
 from statistics import median
 from typing import Literal
@@ -59,12 +59,18 @@ class LocalDraws:
     def _rests(self, index: int, sequence: int) -> bool:
         return index in self.known and 0 < sequence - self.known[index][1] <= self._rest
 
-    def state(self, keys: Sequence[str]) -> dict[str, list[float | int | None]]:
-        """What was learned, by key, for a checkpoint."""
-        return {keys[index]: list(told) for index, told in self.known.items()}
+    def replacements(self, sequence: int, taken: Collection[int], count: int) -> list[int]:
+        """Distinct indexes that are not taken, from (seed, sequence) alone; fewer where there are no more."""
+        random = Random(f"promptgps-{self._seed}-{sequence}-instead")
+        free = random.sample(range(self._prompts), min(len(taken) + count, self._prompts))
+        return [index for index in free if index not in taken][:count]
+
+    def state(self, label: Callable[[int], str]) -> dict[str, list[float | int | None]]:
+        """What was learned, by the labels of the prompts, for a checkpoint."""
+        return {label(index): list(known) for index, known in self.known.items()}
 
     def restore(self, state: Mapping[str, Sequence[float | int | None]], index_of: Mapping[str, int]) -> None:
-        """Take back a state; keys that are no longer there are passed over."""
+        """Take back a state; prompts that are no longer there are passed over."""
         told = {index_of[key]: entry for key, entry in state.items() if key in index_of}
         self.known = {index: (rate, int(sequence or 0)) for index, (rate, sequence) in told.items()}
 

@@ -16,7 +16,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,10 @@ REFUSED = "refused.jsonl"
 WhenFull = Literal["drop_oldest", "block"]
 
 
+def _nothing(_content: bytes) -> str:
+    return ""
+
+
 class Spool:
     """A queue of lines in a folder, for one process and any of its threads.
 
@@ -39,19 +43,30 @@ class Spool:
         folder: Made where it is missing.
         limit: Most bytes of segments; `refused.jsonl` has the same limit of its own.
         when_full: `drop_oldest` segment, or `block` until something is delivered.
+        about: What a line is about; lines about one thing may be left waiting while others are delivered.
+
+    Attributes:
+        inherited: What the lines are about that an earlier process has left here.
+        refused_path: File of the lines that were set aside.
 
     Raises:
         SpoolInUse: Another process, or another spool of this one, has the folder.
         OSError: The folder cannot be used.
     """
 
-    def __init__(self, folder: Path, limit: int, when_full: WhenFull = "drop_oldest") -> None:
+    def __init__(
+        self, folder: Path, limit: int, when_full: WhenFull = "drop_oldest", about: Callable[[bytes], str] = _nothing
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._limit, self._when_full = folder, limit, when_full
+        self._folder = folder
+        self._limit = limit
+        self._when_full = when_full
+        self._about = about
+        self.refused_path = folder / REFUSED
         self._folder_lock = FolderLock(folder)
-        self._segments = deque(Segment.left_in(folder))
+        self._segments = deque(Segment.left_in(folder, about))
+        self.inherited = frozenset(line.about for segment in self._segments for line in segment.waiting)
         self._number = self._segments[-1].number if self._segments else 0
-        self._segment_bytes = min(SEGMENT_BYTES, limit // SEGMENTS_AT_LEAST)
         self._changed = threading.Condition()
         self._closed = False
         self.dropped = 0
@@ -64,6 +79,11 @@ class Spool:
     def __len__(self) -> int:
         with self._changed:
             return sum(len(segment.waiting) for segment in self._segments)
+
+    def waits(self, without: Container[str] = ()) -> bool:
+        """Whether a line waits, other than about those things."""
+        with self._changed:
+            return any(line.about not in without for segment in self._segments for line in segment.waiting)
 
     @property
     def size(self) -> int:
@@ -80,15 +100,16 @@ class Spool:
             ValueError: The spool is closed.
         """
         line = content + b"\n"
+        about = self._about(content)
         with self._changed:
             if not self._make_room(len(line)):
                 return False
             try:
-                self._writable(len(line)).append(line)
+                self._writable(len(line)).append(line, about)
                 return True
             except OSError as fault:
                 _log.error("the spool %s cannot be written (%s); a report is only in memory", self._folder, fault)
-                self._in_memory().append(line)
+                self._in_memory().append(line, about)
                 return False
             finally:
                 self._changed.notify_all()
@@ -135,12 +156,18 @@ class Spool:
 
     # ---- out -----------------------------------------------------------------------------------------------
 
-    def oldest(self, most: int) -> list[tuple[Line, bytes]]:
-        """Up to ``most`` lines that have waited longest, in order, with what they say (about 4 MB of it at most)."""
+    def oldest(self, most: int, without: Container[str] = ()) -> list[tuple[Line, bytes]]:
+        """Up to ``most`` lines that have waited longest, in order, with what they say (about 4 MB of it at most).
+
+        Args:
+            most: How many.
+            without: Lines about these things are passed over.
+        """
         found: list[tuple[Line, bytes]] = []
         size = 0
         with self._changed:
-            waiting = chain.from_iterable(segment.waiting for segment in self._segments)
+            everything = chain.from_iterable(segment.waiting for segment in self._segments)
+            waiting = (line for line in everything if line.about not in without)
             for line in list(islice(waiting, most)):
                 try:
                     found.append((line, line.read()))
@@ -174,7 +201,7 @@ class Spool:
 
     def set_aside(self, content: bytes, reason: str) -> None:
         """Keep content that was refused, as far as there is room."""
-        path = self._folder / REFUSED
+        path = self.refused_path
         with self._changed:
             self.refused += 1
             try:
@@ -183,10 +210,15 @@ class Spool:
             except OSError as fault:
                 _log.error("a report is refused and lost (%s): %s", fault, reason)
 
-    def wait_empty(self, seconds: float) -> bool:
-        """Wait until everything is delivered; false when time ran out."""
+    def wait_empty(self, seconds: float, over: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until everything is delivered, or it is over for another reason; false when time ran out."""
         with self._changed:
-            return self._changed.wait_for(lambda: not len(self), seconds)
+            return self._changed.wait_for(lambda: not len(self) or over(), seconds)
+
+    def tell(self) -> None:
+        """Let those who wait look again."""
+        with self._changed:
+            self._changed.notify_all()
 
     def _lose(self, segment: Segment) -> None:
         self.dropped += len(segment.waiting)
@@ -222,7 +254,7 @@ def _append_refused(path: Path, content: bytes, reason: str, limit: int) -> None
     except ValueError:
         told = None
     told = told if isinstance(told, dict) else {"broken": content.decode(errors="replace")}
-    line = json.dumps({"refused": reason, **told}).encode() + b"\n"
+    line = json.dumps({**told, "refused": reason}).encode() + b"\n"
     with path.open("ab") as file:
         if file.tell() + len(line) > limit:
             raise OSError(f"{path} is full")

@@ -193,6 +193,17 @@ class ChangeRun(Wire):
     selection: Selection | None = None
 
 
+class Progress(Wire):
+    """How far a run has come, for a trainer that starts: is it the first one here?"""
+
+    next_sequence: int = Field(description="One past the highest sequence that a batch was answered for.")
+    policy_version: int | None = Field(description="That the batch with the highest sequence was asked for with.")
+    reported_draws: int = Field(description="One past the highest draw with an outcome; 0 where no draw has one.")
+    reporting_for: float | None = Field(
+        description="Seconds since the lowest such draw was reported; null where no draw has an outcome."
+    )
+
+
 class Run(Wire):
     """A run with every setting spelled out."""
 
@@ -213,6 +224,7 @@ class Run(Wire):
     state: State = Field("open", description="`archived`: it rests until it is opened again; `faulty`: it is broken.")
     fault: str | None = Field(None, description="What is wrong with a faulty run, and what to do.")
     created_at: str
+    progress: Progress | None = Field(None, description="How far it has come; null in the list of runs.")
 
 
 class Runs(Wire):
@@ -244,6 +256,9 @@ class Subset(Wire):
     whole: bool = Field(description="Whether it has every prompt that the run has now.")
     unknown: int = Field(description="Keys that no pool of the run has; they are left out.")
     unknown_keys: list[str] = Field(description="The first of them.")
+    run_keys: list[str] = Field(
+        default_factory=list, description="Some keys that the run has, where there are unknown ones, to compare."
+    )
 
 
 class Deleted(Wire):

@@ -9,6 +9,7 @@ from promptgps_client.wire import (
     ChangeRun,
     CreateRun,
     PoolShare,
+    Progress,
     Reward,
     Run,
     Runs,
@@ -237,7 +238,20 @@ def _tell_what_is_learned(context: Context, desk: Desk) -> None:
 def describe_run(context: Context, name: str) -> Run:
     """A run by name."""
     with context.store.read() as unit:
-        return _run(context, unit, unit.runs.get(name))
+        record = unit.runs.get(name)
+        return _run(context, unit, record).model_copy(update={"progress": _progress(unit, record)})
+
+
+def _progress(unit: Unit, record: RunRecord) -> Progress:
+    """How far a run has come."""
+    last = unit.selections.last(record.id)
+    reported = unit.log.reported(record.id)
+    return Progress(
+        next_sequence=0 if last is None else last[0] + 1,
+        policy_version=None if last is None else last[1],
+        reported_draws=0 if reported is None else reported[0] + 1,
+        reporting_for=None if reported is None else reported[1],
+    )
 
 
 def list_runs(context: Context) -> Runs:
