@@ -37,6 +37,7 @@ from promptgps_service.api.bodies import JSON, Bodies, body_model
 from promptgps_service.api.dependencies import GUARDS
 from promptgps_service.api.edge import Edge
 from promptgps_service.api.origins import Hosts, Origins
+from promptgps_service.api.turns import RunTurns
 from promptgps_service.errors import Invalid, PromptGPSError
 from promptgps_service.flow.access import Access
 from promptgps_service.flow.context import Context
@@ -99,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
         context = make_context(settings)
         app.state.readers = Readers()
         app.state.bodies = Bodies(int(settings.max_body_mb * 1e6))
+        app.state.turns = RunTurns()
         app.state.context, app.state.keyring = context, make_keyring(settings, context.store)
         context.watch("keys", app.state.keyring.ticker)
         context.follow()
