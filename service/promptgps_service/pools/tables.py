@@ -357,14 +357,22 @@ def _python(column: pa.Array, name: str, first_row: int) -> list[Any]:
         column = pc.run_end_decode(column)
     if pa.types.is_dictionary(column.type):
         codes = column.indices.to_pylist()
-        used = sorted({code for code in codes if code is not None})
-        entries = column.dictionary.take(pa.array(used, pa.int64()))
-        made = dict(zip(used, _python(entries, name, first_row), strict=True))
+        made: dict[int, Any] = {}
+        for row, code in enumerate(codes):
+            if code is not None and code not in made:
+                made[code] = _entry(column.dictionary, code, name, first_row + row)
         return [None if code is None else made[code] for code in codes]
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
         return _one_by_one(column, name, first_row)
+
+
+def _entry(dictionary: pa.Array, code: int, name: str, row: int) -> Any:
+    try:
+        return dictionary[code].as_py()
+    except UnicodeDecodeError:
+        raise Invalid.at(name, "is not UTF-8", row) from None
 
 
 def _one_by_one(column: pa.Array, name: str, first_row: int) -> list[Any]:

@@ -184,7 +184,7 @@ class ModelReader(Generic[M]):
         except ValidationError as error:
             found = [_plain(item) for item in error.errors(include_url=False)]
             if cut.faults:  # of rules between fields nothing can be said where a field is wrong
-                told = {fault["loc"] for fault in cut.faults}
+                told = {fault["loc"][:place] for fault in cut.faults for place in range(len(fault["loc"]) + 1)}
                 found = [item for item in found if item["type"] != "columns" and item["loc"] not in told]
             raise Refused(cut.faults + found, complete=cut.complete) from None
         if cut.faults:
@@ -289,8 +289,8 @@ class _Cut:
         self._fault("number_too_long", loc, f"is too long: {size} bytes")
         return None
 
-    def _list(self, at: int, column: Column, loc: Location) -> tuple[bytes, int]:
-        """What stands for a list of the model, and the position after it."""
+    def _list(self, at: int, column: Column, loc: Location) -> tuple[bytes | None, int]:
+        """What stands for a list of the model, None for a wrong one, and the position after it."""
         kept: list[Any] = []
         lazy = Rows(self.text, column) if self.lazy and len(loc) == 1 else None
         rows = parts = 0
@@ -319,7 +319,10 @@ class _Cut:
         if empty and parts > 1:
             raise Malformed("an element of a list is missing")
         if rows < column.least and not wrong:
-            self._fault("too_short", loc, f"List should have at least {column.least} item, not {rows}")
+            self._fault("too_short", loc, f"List should have at least {column.least} items, not {rows}")
+            wrong = True
+        if wrong:  # rules between fields are for lists that are right
+            return None, end
         token = f"{self._token}-{len(self.lists)}"
         self.lists[token] = kept if lazy is None else lazy
         return f'"{token}"'.encode(), end
