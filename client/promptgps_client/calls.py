@@ -143,10 +143,10 @@ def add_prompts_file(
 ) -> Call[wire.PromptsAdded]:  # fmt: skip
     """Add prompts from a file: `.jsonl`, `.json`, `.parquet`, `.arrow`, `.feather`, `.csv`, and such as `.jsonl.gz`.
 
-    The file is sent as it is, but for records in a `.json` list, which become lines. Without names the file's columns are called as in JSON Lines (`key`, `text`, `domain`, …). A name may be a
-    path into structs: `extra_info.index`. Columns that are of no use are passed over; the answer names them, and
-    the log. It comes when all of the file is embedded and stored: give a large one time with
-    `client.with_options(timeout=...)`.
+    The file is sent as it is, but for records in a `.json` list, which become lines. Without names the file's
+    columns are called as in JSON Lines (`key`, `text`, `domain`, …). A name may be a path into structs:
+    `extra_info.index`. Columns that are of no use are passed over; the answer names them, and the log. It comes
+    when all of the file is embedded and stored: give a large one time with `client.with_options(timeout=...)`.
 
     Args:
         pool: The pool's name.
@@ -502,9 +502,9 @@ def predict_difficulty(
 
 def allocate_budget(
     *, run: str, keys: Keys | None = None, pool: str | Strings | None = None, texts: Strings | None = None,
-    vectors: Vectors | None = None, total: int | None = None, mean: float | None = None, minimum: int = 0, maximum: int | None = None,
-    objective: Objective = "best_of_n", outcomes_so_far: OutcomesSoFar | Fields | None = None,
-    calibration: Calibration | Fields | None = None,
+    vectors: Vectors | None = None, total: int | None = None, mean: float | None = None, minimum: int = 0,
+    maximum: int | None = None, objective: Objective = "best_of_n",
+    outcomes_so_far: OutcomesSoFar | Fields | None = None, calibration: Calibration | Fields | None = None,
 ) -> Call[wire.Budget]:  # fmt: skip
     """How many samples to spend on each prompt at test time, where they are expected to bring most.
 

@@ -1,10 +1,11 @@
 """Columns of any kind as Python's lists, and long ones cut into requests. No array library is imported.
 
-A column is a list, a tuple, a range, a view of a dict, an iterator (read once), or an array of any library: NumPy, torch,
-pandas, polars, pyarrow, Hugging Face's `Column`; also several of these in one another. Each kind of column has its own
-leniency, and nothing else is guessed:
+A column is a list, a tuple, a range, a view of a dict, an iterator (read once), or an array of any
+library: NumPy, torch, pandas, polars, pyarrow, Hugging Face's `Column`; also several of these in
+one another. Each kind of column has its own leniency, and nothing else is guessed:
 
-- keys: a whole number is its decimal string (7, `numpy.int64(7)` and 7.0 are "7"); a bool is refused
+- keys: a whole number is its decimal string (7, `numpy.int64(7)` and 7.0 are "7"); a bool is
+  refused
 - numbers: a bool is 0 or 1, a decimal its nearest float
 - integers: a whole float is an integer, since arrays with a gap come as floats
 - where None is allowed, so are the other marks of a missing value: NaN, NaT, pandas' NA
@@ -30,7 +31,8 @@ _PLAIN = {str, float, int, bool, type(None)}
 _NUMBERS = {float, int}
 _MISSING = {"NAType", "NaTType"}  # of pandas, which is not imported to know them
 _NAMES = (Mapping, str, bytes, bytearray)
-# How arrays say what they hold, the most faithful first: pyarrow's and polars' `__array__` turn gaps into NaN.
+# How arrays say what they hold, the most faithful first: pyarrow's and polars' `__array__` turn
+# gaps into NaN.
 _METHODS = ("to_pylist", "to_list", "tolist")
 
 
@@ -62,7 +64,7 @@ class NoColumn(ValueError):
         return self.detail if self.row is None else f"row {self.row}: {self.detail}"
 
 
-# ---- columns ---------------------------------------------------------------------------------------------------
+# ---- columns -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,12 @@ class Column:
             return self.cell(_own(value))
         if self.any_order and isinstance(value, set | frozenset):
             # in one order: another rank's, or a restarted trainer's, must be the same request
-            value = sorted((_own(item) for item in value), key=lambda item: (str(type(item)), str(item)))
-        return [self.cell(None if self.gaps and _is_missing(item) else item) for item in items(value)]
+            value = sorted(
+                (_own(item) for item in value), key=lambda item: (str(type(item)), str(item))
+            )
+        return [
+            self.cell(None if self.gaps and _is_missing(item) else item) for item in items(value)
+        ]
 
 
 def items(value: Any) -> list[Any]:
@@ -138,7 +144,11 @@ def _number(value: Any) -> Any:
 
 def _integer(value: Any) -> Any:
     if isinstance(value, Decimal):
-        return int(value) if value.is_finite() and value == value.to_integral_value() else _number(value)
+        return (
+            int(value)
+            if value.is_finite() and value == value.to_integral_value()
+            else _number(value)
+        )
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -187,7 +197,7 @@ NESTED: Mapping[str, Mapping[str, Column]] = {
 }
 
 
-# ---- values ----------------------------------------------------------------------------------------------------
+# ---- values --------------------------------------------------------------------------------------
 
 
 def plain(value: Any) -> Any:
@@ -238,7 +248,11 @@ def _held(value: Any) -> Any:
     Raises:
         NoColumn: It cannot say.
     """
-    if isinstance(value, list | tuple | range | Decimal) or type(value) in _PLAIN or isinstance(value, type):
+    if (
+        isinstance(value, list | tuple | range | Decimal)
+        or type(value) in _PLAIN
+        or isinstance(value, type)
+    ):
         return value
     try:
         if hasattr(value, "as_py"):  # a scalar of pyarrow
@@ -250,11 +264,15 @@ def _held(value: Any) -> Any:
                 return getattr(value, method)()
         if hasattr(value, "__array__"):
             return value.__array__().tolist()
-        if hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, _NAMES):
+        if (
+            hasattr(value, "__getitem__")
+            and hasattr(value, "__len__")
+            and not isinstance(value, _NAMES)
+        ):
             return list(value[:])  # Hugging Face's `Column`, whose rows one by one are slow
     except NoColumn:
         raise
-    except Exception as fault:
+    except Exception as fault:  # whatever a foreign library raises, the caller is told which column it was
         if isinstance(value, Iterable):
             return list(value)
         raise NoColumn(f"a {type(value).__name__} cannot be read as a column: {fault}") from fault
@@ -274,11 +292,13 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-# ---- requests --------------------------------------------------------------------------------------------------
+# ---- requests ------------------------------------------------------------------------------------
 
 
 def rows_of(vectors: Any) -> Any:
-    """Vectors as something whose slices are rows; made lists one request at a time: Python floats take eight times as much.
+    """Vectors as something whose slices are rows.
+
+    They become lists one request at a time: Python's floats take eight times as much as an array.
 
     Raises:
         NoColumn: It is no column.
@@ -287,7 +307,11 @@ def rows_of(vectors: Any) -> Any:
         return vectors
     if isinstance(vectors, list | tuple):
         return vectors
-    return vectors.to_numpy() if hasattr(vectors, "columns") and hasattr(vectors, "to_numpy") else items(vectors)
+    return (
+        vectors.to_numpy()
+        if hasattr(vectors, "columns") and hasattr(vectors, "to_numpy")
+        else items(vectors)
+    )
 
 
 def agree(columns: Mapping[str, Any]) -> bool:
@@ -321,4 +345,3 @@ def _bytes(value: object) -> int:
     if not isinstance(value, str):
         return BYTES_OF_OTHERS
     return 3 + (len(value) if value.isascii() else len(value.encode(errors="replace")))
-

@@ -46,7 +46,7 @@ def body_of(path: str | Path) -> tuple[bytes | Path, Mapping[str, str]]:
 
 
 def _json(path: Path) -> tuple[bytes | Path, Mapping[str, str]]:
-    """A `.json` file: the API's own columns, or records in a list, in columns by row (pandas) or one a line (datasets)."""
+    """A `.json` file: the API's own columns, or records: a list, columns by row (pandas), one a line (datasets)."""
     with path.open("rb") as file:
         first = file.readline()
         more = any(line.strip() for line in file)
@@ -58,20 +58,26 @@ def _json(path: Path) -> tuple[bytes | Path, Mapping[str, str]]:
         raise UnknownFile(f"{path} is no JSON: {fault}") from fault
     if isinstance(content, dict) and COLUMN_NAMES & content.keys():
         return path, COLUMNS
-    return b"".join(json.dumps(record).encode() + b"\n" for record in _records(path, content)), LINES
+    return b"".join(
+        json.dumps(record).encode() + b"\n" for record in _records(path, content)
+    ), LINES
 
 
 def _records(path: Path, content: Any) -> Iterator[Any]:
     if isinstance(content, list):
         yield from content
-    elif isinstance(content, dict) and content and all(isinstance(column, dict) for column in content.values()):
+    elif (
+        isinstance(content, dict)
+        and content
+        and all(isinstance(column, dict) for column in content.values())
+    ):
         columns: dict[str, dict[str, Any]] = content
         for row in next(iter(columns.values())):
             yield {name: column.get(row) for name, column in columns.items()}
     elif isinstance(content, dict):
         yield content
     else:
-        raise UnknownFile(f"{path} holds a {type(content).__name__}, not records")
+        raise UnknownFile(f"{path} holds no records, but {type(content).__name__}")
 
 
 def _is_object(line: bytes) -> bool:

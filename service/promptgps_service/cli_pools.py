@@ -29,7 +29,9 @@ def import_prompts(
     name: Annotated[str, typer.Argument(help="Name of the pool; it is made where it is missing.")],
     files: Annotated[
         list[Path],
-        typer.Argument(help="JSON Lines (also .gz), JSON, Parquet, Arrow, Feather or CSV files.", exists=True),
+        typer.Argument(
+            help="JSON Lines (also .gz), JSON, Parquet, Arrow, Feather or CSV files.", exists=True
+        ),
     ],
     key: Annotated[str | None, _column("the keys")] = None,
     text: Annotated[str | None, _column("the texts or chats")] = None,
@@ -38,10 +40,16 @@ def import_prompts(
     prior_successes: Annotated[str | None, _column("the successes of offline pass rates")] = None,
     prior_trials: Annotated[str | None, _column("their trials")] = None,
     merge_equal: Annotated[
-        bool, typer.Option("--merge-equal", help="Keys of equal content become other names of one prompt.")
+        bool,
+        typer.Option(
+            "--merge-equal", help="Keys of equal content become other names of one prompt."
+        ),
     ] = False,
     dimension: Annotated[
-        int | None, typer.Option(min=1, help="Of the vectors, where the pool is missing and is to be of vectors.")
+        int | None,
+        typer.Option(
+            min=1, help="Of the vectors, where the pool is missing and is to be of vectors."
+        ),
     ] = None,
     url: Annotated[
         str, typer.Option(help="The running service.", envvar="PROMPTGPS_URL")
@@ -51,7 +59,12 @@ def import_prompts(
     """Add the prompts of files to a pool; what it has already is passed over."""
     try:
         with PromptGPS(url, api_key=api_key, timeout=SECONDS) as gps:
-            _make(gps.with_options(retry_seconds=0.0, connect_timeout=PATIENCE), name, vector, dimension)
+            _make(
+                gps.with_options(retry_seconds=0.0, connect_timeout=PATIENCE),
+                name,
+                vector,
+                dimension,
+            )
             for file in files:
                 added = gps.add_prompts_file(
                     name, file, key=key, text=text, domain=domain, vector=vector, prior_successes=prior_successes,
@@ -68,7 +81,9 @@ def _make(gps: PromptGPS, name: str, vector: str | None, dimension: int | None) 
         gps.pool(name)
     except NotFound:
         if vector is not None and dimension is None:
-            raise Invalid(f"there is no pool {name!r} yet: say --dimension, the length of its vectors") from None
+            raise Invalid(
+                f"there is no pool {name!r} yet: say --dimension, the length of its vectors"
+            ) from None
         embedding: Any = None if dimension is None else {"kind": "given", "dimension": dimension}
         gps.create_pool(name, embedding=embedding)
 

@@ -19,7 +19,9 @@ ADDED = {"added": 2, "duplicates": 0, "total": 2}
 
 def lines(body: Any) -> list[Any]:
     text = body.read_bytes() if isinstance(body, Path) else body
-    return [json.loads(line) for line in text.removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()]
+    return [
+        json.loads(line) for line in text.removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -48,12 +50,14 @@ def test_a_file_is_sent_as_it_is(
     assert service.seen[0].path == "/pools/p/prompts"
 
 
-def test_columns_go_by_the_names_that_are_given(service: Service, ask: Asker, tmp_path: Path, caplog: Any) -> None:
+def test_columns_go_by_the_names_that_are_given(
+    service: Service, ask: Asker, tmp_path: Path, caplog: Any
+) -> None:
     (tmp_path / "train.parquet").write_bytes(b"PAR1")
     service.says(Reply(200, ADDED | {"ignored_columns": ["reward_model", "ability"], "aliases": 1}))
     names = {
-        "key": "extra_info.index", "text": "prompt", "domain": "data source&more", "vector": "v", "prior_successes": "k",
-        "prior_trials": "n", "on_equal_content": "merge",
+        "key": "extra_info.index", "text": "prompt", "domain": "data source&more", "vector": "v",
+        "prior_successes": "k", "prior_trials": "n", "on_equal_content": "merge",
     }  # fmt: skip
     assert ask("add_prompts_file", "p", tmp_path / "train.parquet", **names).aliases == 1
     assert service.seen[0].path == (
@@ -74,7 +78,10 @@ def test_columns_go_by_the_names_that_are_given(service: Service, ask: Asker, tm
         (lambda path: path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS).encode()), False),
         (lambda path: path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(row).encode() for row in ROWS)), True),
     ],
-    ids=["pandas lines", "pandas records", "pandas records on many lines", "pandas", "list", "with mark", "lines with mark"],
+    ids=[
+        "pandas lines", "pandas records", "pandas records on many lines", "pandas", "list", "with mark",
+        "lines with mark",
+    ],
 )  # fmt: skip
 def test_json_in_each_form_that_programs_write(tmp_path: Path, form: Any, as_it_is: bool) -> None:
     path = tmp_path / "prompts.json"
@@ -94,7 +101,10 @@ def test_json_in_the_apis_own_form_is_sent_as_such(tmp_path: Path) -> None:
     assert lines(calls.add_prompts_file("p", path).body) == ROWS[:1]
 
 
-@pytest.mark.parametrize(("content", "told"), [("{", "is no JSON"), ("", "is no JSON"), ("3", "holds a int, not records")])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("{", "is no JSON"), ("", "is no JSON"), ("3", "holds no records, but int")],
+)
 def test_json_that_holds_no_prompts_is_told(tmp_path: Path, content: str, told: str) -> None:
     path = tmp_path / "prompts.json"
     path.write_text(content)

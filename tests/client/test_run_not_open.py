@@ -22,7 +22,9 @@ def sent(service: Service) -> list[dict[str, Any]]:
     return [seen.json() for seen in service.asked("/outcomes")]
 
 
-def test_they_wait_until_it_is_open_again(service: Service, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_wait_until_it_is_open_again(
+    service: Service, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(courier, "NOT_OPEN_WAIT", 0.05)
     selector = make()
     service.at["/outcomes"].extend([NOT_OPEN] * 3 + [stored()])
@@ -49,7 +51,9 @@ def test_at_first_it_is_raised(service: Service, make: Make) -> None:
         make().next_batch()
 
 
-def test_what_an_earlier_training_left_for_it_keeps_nothing_up(service: Service, make: Make, tmp_path: Path) -> None:
+def test_what_an_earlier_training_left_for_it_keeps_nothing_up(
+    service: Service, make: Make, tmp_path: Path
+) -> None:
     folder = tmp_path / "spool-0"
     folder.mkdir()
     line = '{"id":"a","run":"archived","draw_id":["d9-0"],"successes":[1.0],"trials":[8]}\n'

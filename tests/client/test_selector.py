@@ -30,8 +30,9 @@ def test_the_services_draws(service: Service, make: Make) -> None:
     batches(service, answer(0, 30, 7, rollouts=4), answer(1, 9, 8, replayed=True, rollouts=4))
     first, second = selector.next_batch(5), selector.next_batch(6)
     assert first == DrawnBatch(
-        sequence=0, source="service", draw_id=["d1-030", "d1-007"], prompt=["k30", "k7"], pool=[None, None], index=[30, 7],
-        rollouts=[4, 4], predicted_success=[0.3, 0.07], row=[rows["k30"], rows["k7"]], warnings=[],
+        sequence=0, source="service", draw_id=["d1-030", "d1-007"], prompt=["k30", "k7"],
+        pool=[None, None], index=[30, 7], rollouts=[4, 4], predicted_success=[0.3, 0.07],
+        row=[rows["k30"], rows["k7"]], warnings=[],
     )  # fmt: skip
     assert second.source == "replay"
     assert asked(service) == [

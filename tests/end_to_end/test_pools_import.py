@@ -21,13 +21,17 @@ def imported(*arguments: str, url: str) -> subprocess.CompletedProcess[str]:
 
 
 def write(path: Path, first: int, count: int) -> Path:
-    rows = [{"key": f"k{row}", "text": f"What is {row} + {row}?"} for row in range(first, first + count)]
+    rows = [
+        {"key": f"k{row}", "text": f"What is {row} + {row}?"} for row in range(first, first + count)
+    ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
 
 
-def test_files_are_added_to_a_pool_that_is_made(client: PromptGPS, server: Server, tmp_path: Path) -> None:
+def test_files_are_added_to_a_pool_that_is_made(
+    client: PromptGPS, server: Server, tmp_path: Path
+) -> None:
     files = [write(tmp_path / "one.jsonl", 0, 5), write(tmp_path / "two.jsonl.gz", 3, 5)]
     done = imported("cli-sums", *map(str, files), url=server.url)
     assert done.returncode == 0, done.stderr
@@ -50,13 +54,17 @@ def test_equal_content_becomes_other_names_where_that_is_asked_for(
     assert client.pool("cli-merged").prompts == 1
 
 
-def test_a_pool_of_vectors_needs_to_know_their_length(client: PromptGPS, server: Server, tmp_path: Path) -> None:
+def test_a_pool_of_vectors_needs_to_know_their_length(
+    client: PromptGPS, server: Server, tmp_path: Path
+) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"key": "a", "vector": [1.0, 2.0]}) + "\n")
     refused = imported("cli-vectors", str(path), "--vector", "vector", url=server.url)
     assert refused.returncode == 2
     assert "promptgps: there is no pool 'cli-vectors' yet: say --dimension" in refused.stderr
-    done = imported("cli-vectors", str(path), "--vector", "vector", "--dimension", "2", url=server.url)
+    done = imported(
+        "cli-vectors", str(path), "--vector", "vector", "--dimension", "2", url=server.url
+    )
     assert "1 added" in done.stdout, done.stderr
     assert client.pool("cli-vectors").dimension == 2
 

@@ -46,7 +46,9 @@ def name(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def run(client: PromptGPS, name: str) -> str:
     """A run over a pool of `KEYS`."""
     add_pool(client, name)
-    client.create_run(name=name, pool=name, rollouts_per_prompt=ROLLOUTS, seed=3, selection={"cooldown": 0})
+    client.create_run(
+        name=name, pool=name, rollouts_per_prompt=ROLLOUTS, seed=3, selection={"cooldown": 0}
+    )
     return name
 
 
@@ -76,7 +78,9 @@ def add_pool(client: PromptGPS, name: str, keys: Sequence[Any] = KEYS, first: in
 def report(selector: Selector, batch: DrawnBatch, version: int | None = None) -> None:
     """Some outcome of each draw, which its place decides."""
     solved = [float(row % (ROLLOUTS + 1)) for row in range(len(batch))]
-    selector.report(batch.draw_id, successes=solved, trials=[ROLLOUTS] * len(batch), policy_version=version)
+    selector.report(
+        batch.draw_id, successes=solved, trials=[ROLLOUTS] * len(batch), policy_version=version
+    )
 
 
 def train(selector: Selector, steps: int, first: int = 0) -> list[DrawnBatch]:

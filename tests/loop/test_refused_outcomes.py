@@ -26,7 +26,7 @@ def refused(spool: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (spool / "refused.jsonl").read_text().splitlines()]
 
 
-# ---- nothing is learned: the loop is told ----------------------------------------------------------------------
+# ---- nothing is learned: the loop is told --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -39,12 +39,22 @@ def refused(spool: Path) -> list[dict[str, Any]]:
 )
 @pytest.mark.parametrize("ahead", [False, True])
 def test_rewards_that_the_run_does_not_take_stop_the_loop_at_its_next_step(
-    make: Make, tmp_path: Path, client: PromptGPS, run: str, rewards: list[float], told: str, ahead: bool
+    make: Make,
+    tmp_path: Path,
+    client: PromptGPS,
+    run: str,
+    rewards: list[float],
+    told: str,
+    ahead: bool,
 ) -> None:
     selector = make(spool=tmp_path / "spool", prefetch=ahead)
-    with pytest.raises(OutcomesRefused, match=told) as raised:
+
+    def loop() -> None:
         for step in range(3):
             rewarded(selector, step, rewards)
+
+    with pytest.raises(OutcomesRefused, match=told) as raised:
+        loop()
     assert selector.counters["batches_service"] <= 2
     wrong = [reward for reward in rewards if reward != 1.0]
     assert raised.value.rows == len(wrong) * BATCH
@@ -54,7 +64,9 @@ def test_rewards_that_the_run_does_not_take_stop_the_loop_at_its_next_step(
     assert client.run(run).log_position == (len(rewards) - len(wrong)) * BATCH
 
 
-def test_a_report_tells_of_the_one_before_it_and_is_kept_itself(make: Make, client: PromptGPS, run: str) -> None:
+def test_a_report_tells_of_the_one_before_it_and_is_kept_itself(
+    make: Make, client: PromptGPS, run: str
+) -> None:
     selector = make()
     batch = selector.next_batch(0)
     selector.report(batch.draw_id[:2], successes=[0.5, 0.5], trials=[ROLLOUTS] * 2)
@@ -83,7 +95,7 @@ def test_at_the_end_it_is_in_the_log(make: Make, caplog: pytest.LogCaptureFixtur
     assert f"{BATCH * ROLLOUTS} outcomes reported to run" in caplog.text
 
 
-# ---- single rows -----------------------------------------------------------------------------------------------
+# ---- single rows ---------------------------------------------------------------------------------
 
 
 def test_one_wrong_row_among_hundreds_costs_only_itself(
@@ -92,19 +104,28 @@ def test_one_wrong_row_among_hundreds_costs_only_itself(
     keys = [f"k{row}" for row in range(300)]
     add_pool(client, name, keys)
     client.create_run(name=name, pool=name, rollouts_per_prompt=ROLLOUTS, selection={"cooldown": 0})
-    with Selector(server.url, run=name, batch_size=300, prompts=keys, spool=tmp_path, deadline=10) as selector:
+    with Selector(
+        server.url, run=name, batch_size=300, prompts=keys, spool=tmp_path, deadline=10
+    ) as selector:
         for step in range(3):
             batch = selector.next_batch(step)
             solved: list[float] = [float(row % 5) for row in range(300)]
             solved[77 + step] = 1.5  # no whole number of successes
             draw_ids = list(batch.draw_id)
             draw_ids[200] = "d0-12345"
-            selector.report(draw_ids, successes=solved, trials=[ROLLOUTS] * 300, policy_version=step)
+            selector.report(
+                draw_ids, successes=solved, trials=[ROLLOUTS] * 300, policy_version=step
+            )
             assert selector.flush()
         assert selector.counters["outcomes_refused"] == 6
         assert selector.counters["outcomes_stored"] == 3 * 298
     kept = refused(tmp_path)
-    assert sorted(row for line in kept for row in line["successes"] if line["draw_id"] != ["d0-12345"])[-1] == 1.5
+    assert (
+        sorted(
+            row for line in kept for row in line["successes"] if line["draw_id"] != ["d0-12345"]
+        )[-1]
+        == 1.5
+    )
     assert all(line["run"] == name and line["refused"] for line in kept)
     assert "a report is refused and kept" in caplog.text
     assert client.run(name).log_position == 3 * 298
@@ -113,10 +134,14 @@ def test_one_wrong_row_among_hundreds_costs_only_itself(
 def test_a_high_share_that_stays_is_told_again(make: Make) -> None:
     selector = make()
     train(selector, 1)
-    with pytest.raises(OutcomesRefused):
+
+    def loop() -> None:
         for step in range(1, 12):
-            batch = selector.next_batch(step)
-            selector.report(batch.draw_id, successes=[0.5, 1.0, 1.0, 1.0], trials=[ROLLOUTS] * BATCH)
+            draw_ids = selector.next_batch(step).draw_id
+            selector.report(draw_ids, successes=[0.5, 1.0, 1.0, 1.0], trials=[ROLLOUTS] * BATCH)
+
+    with pytest.raises(OutcomesRefused):
+        loop()
     assert 7 <= selector.counters["outcomes_refused"] <= 9
 
 
@@ -126,11 +151,16 @@ def test_rows_that_cannot_be_sent_are_set_aside_as_those_that_are_refused(
     selector = make(spool=tmp_path / "spool")
     train(selector, 1)
     batch = selector.next_batch(1)
-    selector.report(batch.draw_id, successes=[1.0, 9.0, 2.0, -1.0], trials=[ROLLOUTS] * BATCH, policy_version=1)
+    selector.report(
+        batch.draw_id, successes=[1.0, 9.0, 2.0, -1.0], trials=[ROLLOUTS] * BATCH, policy_version=1
+    )
     assert selector.flush()
     assert client.run(run).log_position == BATCH + 2
     (line,) = refused(tmp_path / "spool")
-    assert (line["draw_id"], line["successes"]) == ([batch.draw_id[1], batch.draw_id[3]], [9.0, -1.0])
+    assert (line["draw_id"], line["successes"]) == (
+        [batch.draw_id[1], batch.draw_id[3]],
+        [9.0, -1.0],
+    )
     assert "row 1: 9.0 of 4: more successes than trials" in line["refused"]
 
 
@@ -142,7 +172,9 @@ def test_what_was_refused_can_be_mended_and_sent_again(
     train(selector, 1)
     state = selector.state_dict()
     batch = selector.next_batch(1)
-    selector.report(batch.draw_id, successes=[1.0, 1.5, 2.0, 9.0], trials=[ROLLOUTS] * BATCH, policy_version=1)
+    selector.report(
+        batch.draw_id, successes=[1.0, 1.5, 2.0, 9.0], trials=[ROLLOUTS] * BATCH, policy_version=1
+    )
     assert selector.flush()
     selector.close()
     assert client.run(run).log_position == BATCH + 2
@@ -168,7 +200,13 @@ def test_rows_of_local_draws_are_set_aside_by_themselves_too(
     make: Make, client: PromptGPS, run: str, tmp_path: Path
 ) -> None:
     spool = tmp_path / "spool"
-    away = make(service="http://127.0.0.1:9", spool=spool, deadline=0.2, prompts=[*KEYS[:5], "stranger"], batch_size=6)
+    away = make(
+        service="http://127.0.0.1:9",
+        spool=spool,
+        deadline=0.2,
+        prompts=[*KEYS[:5], "stranger"],
+        batch_size=6,
+    )
     batch = away.next_batch(0)
     assert batch.source == "fallback"
     flat = [draw_id for draw_id in batch.draw_id for _ in range(ROLLOUTS)]
@@ -179,14 +217,20 @@ def test_rows_of_local_draws_are_set_aside_by_themselves_too(
     away.close()
     later = make(spool=spool)
     assert later.flush()
-    assert client.run(run).log_position == 5  # a group for each draw, but for the one that nobody knows
+    assert (
+        client.run(run).log_position == 5
+    )  # a group for each draw, but for the one that nobody knows
     kept = refused(spool)
-    assert sum(len(line["local_id"]) for line in kept) == later.counters["outcomes_refused"] == 1 + ROLLOUTS
+    assert (
+        sum(len(line["local_id"]) for line in kept)
+        == later.counters["outcomes_refused"]
+        == 1 + ROLLOUTS
+    )
     # the same again after a crash is the same: nothing counts twice
     assert later.counters["outcomes_stored"] == 5
 
 
-# ---- a run that is gone ------------------------------------------------------------------------------------
+# ---- a run that is gone --------------------------------------------------------------------------
 
 
 def test_reports_to_a_run_that_is_gone_are_refused_and_keep_no_others_up(

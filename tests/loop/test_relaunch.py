@@ -17,9 +17,9 @@ from promptgps_client.selector import courier
 
 from tests.server import Server, wait_for
 
-from .conftest import BATCH, KEYS, ROLLOUTS, Make, report, train
+from .conftest import BATCH, KEYS, Make, report, train
 
-# ---- a relaunch is stopped -----------------------------------------------------------------------------------
+# ---- a relaunch is stopped -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -46,9 +46,19 @@ def test_a_relaunch_is_stopped_at_its_first_batch(
         again.next_batch(0)
     told = str(raised.value)
     assert f"'{run}' has been trained on before" in told
-    for way in ("load the trainer's checkpoint", "on_existing='resume'", "(step-2)", "on_existing='new'", f"'{run}-2'"):
+    for way in (
+        "load the trainer's checkpoint",
+        "on_existing='resume'",
+        "(step-2)",
+        "on_existing='new'",
+        f"'{run}-2'",
+    ):
         assert way in told
-    assert (raised.value.run, raised.value.snapshots, raised.value.new_name) == (run, ("step-2",), f"{run}-2")
+    assert (raised.value.run, raised.value.snapshots, raised.value.new_name) == (
+        run,
+        ("step-2",),
+        f"{run}-2",
+    )
     assert str(pickle.loads(pickle.dumps(raised.value))) == told
     after = client.run(run)
     assert (after.selections, after.log_position) == (before.selections, before.log_position)
@@ -66,12 +76,16 @@ def test_by_position_and_by_number_it_is_stopped_too(make: Make) -> None:
     assert make().batch_at(3).source == "service"
 
 
-def test_a_training_whose_first_batches_were_local_is_one_too(make: Make, run: str, client: PromptGPS) -> None:
+def test_a_training_whose_first_batches_were_local_is_one_too(
+    make: Make, run: str, client: PromptGPS
+) -> None:
     old = make()
     old._fallbacks = {0, 1}
     train(old, 3)
     again = make()
-    assert [again.next_batch(step).source for step in range(2)] == ["service"] * 2  # these are nobody's
+    assert [again.next_batch(step).source for step in range(2)] == [
+        "service"
+    ] * 2  # these are nobody's
     with pytest.raises(ExistingRun, match="batch 2"):
         again.next_batch(2)
 
@@ -80,7 +94,9 @@ def test_reports_that_still_wait_are_an_old_trainings_and_go_to_its_run(
     make: Make, client: PromptGPS, run: str, tmp_path: Path
 ) -> None:
     spool = tmp_path / "spool"
-    with pytest.MonkeyPatch.context() as patched:  # as if it were killed before anything was delivered
+    with (
+        pytest.MonkeyPatch.context() as patched
+    ):  # as if it were killed before anything was delivered
         patched.setattr(courier.Courier, "_work", lambda self: None)
         old = make(spool=spool)
         report(old, old.next_batch(0), 0)
@@ -97,7 +113,9 @@ def test_reports_that_still_wait_are_an_old_trainings_and_go_to_its_run(
 
 
 @pytest.mark.parametrize("on_existing", ["fail", "resume", "new"])
-def test_with_its_state_a_training_goes_on(make: Make, client: PromptGPS, run: str, on_existing: Any) -> None:
+def test_with_its_state_a_training_goes_on(
+    make: Make, client: PromptGPS, run: str, on_existing: Any
+) -> None:
     old = make()
     batches = train(old, 2)
     state = json.loads(json.dumps(old.state_dict()))
@@ -109,7 +127,9 @@ def test_with_its_state_a_training_goes_on(make: Make, client: PromptGPS, run: s
     assert [one.name for one in client.runs().runs if one.name.startswith(run)] == [run]
 
 
-def test_back_at_a_snapshot_from_before_there_is_nothing_to_inherit(make: Make, client: PromptGPS, run: str) -> None:
+def test_back_at_a_snapshot_from_before_there_is_nothing_to_inherit(
+    make: Make, client: PromptGPS, run: str
+) -> None:
     client.snapshot(run, "start")
     old = train(make(), 2)
     client.restore(run, "start")
@@ -123,15 +143,21 @@ def test_an_unknown_way_is_refused(make: Make) -> None:
         make(on_existing="maybe")
 
 
-# ---- no relaunch -----------------------------------------------------------------------------------------------
+# ---- no relaunch ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("on_existing", ["fail", "resume", "new"])
-def test_ranks_of_one_launch_are_none(make: Make, client: PromptGPS, run: str, on_existing: Any) -> None:
-    client.report_groups(run=run, prompt=KEYS[:9], successes=[1.0] * 9, trials=[4] * 9)  # offline pass rates
+def test_ranks_of_one_launch_are_none(
+    make: Make, client: PromptGPS, run: str, on_existing: Any
+) -> None:
+    client.report_groups(
+        run=run, prompt=KEYS[:9], successes=[1.0] * 9, trials=[4] * 9
+    )  # offline pass rates
     ranks = [make(on_existing=on_existing) for _ in range(3)]
     for step in range(3):
-        batches = [rank.next_batch(step) for rank in ranks]  # the first has reported by the time the last asks
+        batches = [
+            rank.next_batch(step) for rank in ranks
+        ]  # the first has reported by the time the last asks
         for rank, batch in zip(ranks, batches, strict=True):
             assert batch.draw_id == batches[0].draw_id
             report(rank, batch.part(ranks.index(rank), 3), step)
@@ -140,7 +166,9 @@ def test_ranks_of_one_launch_are_none(make: Make, client: PromptGPS, run: str, o
     assert client.run(run).log_position == 9 + 3 * BATCH
 
 
-def test_a_rank_that_starts_after_another_has_drawn_is_none(make: Make, run: str, client: PromptGPS) -> None:
+def test_a_rank_that_starts_after_another_has_drawn_is_none(
+    make: Make, run: str, client: PromptGPS
+) -> None:
     client.report_groups(run=run, prompt=KEYS[:9], successes=[1.0] * 9, trials=[4] * 9)
     first = make()
     batch = first.next_batch(0)
@@ -160,10 +188,12 @@ def test_a_training_that_had_reported_nothing_leaves_nothing_to_inherit(make: Ma
     report(again, batch, 0)
 
 
-# ---- resume ----------------------------------------------------------------------------------------------------
+# ---- resume --------------------------------------------------------------------------------------
 
 
-def test_resumed_batches_come_after_those_that_were_had_on_all_ranks(make: Make, client: PromptGPS, run: str) -> None:
+def test_resumed_batches_come_after_those_that_were_had_on_all_ranks(
+    make: Make, client: PromptGPS, run: str
+) -> None:
     old = train(make(), 3)
     ranks = [make(on_existing="resume") for _ in range(3)]
     drawn = []
@@ -201,7 +231,9 @@ def test_each_launch_resumes_behind_the_one_before(make: Make, client: PromptGPS
     assert (other.source, len(other)) == ("service", BATCH - 1)
 
 
-def test_policy_versions_that_go_on_by_themselves_are_left_alone(make: Make, client: PromptGPS, run: str) -> None:
+def test_policy_versions_that_go_on_by_themselves_are_left_alone(
+    make: Make, client: PromptGPS, run: str
+) -> None:
     train(make(), 3)
     resumed = make(on_existing="resume")
     report(resumed, resumed.next_batch(100), 100)
@@ -215,7 +247,9 @@ def test_many_ranks_at_once_agree(make: Make, client: PromptGPS, run: str) -> No
         ranks = [make(on_existing=on_existing) for _ in range(8)]
         batches: dict[int, list[str]] = {}
 
-        def draw(number: int, ranks: list[Selector] = ranks, batches: dict[int, list[str]] = batches) -> None:
+        def draw(
+            number: int, ranks: list[Selector] = ranks, batches: dict[int, list[str]] = batches
+        ) -> None:
             batches[number] = ranks[number].next_batch(0).draw_id
 
         threads = [threading.Thread(target=draw, args=(number,)) for number in range(8)]
@@ -228,13 +262,17 @@ def test_many_ranks_at_once_agree(make: Make, client: PromptGPS, run: str) -> No
         assert len({rank.course for rank in ranks}) == 1
 
 
-# ---- anew ------------------------------------------------------------------------------------------------------
+# ---- anew ----------------------------------------------------------------------------------------
 
 
 def test_a_new_run_has_the_settings_and_none_of_the_past(
     make: Make, client: PromptGPS, run: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client.change_run(run, rollouts_per_prompt=3, selection={"utility": "target", "target": 0.4, "candidate_factor": None})
+    client.change_run(
+        run,
+        rollouts_per_prompt=3,
+        selection={"utility": "target", "target": 0.4, "candidate_factor": None},
+    )
     train(make(), 2)
     selector = make(on_existing="new")
     batches = train(selector, 2)
@@ -258,7 +296,9 @@ def test_a_new_run_has_the_settings_and_none_of_the_past(
         make(run="another").load_state_dict(state)
 
 
-def test_a_rank_that_only_reports_comes_to_the_same_new_run(make: Make, client: PromptGPS, run: str) -> None:
+def test_a_rank_that_only_reports_comes_to_the_same_new_run(
+    make: Make, client: PromptGPS, run: str
+) -> None:
     train(make(), 1)
     draws, reports = make(on_existing="new"), make(on_existing="new")
     for step in range(2):
@@ -276,7 +316,7 @@ def test_runs_of_others_are_not_taken(make: Make, client: PromptGPS, run: str) -
     assert selector.course.run == f"{run}-3"
 
 
-# ---- the service is away at first ------------------------------------------------------------------------------
+# ---- the service is away at first ----------------------------------------------------------------
 
 
 @contextmanager
@@ -339,7 +379,9 @@ def test_a_relaunch_without_the_service_is_known_when_it_is_back(
         if on_existing == "fail":
             with pytest.raises(ExistingRun):
                 wait_for(met, 30.0, "the service", pause=0.4)
-            assert client.run(run).log_position == 30 * BATCH  # nothing of the new training is in the old run
+            assert (
+                client.run(run).log_position == 30 * BATCH
+            )  # nothing of the new training is in the old run
         else:
             wait_for(met, 30.0, "the service", pause=0.4)
             assert again.flush()
@@ -356,12 +398,21 @@ def test_ranks_that_started_without_the_service_are_no_relaunch(
             report(rank, rank.next_batch(0).part(0 if rank is first else 1, 2), 0)
         opened.set()
         steps = iter(range(1, 1000))
-        wait_for(lambda: first.next_batch(next(steps)).source == "service", 30.0, "the service", pause=0.1)
+        wait_for(
+            lambda: first.next_batch(next(steps)).source == "service",
+            30.0,
+            "the service",
+            pause=0.1,
+        )
         report(first, first.batch_at(first.state_dict()["sequence"] - 1))
         assert first.flush()
         assert client.run(run).progress.reported_draws > 0  # type: ignore[union-attr]
         later = iter(range(1, 1000))
-        wait_for(lambda: second.next_batch(next(later)).source != "fallback", 30.0, "the service", pause=0.1)
+        wait_for(
+            lambda: second.next_batch(next(later)).source != "fallback",
+            30.0,
+            "the service",
+            pause=0.1,
+        )
         assert second.flush()
         assert client.run(run).log_position == 2 * BATCH
-    assert client.run(run).rollouts_per_prompt == ROLLOUTS

@@ -17,12 +17,13 @@ def prompts(rows: Any, path: str, pool: Pools = None) -> list[str] | list[tuple[
     Args:
         rows: A Hugging Face data set.
         path: Column of the keys, or a field in one (`extra_info.index`).
-        pool: None where the run has one pool. Else a column of the pools' names, or a field in one; or the name of the
-            one pool of all rows; or a mapping to pools from the values of the column `data_source`.
+        pool: None where the run has one pool. Else a column of the pools' names, or a field in one;
+            or the name of the one pool of all rows; or a mapping to pools from the values of the
+            column `data_source`.
 
     Raises:
-        ValueError: There is no such column; a row has no key, or one that is neither a string nor a whole number; two
-            rows have the same; or a row has no pool.
+        ValueError: There is no such column; a row has no key, or one that is neither a string nor a
+            whole number; two rows have the same; or a row has no pool.
     """
     names = list(keys(rows, path))
     if pool is None:
@@ -53,7 +54,9 @@ def key_of(value: Any, where: str, path: str) -> str:
         raise ValueError(f"{where} has no {path}, its prompt's key")
     key = KEYS.cell(items([value])[0])
     if not isinstance(key, str) or not key:
-        raise ValueError(f"{where}: {path} is {shown(value)}, and a key is a string or a whole number")
+        raise ValueError(
+            f"{where}: {path} is {shown(value)}, and a key is a string or a whole number"
+        )
     return key
 
 
@@ -64,7 +67,9 @@ def pool_of(source: Any, pool: Mapping[str, str], where: str) -> str:
         ValueError: The mapping does not have it.
     """
     if source not in pool:
-        raise ValueError(f"{where} is of the data source {shown(source)}, for which `pool` names none: {dict(pool)}")
+        raise ValueError(
+            f"{where} is of the data source {shown(source)}, for which `pool` names none: {dict(pool)}"
+        )
     return pool[source]
 
 
@@ -83,22 +88,31 @@ def is_column(rows: Any, path: str) -> bool:
 def _pools(rows: Any, pool: str | Mapping[str, str]) -> list[str]:
     if isinstance(pool, Mapping):
         sources = _column(rows, DATA_SOURCE, "the sources by which `pool` names pools")
-        return [pool_of(source, pool, f"row {number} of the data set") for number, source in enumerate(sources)]
+        return [
+            pool_of(source, pool, f"row {number} of the data set")
+            for number, source in enumerate(sources)
+        ]
     if not is_column(rows, pool):
         return [pool] * len(rows)
     found = list(_column(rows, pool, "the pools of prompts"))
     for number, name in enumerate(found):
         if not isinstance(name, str):
-            raise ValueError(f"row {number} of the data set: {pool} is {shown(name)}, and a pool has a name")
+            raise ValueError(
+                f"row {number} of the data set: {pool} is {shown(name)}, and a pool has a name"
+            )
     return found
 
 
 def _column(rows: Any, path: str, what: str) -> Iterator[Any]:
     """Values of a column; its name may have dots itself."""
-    name, fields = (path, []) if path in rows.column_names else (path.split(".")[0], path.split(".")[1:])
+    name, fields = (
+        (path, []) if path in rows.column_names else (path.split(".")[0], path.split(".")[1:])
+    )
     if name not in rows.column_names:
         there = ", ".join(rows.column_names)
-        raise ValueError(f"the data set has no column {name}, where {what} should be ({path}); it has {there}")
+        raise ValueError(
+            f"the data set has no column {name}, where {what} should be ({path}); it has {there}"
+        )
     return (field_of(value, fields) for value in rows[name])
 
 
@@ -113,4 +127,6 @@ def _check_distinct(names: list[Any], path: str, by_source: bool) -> None:
                 if by_source
                 else ""
             )
-            raise ValueError(f"{name!r} is there twice, as {path} of the rows {first} and {number}{advice}")
+            raise ValueError(
+                f"{name!r} is there twice, as {path} of the rows {first} and {number}{advice}"
+            )

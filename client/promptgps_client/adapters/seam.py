@@ -22,18 +22,21 @@ ANSWER = 30.0  # and for one that has been asked
 class Seam:
     """Settings of a `Selector`, of which each process makes its own when it first needs it.
 
-    It may be pickled and forked: outcomes are reported by whichever process has them, to the run that the one which
-    has drawn is in. A process takes the first free numbered folder below `spool`, so that a restarted trainer delivers
-    what its killed processes have left.
+    It may be pickled and forked: outcomes are reported by whichever process has them, to the run
+    that the one which has drawn is in. A process takes the first free numbered folder below
+    `spool`, so that a restarted trainer delivers what its killed processes have left.
 
     Args:
-        service: Address of the service; default: the environment's PROMPTGPS_URL. The key is PROMPTGPS_API_KEY.
+        service: Address of the service; default: the environment's PROMPTGPS_URL. The key is
+            PROMPTGPS_API_KEY.
         run: The run's name.
         spool: Folder for the reports of all processes on their way.
         settings: All others of `Selector`.
     """
 
-    def __init__(self, service: str | None = None, *, run: str, spool: str | Path, **settings: Any) -> None:
+    def __init__(
+        self, service: str | None = None, *, run: str, spool: str | Path, **settings: Any
+    ) -> None:
         self._service = service
         self._run = run
         self._spool = Path(spool)
@@ -59,22 +62,30 @@ class Seam:
     def flush(self) -> None:
         """Deliver this process's reports before a snapshot."""
         if not self.selector.flush(PATIENCE):
-            _log.warning("run %s: some outcomes will only be reported after the snapshot", self.course.run)
+            _log.warning(
+                "run %s: some outcomes will only be reported after the snapshot", self.course.run
+            )
 
     def snapshot(self, tag: str) -> None:
         """Mark the run, beside a checkpoint, from one process; what fails is only told in the log."""
         name = self._named(tag)
-        self._patiently(lambda client: client.snapshot(self.course.run, name), f"there is no snapshot {name}")
+        self._patiently(
+            lambda client: client.snapshot(self.course.run, name), f"there is no snapshot {name}"
+        )
 
     def restore(self, tag: str) -> None:
         """Put the run back to a snapshot, from one process, before training goes on from its checkpoint.
 
-        Where that fails, which the log tells, the run stays as it is: what the trainer draws again is the same, what it
-        reports again changes nothing. The settings were good when training began, so that from here on a refusal of
-        the service (of a batch that had another size before, say) only makes draws local.
+        Where that fails, which the log tells, the run stays as it is: what the trainer draws again
+        is the same, what it reports again changes nothing. The settings were good when training
+        began, so that from here on a refusal of the service (of a batch that had another size
+        before, say) only makes draws local.
         """
         name = self._named(tag)
-        self._patiently(lambda client: client.restore(self.course.run, name), f"the run is not put back to {name}")
+        self._patiently(
+            lambda client: client.restore(self.course.run, name),
+            f"the run is not put back to {name}",
+        )
         self.selector.load_state_dict(self.selector.state_dict() | {"answered": True})
 
     def _named(self, tag: str) -> str:
@@ -106,14 +117,20 @@ class Seam:
 
     def _select(self, client: PromptGPS, number: int = 0) -> Selector:
         try:
-            return Selector(client, run=self._run, spool=self._spool / str(number), **self._settings)
+            return Selector(
+                client, run=self._run, spool=self._spool / str(number), **self._settings
+            )
         except SpoolInUse:
             return self._select(client, number + 1)
 
     def _patiently(self, call: Callable[[PromptGPS], object], otherwise: str) -> None:
         client, _ = self._mine()
         try:
-            call(client.with_options(timeout=ANSWER, connect_timeout=PATIENCE, retry_seconds=PATIENCE))
+            call(
+                client.with_options(
+                    timeout=ANSWER, connect_timeout=PATIENCE, retry_seconds=PATIENCE
+                )
+            )
         except PromptGPSError as fault:
             _log.warning("run %s: %s: %s", self.course.run, otherwise, fault)
 

@@ -121,7 +121,7 @@ class PromptSelection(TrainerCallback):
                 self._seam.restore(_tag(state))
         self._rows.begin(state.global_step if args.ignore_data_skip else 0)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_step_end(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Let the next checkpoint know which run it is of."""
         state.stateful_callbacks[STATE] = asdict(self._seam.course)
 

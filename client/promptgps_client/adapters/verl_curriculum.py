@@ -38,9 +38,9 @@ class PromptGPSSampler(AbstractCurriculumSampler):
 
     `data.promptgps` has `run`, `spool`, and perhaps `service` (default: the environment's PROMPTGPS_URL), `key` (field
     of `extra_info` with the prompt's key, default `index`), `pool` (where the run has several pools: the field of
-    `extra_info` with their names, or `data_source`; the name of the one pool of all rows; or a mapping to pools from the
-    values of `data_source`), `batch_size` (draws asked for at once, default `data.gen_batch_size` or `data.train_batch_size`),
-    and any other setting of `Selector`, such as `on_existing`.
+    `extra_info` with their names, or `data_source`; the name of the one pool of all rows; or a mapping to pools from
+    the values of `data_source`), `batch_size` (draws asked for at once, default `data.gen_batch_size` or
+    `data.train_batch_size`), and any other setting of `Selector`, such as `on_existing`.
 
     Raises:
         ValueError: Keys or settings contradict each other, or are not those of the run.

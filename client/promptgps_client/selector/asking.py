@@ -47,12 +47,18 @@ class Question:
 class Asker:
     """Asks for batches, at most `deadline` seconds (and `wait_seconds`) each.
 
-    After the n-th silence in a row it asks again no sooner than deadline · 2ⁿ seconds later, at most ten minutes; an
-    eighth of that once the service has shown a sign of life. Until then it raises `Silence` at once.
+    After the n-th silence in a row it asks again no sooner than deadline · 2ⁿ seconds later, at
+    most ten minutes; an eighth of that once the service has shown a sign of life. Until then it
+    raises `Silence` at once.
     """
 
     def __init__(
-        self, client: PromptGPS, batch_size: int, rollouts: int | None, deadline: float, wait_seconds: float
+        self,
+        client: PromptGPS,
+        batch_size: int,
+        rollouts: int | None,
+        deadline: float,
+        wait_seconds: float,
     ) -> None:
         self._client = client
         self._batch_size = batch_size
@@ -100,7 +106,9 @@ class Asker:
         """
         self._check_rest()
         client = self._patient(longer)
-        return self._answered(self._threads.submit(call, client), self._deadline + longer, lambda _: self.alive())
+        return self._answered(
+            self._threads.submit(call, client), self._deadline + longer, lambda _: self.alive()
+        )
 
     def ask_ahead(self, question: Question) -> None:
         """Ask in the background, for an `ask` to come."""
@@ -111,7 +119,9 @@ class Asker:
         """Let go of the threads; one that still waits for an answer ends with its request's own timeout."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _answered(self, answer: Future[A], seconds: float, late: Callable[[Future[A]], object]) -> A:
+    def _answered(
+        self, answer: Future[A], seconds: float, late: Callable[[Future[A]], object]
+    ) -> A:
         try:
             result = answer.result(seconds)
         except BadAnswer as refusal:
@@ -130,7 +140,11 @@ class Asker:
     def _asked_ahead(self, question: Question) -> Future[Batch] | None:
         """What was asked ahead, unless it is another question or has failed: then it is asked anew."""
         (asked, answer), self._ahead = self._ahead or (None, None), None
-        if asked != question or answer is None or (answer.done() and answer.exception() is not None):
+        if (
+            asked != question
+            or answer is None
+            or (answer.done() and answer.exception() is not None)
+        ):
             return None
         return answer
 
@@ -155,7 +169,9 @@ class Asker:
         if not self.lost:
             wait /= SHORTER_WHEN_ALIVE
         if (rest := self._silent_since + wait - monotonic()) > 0:
-            raise Silence(f"the service was silent and is asked again in {rest:.0f} s at the latest")
+            raise Silence(
+                f"the service was silent and is asked again in {rest:.0f} s at the latest"
+            )
 
     def _silence(self, reason: object) -> Silence:
         self._silences += 1
@@ -166,4 +182,6 @@ class Asker:
         if not answer.cancelled() and answer.exception() is None:
             self.alive()
             sequence = answer.result().sequence
-            _log.warning("batch %d was answered late; local draws have taken the place of its own", sequence)
+            _log.warning(
+                "batch %d was answered late; local draws have taken the place of its own", sequence
+            )

@@ -32,11 +32,12 @@ class DrawnBatch:
 
     Attributes:
         sequence: Number of the batch.
-        source: `service`; `replay` where the service had answered this sequence before (another rank, or before a
-            restart); `fallback` where the draws are local.
+        source: `service`; `replay` where the service had answered this sequence before (another
+            rank, or before a restart); `fallback` where the draws are local.
         draw_id: What outcomes are reported by; unique over the run, local draws included.
         prompt: Keys.
-        pool: Of each prompt, where the run has several or the selector's prompts name theirs; else None.
+        pool: Of each prompt, where the run has several or the selector's prompts name theirs; else
+            None.
         index: Where the keys stand in the selector's prompts.
         rollouts: n of each.
         predicted_success: Success rates; None where a local draw has none.
@@ -73,7 +74,9 @@ class DrawnBatch:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of {world_size}")
         rows = slice(len(self) * rank // world_size, len(self) * (rank + 1) // world_size)
-        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(Draw)})
+        return replace(
+            self, **{field.name: getattr(self, field.name)[rows] for field in fields(Draw)}
+        )
 
 
 class LocalDraw(NamedTuple):
@@ -84,7 +87,9 @@ class LocalDraw(NamedTuple):
     policy_version: int | None
 
 
-def local_id(sequence: int, position: int, policy_version: int | None, pool: str | None, key: str) -> str:
+def local_id(
+    sequence: int, position: int, policy_version: int | None, pool: str | None, key: str
+) -> str:
     """Id of a local draw. It says all that its report needs, so that any process can report it."""
     version = "" if policy_version is None else policy_version
     return f"local-{sequence}-{position}-{version}{'-' if pool is None else f':{pool}:'}{key}"

@@ -1,7 +1,7 @@
 """The background thread that brings reports from the spool to the service, and looks whether a silent one is back.
 
-What the service will never take is set aside row by row, and the rest of the report is sent again. Reports of a run that
-is not open wait, and keep those of other runs up by nothing.
+What the service will never take is set aside row by row, and the rest of the report is sent again.
+Reports of a run that is not open wait, and keep those of other runs up by nothing.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ REPORTS_IN_REQUEST = 64
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 TRIES_AT_500 = 20  # minutes: a service that is deployed broken may be mended in so long, a report that breaks it not
 ROUNDS = 64  # of sending a report again without the rows that were refused; the service names up to 20 in each
-# The loop is told of refusals where they are a high share of the rows of the last reports; after a first good report only
-# where they are that many rows, or go on for so many reports: one wrong row is bad luck, a reward of another kind is not.
+# The loop is told of refusals where they are a high share of the rows of the last reports; after a
+# first good report only where they are that many rows, or go on for so many reports: one wrong row
+# is bad luck, a reward of another kind is not.
 REPORTS_JUDGED, HIGH_SHARE, MANY_ROWS = 8, 0.1, 16
 NOT_OPEN_WAIT = 30.0
 REASONS_SHOWN = 3
@@ -53,7 +54,8 @@ class Report:
     Attributes:
         line: Where it waits.
         record: What of it is still to be sent.
-        refused: Rows that were set aside, and why; together with the record they are the whole report.
+        refused: Rows that were set aside, and why; together with the record they are the whole
+            report.
     """
 
     line: Line
@@ -64,7 +66,9 @@ class Report:
         """Set rows of the record aside."""
         if rows:
             reasons = list(dict.fromkeys(rows.values()))
-            more = f"; and {len(reasons) - REASONS_SHOWN} more" if len(reasons) > REASONS_SHOWN else ""
+            more = (
+                f"; and {len(reasons) - REASONS_SHOWN} more" if len(reasons) > REASONS_SHOWN else ""
+            )
             self.refused.append((self.record.only(rows), "; ".join(reasons[:REASONS_SHOWN]) + more))
             self.record = self.record.without(rows)
 
@@ -91,7 +95,9 @@ class Courier:
     """
 
     def __init__(self, client: PromptGPS, spool: Spool, asker: Asker, run: str) -> None:
-        self._client = client.with_options(timeout=60.0, retry_seconds=0.0)  # it waits between attempts itself
+        self._client = client.with_options(
+            timeout=60.0, retry_seconds=0.0
+        )  # it waits between attempts itself
         self._spool = spool
         self._asker = asker
         self._run_name = run
@@ -110,7 +116,9 @@ class Courier:
         self.refused = 0
         self.unproven = True
         self._proven = False  # whether a report of this process, not of one before it, was good
-        self._lately: deque[tuple[int, int]] = deque(maxlen=REPORTS_JUDGED)  # rows refused, and rows, of reports
+        self._lately: deque[tuple[int, int]] = deque(
+            maxlen=REPORTS_JUDGED
+        )  # rows refused, and rows, of reports
         self._trouble: OutcomesRefused | None = None
         threading.Thread(target=self._run, name="promptgps-courier", daemon=True).start()
 
@@ -140,7 +148,8 @@ class Courier:
     def flush(self, seconds: float) -> bool:
         """Deliver everything; false when time ran out, or where the run is not open.
 
-        Reports of other runs, which an earlier process has left, are not waited for where theirs is not open.
+        Reports of other runs, which an earlier process has left, are not waited for where theirs is
+        not open.
         """
         self._not_open = {}
         self.wake(now=True)
@@ -150,7 +159,9 @@ class Courier:
     def wait_verdict(self, seconds: float) -> None:
         """Wait until the service has said what it makes of this process's first report."""
         self.wake(now=True)
-        self._spool.wait_empty(seconds, lambda: not self.unproven or self.failing or bool(self._not_open))
+        self._spool.wait_empty(
+            seconds, lambda: not self.unproven or self.failing or bool(self._not_open)
+        )
 
     def close(self) -> None:
         """End the thread, without waiting for a request under way."""
@@ -158,7 +169,7 @@ class Courier:
             self._closing = True
             self._turn.notify()
 
-    # ---- what is refused -------------------------------------------------------------------------------------
+    # ---- what is refused -------------------------------------------------------------------------
 
     def set_aside(self, lines: Iterable[bytes], reason: str, rows: int) -> None:
         """Keep outcomes of this process that the service would refuse, so that they are not sent at all.
@@ -196,7 +207,7 @@ class Courier:
                 self._lately.clear()
             self._proven |= refused < HIGH_SHARE * rows
 
-    # ---- the thread ----------------------------------------------------------------------------------------
+    # ---- the thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while self._wait_for_turn():
@@ -227,12 +238,16 @@ class Courier:
     @property
     def _kept_back(self) -> frozenset[str]:
         """Runs whose reports are not for now."""
-        return frozenset(self._not_open) | (frozenset({self._run_name}) if self._held else frozenset())
+        return frozenset(self._not_open) | (
+            frozenset({self._run_name}) if self._held else frozenset()
+        )
 
     def _open_again(self) -> None:
         """Runs that were not open are tried again from time to time, and at once where somebody is in a hurry."""
         now = monotonic()
-        self._not_open = {run: due for run, due in self._not_open.items() if due > now and not self._urgent}
+        self._not_open = {
+            run: due for run, due in self._not_open.items() if due > now and not self._urgent
+        }
 
     def _until_open(self) -> float | None:
         return max(min(self._not_open.values()) - monotonic(), 0.0) if self._not_open else None
@@ -244,7 +259,12 @@ class Courier:
         self._failures += 1
         self._due = monotonic() + wait
         self._spool.tell()
-        _log.warning("the service is tried again in %.3g s, %d reports wait: %s", wait, len(self._spool), fault)
+        _log.warning(
+            "the service is tried again in %.3g s, %d reports wait: %s",
+            wait,
+            len(self._spool),
+            fault,
+        )
 
     def _work(self) -> None:
         waiting = []
@@ -291,7 +311,13 @@ class Courier:
                     for report in reports:
                         self._deliver([report])
                     return None
-                self._refuse(left, rows or dict.fromkeys(((0, row) for row in range(len(left[0].record))), str(refusal)))
+                self._refuse(
+                    left,
+                    rows
+                    or dict.fromkeys(
+                        ((0, row) for row in range(len(left[0].record))), str(refusal)
+                    ),
+                )
             else:
                 self._taken(answer, request)
                 break
@@ -325,7 +351,10 @@ class Courier:
             self._rewards.pop(left[0].record.run, None)
             reward = self._reward_of(left[0].record.run)
             for number, report in enumerate(left):
-                rows |= {(number, row): reason for row, reason in report.record.unrewarded(reward).items()}
+                rows |= {
+                    (number, row): reason
+                    for row, reason in report.record.unrewarded(reward).items()
+                }
         return rows
 
     def _refuse(self, left: Sequence[Report], rows: Mapping[tuple[int, int], str]) -> None:
@@ -341,7 +370,9 @@ class Courier:
             name = "draw" if "draw_id" in request.columns else "prompt"
             first = request.columns["draw_id" if name == "draw" else name][answer.conflicts[0]]
             count = len(answer.conflicts)
-            _log.warning("%d outcomes contradict the log and change nothing, of %s %s on", count, name, first)
+            _log.warning(
+                "%d outcomes contradict the log and change nothing, of %s %s on", count, name, first
+            )
 
     def _settle(self, report: Report) -> None:
         """Forget a report that is done with, once what was refused of it is kept."""

@@ -1,12 +1,13 @@
 """What a training finds as it starts: a run of its own, or one that a training before it has left.
 
-A training is a relaunch where outcomes of the run's draws were stored before its selector was made, or where the spool
-still held some; and no state is loaded. Outcomes by prompt, as offline pass rates are, do not count, nor do draws that
-nobody has reported.
+A training is a relaunch where outcomes of the run's draws were stored before its selector was made,
+or where the spool still held some; and no state is loaded. Outcomes by prompt, as offline pass
+rates are, do not count, nor do draws that nobody has reported.
 
-The ranks of one launch are none of that to each other: each makes its selector before the first of them has reported.
-A rank whose selector is made later than that is told to resume, which it can by the state, or `course`, of another.
-Where the service is away at first, the age of the first outcome decides, and not the moment of asking.
+The ranks of one launch are none of that to each other: each makes its selector before the first of
+them has reported. A rank whose selector is made later than that is told to resume, which it can by
+the state, or `course`, of another. Where the service is away at first, the age of the first outcome
+decides, and not the moment of asking.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Course:
     Attributes:
         run: Name of the run, which may be another than was asked for.
         offset: Added to the training's sequences.
-        latest_version: Policy version that the run had come to when this training began with its own counter;
-            None where it had none.
+        latest_version: Policy version that the run had come to when this training began with its
+            own counter; None where it had none.
         shift: Added to the training's policy versions; None as long as the first one is not known.
     """
 
@@ -49,7 +50,7 @@ class Course:
     shift: int | None = 0
 
     def begun(self, policy_version: int | None) -> Course:
-        """Settle the shift by the training's first policy version: where it counts anew, it counts on from the run's."""
+        """Settle the shift by the training's first policy version: one that counts anew counts on from the run's."""
         if self.shift is not None:
             return self
         behind = self.latest_version is not None and policy_version is not None
@@ -72,7 +73,9 @@ class Launch:
         left_behind: Whether the spool held reports to this run that an earlier process has left.
     """
 
-    def __init__(self, asker: Asker, run: str, on_existing: OnExisting, batch_size: int, left_behind: bool) -> None:
+    def __init__(
+        self, asker: Asker, run: str, on_existing: OnExisting, batch_size: int, left_behind: bool
+    ) -> None:
         self._asker = asker
         self._run = run
         self._on_existing = on_existing
@@ -87,15 +90,15 @@ class Launch:
         """The run as it was at the first contact."""
         return self._found
 
-    def look(self) -> Run:
-        """The run as it was at the first contact, which may be this.
+    def look(self, *, at_once: bool = False) -> Run:
+        """The run as it was at the first contact, which may be this; `at_once` as the training starts.
 
         Raises:
             Silence: No answer in time.
             BadAnswer: The service refuses.
         """
         if self._found is None:
-            elapsed = monotonic() - self._began
+            elapsed = 0.0 if at_once else monotonic() - self._began
             self._found = self._asker.within(lambda client: client.run(self._run))
             self._existing |= _reported_before(self._found, elapsed)
         return self._found
@@ -132,23 +135,35 @@ class Launch:
         if progress is not None and sequence >= progress.next_sequence:
             return  # a sibling has asked for it since
         draws = found.draws if progress is None else progress.reported_draws
-        raise ExistingRun(found.name, sequence, draws, self._snapshots(), self._free_name()) from cause
+        raise ExistingRun(
+            found.name, sequence, draws, self._snapshots(), self._free_name()
+        ) from cause
 
-    # ---- the three ways --------------------------------------------------------------------------------------
+    # ---- the three ways --------------------------------------------------------------------------
 
     def _resumed(self, found: Run) -> Course:
         """Go on after the last sequence.
 
-        Where that was when this launch began must not depend on which rank asks first, and ranks draw as soon as they
-        know. So the first one marks the run by a snapshot, whose tag has the numbers, and the others find it: it is
-        this launch's as long as no draw after it is reported. Its tag is the same for two that find none.
+        Where that was when this launch began must not depend on which rank asks first, and ranks
+        draw as soon as they know. So the first one marks the run by a snapshot, whose tag has the
+        numbers, and the others find it: it is this launch's as long as no draw after it is
+        reported. Its tag is the same for two that find none.
         """
         progress = found.progress or Progress(
-            next_sequence=found.selections, policy_version=None, reported_draws=found.draws, reporting_for=None
+            next_sequence=found.selections,
+            policy_version=None,
+            reported_draws=found.draws,
+            reporting_for=None,
         )
         snapshots: Snapshots = self._asker.within(lambda client: client.snapshots(found.name))
-        marks = [(mark, _MARK.fullmatch(mark.tag)) for mark in snapshots.snapshots if not mark.superseded]
-        own = [(mark, told) for mark, told in marks if told is not None and int(told[3]) == self._batch_size]
+        marks = [
+            (mark, _MARK.fullmatch(mark.tag)) for mark in snapshots.snapshots if not mark.superseded
+        ]
+        own = [
+            (mark, told)
+            for mark, told in marks
+            if told is not None and int(told[3]) == self._batch_size
+        ]
         if own and progress.reported_draws <= own[-1][0].draws:
             told = own[-1][1]
             offset, version = int(told[1]), int(told[2]) if told[2] else None
@@ -156,7 +171,11 @@ class Launch:
             offset, version = progress.next_sequence, progress.policy_version
             tag = f"resumed-{offset}-{'' if version is None else version}-{self._batch_size}"
             self._asker.within(lambda client: client.snapshot(found.name, tag))
-        _log.warning("run %s goes on as it is: this training's batches are those from %d on", found.name, offset)
+        _log.warning(
+            "run %s goes on as it is: this training's batches are those from %d on",
+            found.name,
+            offset,
+        )
         return Course(found.name, offset, version, None)
 
     def _opened(self, found: Run) -> str:
@@ -171,9 +190,13 @@ class Launch:
                 self._asker.within(_opener(name, found))
             except Conflict:
                 continue  # a run of other settings
-            _log.warning("run %s has been trained on before: this training is run %s", self._run, name)
+            _log.warning(
+                "run %s has been trained on before: this training is run %s", self._run, name
+            )
             return name
-        raise ValueError(f"runs {self._run}-2 to {self._run}-{NAMES_TRIED - 1} are all there; give another name")
+        raise ValueError(
+            f"runs {self._run}-2 to {self._run}-{NAMES_TRIED - 1} are all there; give another name"
+        )
 
     def _there(self, name: str) -> Run | None:
         try:
@@ -181,7 +204,7 @@ class Launch:
         except NotFound:
             return None
 
-    # ---- for the message -------------------------------------------------------------------------------------
+    # ---- for the message -------------------------------------------------------------------------
 
     def _snapshots(self) -> list[str]:
         try:
@@ -199,10 +222,10 @@ class Launch:
 
 
 def _reported_before(run: Run, elapsed: float) -> bool:
-    """Whether an outcome of a draw was stored more than so many seconds ago."""
+    """Whether an outcome of a draw was stored so many seconds ago or earlier; of no seconds no clock needs to be right."""
     if run.progress is None:  # a service of before
         return run.log_position > 0 and run.selections > 0
-    return run.progress.reporting_for is not None and run.progress.reporting_for > elapsed
+    return run.progress.reporting_for is not None and run.progress.reporting_for >= elapsed
 
 
 def _opener(name: str, like: Run) -> Callable[[PromptGPS], Run]:

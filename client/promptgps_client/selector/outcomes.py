@@ -1,10 +1,12 @@
 """Reports on their way: checked, split by who drew, as records for the spool; and from there to the service.
 
-Outcomes of local draws have no draw of the service. They travel by prompt, as groups, with the record's id as the
-idempotency key. Their single rollouts become groups only when they are sent: the service knows the run's reward.
+Outcomes of local draws have no draw of the service. They travel by prompt, as groups, with the
+record's id as the idempotency key. Their single rollouts become groups only when they are sent: the
+service knows the run's reward.
 
-What is refused is refused row by row: `Record.only` and `Record.without` cut a record, whose id is a digest of what it
-says, so that the rest of a report is another report, the same again after a crash.
+What is refused is refused row by row: `Record.only` and `Record.without` cut a record, whose id is
+a digest of what it says, so that the rest of a report is another report, the same again after a
+crash.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from promptgps_client.call import read_fields
 from promptgps_client.client import PromptGPS
 from promptgps_client.columns import KINDS, NUMBERS, ROWS_IN_REQUEST, parts
-from promptgps_client.errors import FAULTS_KEPT, BadAnswer, InvalidRequest, faults_of, invalid_request
+from promptgps_client.errors import (
+    FAULTS_KEPT,
+    BadAnswer,
+    InvalidRequest,
+    faults_of,
+    invalid_request,
+)
 from promptgps_client.selector.batch import local_draw
 from promptgps_client.wire import OutcomesStored, ProblemFault, ReportOutcomes, Reward, Status
 
@@ -107,7 +115,7 @@ def run_of(line: bytes) -> str:
     return found[1].decode() if found else ""
 
 
-# ---- from the trainer to the spool ---------------------------------------------------------------------------
+# ---- from the trainer to the spool ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -135,8 +143,8 @@ def checked(run: str, report: Mapping[str, Any], shift: int = 0) -> Checked:
 
     Args:
         run: The run's name.
-        report: `draw_id` with `successes` and `trials`, or with `reward` and perhaps `rollout_index` and `status`;
-            perhaps `policy_version`. Columns of any kind.
+        report: `draw_id` with `successes` and `trials`, or with `reward` and perhaps
+            `rollout_index` and `status`; perhaps `policy_version`. Columns of any kind.
         shift: Added to the policy versions.
 
     Raises:
@@ -154,15 +162,21 @@ def checked(run: str, report: Mapping[str, Any], shift: int = 0) -> Checked:
     if "policy_version" in columns:
         versions = columns["policy_version"]
         versions = versions if isinstance(versions, list) else [versions] * rows
-        columns["policy_version"] = [version + shift if isinstance(version, int) else version for version in versions]
+        columns["policy_version"] = [
+            version + shift if isinstance(version, int) else version for version in versions
+        ]
     good = _rows(columns, [row for row in range(rows) if row not in faults])
-    return Checked(list(_records(run, good)), faults, _as_lines(run, _rows(columns, sorted(faults))))
+    return Checked(
+        list(_records(run, good)), faults, _as_lines(run, _rows(columns, sorted(faults)))
+    )
 
 
 def first_version(report: Mapping[str, Any]) -> int | None:
     """The policy version of a report's first row, where it has one."""
     try:
-        versions = read_fields("POST /outcomes", {"policy_version": report["policy_version"]}, REPORTED)
+        versions = read_fields(
+            "POST /outcomes", {"policy_version": report["policy_version"]}, REPORTED
+        )
     except InvalidRequest:
         return None
     first = versions.get("policy_version")
@@ -245,7 +259,10 @@ def _faults(run: str, columns: Mapping[str, Any]) -> dict[int, list[ProblemFault
 
 
 def _row(columns: Mapping[str, Any], row: int) -> dict[str, Any]:
-    return {name: column[row : row + 1] if isinstance(column, list) else column for name, column in columns.items()}
+    return {
+        name: column[row : row + 1] if isinstance(column, list) else column
+        for name, column in columns.items()
+    }
 
 
 def _rows(columns: Columns, rows: Sequence[int]) -> dict[str, list[Any]]:
@@ -258,13 +275,14 @@ def _cut(run: str, columns: dict[str, list[Any]]) -> Iterator[Record]:
         yield Record.of(run, {name: column[part] for name, column in columns.items()})
 
 
-# ---- from the spool to the service ---------------------------------------------------------------------------
+# ---- from the spool to the service ---------------------------------------------------------------
 
 
 def mergeable(waiting: Sequence[Record]) -> int:
     """How many of the records, from the first on, can be one request.
 
-    Only reports by draw can: each outcome has a name of its own, while a report by prompt is known by its id.
+    Only reports by draw can: each outcome has a name of its own, while a report by prompt is known
+    by its id.
     """
     first, rows = waiting[0], len(waiting[0])
     names = first.columns.keys()
@@ -308,7 +326,8 @@ class Request:
         return [other for other, key in enumerate(keys) if key == keys[row]]
 
 
-# Where a row is refused for its value in a column, so is every row with the same one there (and in those named).
+# Where a row is refused for its value in a column, so is every row with the same one there (and in
+# those named).
 WHOLLY_AT_FAULT: Mapping[str, tuple[str, ...]] = {
     "draw_id": (),
     "prompt": ("pool",),
@@ -339,7 +358,9 @@ def request_of(records: Sequence[Record], reward_of: Callable[[str], Reward]) ->
     for record in records:
         for name, column in record.columns.items():
             columns[name].extend(column)
-    origins = [[(number, row)] for number, record in enumerate(records) for row in range(len(record))]
+    origins = [
+        [(number, row)] for number, record in enumerate(records) for row in range(len(record))
+    ]
     return Request(columns if first.local_id is None else _by_prompt(columns), origins)
 
 

@@ -22,8 +22,8 @@ class Prompts:
     """Prompts in the order of the caller's data set.
 
     Args:
-        given: Keys, or (pool, key) pairs, or a mapping from these to rows of any kind. A whole number is its decimal
-            string.
+        given: Keys, or (pool, key) pairs, or a mapping from these to rows of any kind. A whole
+            number is its decimal string.
 
     Attributes:
         keys: Of each prompt.
@@ -36,14 +36,20 @@ class Prompts:
 
     def __init__(self, given: Given) -> None:
         named = list(given) if isinstance(given, Mapping) else _read(given)
-        self.rows: list[Any] = list(given.values()) if isinstance(given, Mapping) else [None] * len(named)
+        self.rows: list[Any] = (
+            list(given.values()) if isinstance(given, Mapping) else [None] * len(named)
+        )
         pairs = [name for name in named if isinstance(name, tuple | list)]
         if pairs and len(pairs) < len(named):
             raise ValueError("prompts: give (pool, key) pairs for all rows, or keys alone for all")
         for row, pair in enumerate(pairs):
             if len(pair) != 2:
-                raise ValueError(f"prompts, row {row}: {shown(pair)} is no key, and no pair of pool and key")
-        self.pools: list[str] | None = _checked(_NAMES, [pool for pool, _ in pairs], "pool") if pairs else None
+                raise ValueError(
+                    f"prompts, row {row}: {shown(pair)} is no key, and no pair of pool and key"
+                )
+        self.pools: list[str] | None = (
+            _checked(_NAMES, [pool for pool, _ in pairs], "pool") if pairs else None
+        )
         found = [key for _, key in pairs] if pairs else named
         self.keys: list[str] = _checked(_KEYS, _read(found), "key")
         self._index: dict[Any, int] = {name: row for row, name in enumerate(self._names)}
@@ -80,14 +86,22 @@ class Prompts:
         seen: dict[Any, int] = {}
         for row, name in enumerate(self._names):
             if name in seen:
-                advice = "; of prompts of several pools give (pool, key) pairs" if self.pools is None else ""
-                raise ValueError(f"prompts: {name!r} is there twice, in rows {seen[name]} and {row}{advice}")
+                advice = (
+                    "; of prompts of several pools give (pool, key) pairs"
+                    if self.pools is None
+                    else ""
+                )
+                raise ValueError(
+                    f"prompts: {name!r} is there twice, in rows {seen[name]} and {row}{advice}"
+                )
             seen[name] = row
 
 
 def _read(given: Any) -> list[Any]:
     try:
-        return [name if isinstance(name, tuple | list) else KEYS.cell(name) for name in items(given)]
+        return [
+            name if isinstance(name, tuple | list) else KEYS.cell(name) for name in items(given)
+        ]
     except NoColumn as fault:
         raise ValueError(f"prompts: {fault}") from fault
 
@@ -98,4 +112,6 @@ def _checked(kind: TypeAdapter[list[str]], values: list[Any], what: str) -> list
     except ValidationError as refused:
         first = refused.errors(include_url=False)[0]
         row = first["loc"][0] if first["loc"] else "?"
-        raise ValueError(f"prompts, row {row}: {shown(first['input'])} is no {what}: {first['msg']}") from None
+        raise ValueError(
+            f"prompts, row {row}: {shown(first['input'])} is no {what}: {first['msg']}"
+        ) from None

@@ -59,7 +59,9 @@ class Segment:
         """A new file, open for lines."""
         segment = cls(number, folder / f"{number:012d}.jsonl")
         assert segment.path is not None
-        segment._file = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        segment._file = os.open(
+            segment.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644
+        )
         try:
             _sync_folder(folder)
         except OSError:
@@ -77,7 +79,9 @@ class Segment:
             while end := content.find(b"\n", segment.size) + 1:
                 segment._add(end - segment.size, about(content[segment.size : end]))
             if torn := len(content) - segment.size:
-                _log.warning("%s ends in half a line of %d bytes, which was never acknowledged", path, torn)
+                _log.warning(
+                    "%s ends in half a line of %d bytes, which was never acknowledged", path, torn
+                )
             yield segment
 
     @property
@@ -118,7 +122,9 @@ class Segment:
         """Close it and delete its file."""
         self.close()
         if self.path is not None:
-            with suppress(OSError):  # its lines are then delivered once more after a restart, which is free
+            with suppress(
+                OSError
+            ):  # its lines are then delivered once more after a restart, which is free
                 self.path.unlink()
 
 

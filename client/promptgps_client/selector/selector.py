@@ -40,43 +40,51 @@ EXAMPLES = 5
 class Selector:
     """Batches from the service, or local ones where it does not answer; reports through a spool on disk.
 
-    Where the service refuses a request (wrong key, no such run) before it has answered one, the configuration is at
-    fault and the refusal is raised; later draws become local, loudly. Outcomes that it will never take are raised at the
-    next step as `OutcomesRefused`, as long as none of this selector's was taken: nothing is being learned. Later single
-    ones are set aside row by row, logged as errors and counted, and only a high share of them is raised again. Any number
-    of threads may use a selector, but only the process that made it.
+    Where the service refuses a request (wrong key, no such run) before it has answered one, the
+    configuration is at fault and the refusal is raised; later draws become local, loudly. Outcomes
+    that it will never take are raised at the next step as `OutcomesRefused`, as long as none of
+    this selector's was taken: nothing is being learned. Later single ones are set aside row by row,
+    logged as errors and counted, and only a high share of them is raised again. Any number of
+    threads may use a selector, but only the process that made it.
 
-    A new training never inherits an old run by accident. Where outcomes of the run's draws were stored before this
-    selector was made, and no state is loaded, the first batch that was answered before stops the loop (`ExistingRun`).
-    Ranks of one launch are no relaunch: each makes its selector before the first of them reports. Outcomes by prompt,
-    such as offline pass rates, do not count.
+    A new training never inherits an old run by accident. Where outcomes of the run's draws were
+    stored before this selector was made, and no state is loaded, the first batch that was answered
+    before stops the loop (`ExistingRun`). Ranks of one launch are no relaunch: each makes its
+    selector before the first of them reports. Outcomes by prompt, such as offline pass rates, do
+    not count.
 
-    Draws are of `prompts` alone, whatever else the run has or gets: they are sent to the service once.
+    Draws are of `prompts` alone, whatever else the run has or gets: they are sent to the service
+    once.
 
     Args:
         service: A client, or an address for one; default: the environment's PROMPTGPS_URL.
         run: The run's name.
         batch_size: Draws of a batch.
-        prompts: Keys of prompts of the run, or a mapping from them to rows of any kind. A whole number is its decimal
-            string. Where the run has several pools with the same keys, (pool, key) pairs.
+        prompts: Keys of prompts of the run, or a mapping from them to rows of any kind. A whole
+            number is its decimal string. Where the run has several pools with the same keys, (pool,
+            key) pairs.
         spool: Folder for reports on their way, for this process alone.
         rollouts: n of every batch; default: the run's.
         seed: Of the local draws; the same on all ranks.
         deadline: Seconds that a step waits for the service, besides `wait_seconds`.
         wait_seconds: As in `select_batch`: time for the model to learn from everything reported.
-        fallback: `uniform`, or `scores`: by the success rates that were last predicted and reported.
-        prefetch: Ask for the next batch in the background as soon as one is handed out. It then misses the outcomes
-            of the batch before it, and carries the policy version given with that one.
+        fallback: `uniform`, or `scores`: by the success rates that were last predicted and
+            reported.
+        prefetch: Ask for the next batch in the background as soon as one is handed out. It then
+            misses the outcomes of the batch before it, and carries the policy version given with
+            that one.
         spool_bytes: Most bytes of reports on disk.
         when_full: Of a full spool `drop_oldest` reports, or `block` until some are delivered.
-        on_existing: What a training without a loaded state does with a run that one before it has reported to:
-            `fail`, with what to do; `resume`, with batches after those that the run has had, and policy versions that
-            count on; `new`, in a run NAME-2 (or -3, …) with the settings of this one, which all ranks come to. Reports
-            that wait in the spool go to the run that they were made for.
+        on_existing: What a training without a loaded state does with a run that one before it has
+            reported to: `fail`, with what to do; `resume`, with batches after those that the run
+            has had, and policy versions that count on; `new`, in a run NAME-2 (or -3, …) with the
+            settings of this one, which all ranks come to. Reports that wait in the spool go to the
+            run that they were made for.
 
     Raises:
         SpoolInUse: Another process has the spool.
-        ValueError: The prompts or the settings contradict each other, or the run has too few of the prompts.
+        ValueError: The prompts or the settings contradict each other, or the run has too few of the
+            prompts.
         InvalidRequest: Keys are in two pools of the run, and no pool is given.
         OSError: The spool's folder cannot be used.
     """
@@ -113,7 +121,9 @@ class Selector:
         self._own_client = None if client is service else client
         self._spool = Spool(Path(spool), spool_bytes, when_full, run_of)
         self._asker = Asker(client, batch_size, rollouts, deadline, wait_seconds)
-        self._launch = Launch(self._asker, run, on_existing, batch_size, run in self._spool.inherited)
+        self._launch = Launch(
+            self._asker, run, on_existing, batch_size, run in self._spool.inherited
+        )
         self._course = Course(run)
         self._membership: _Membership | None = None
         self._courier = Courier(client, self._spool, self._asker, run)
@@ -140,12 +150,12 @@ class Selector:
             self._launch.settled = True
             self._adopt(course)
 
-    # ---- the run -------------------------------------------------------------------------------------------
+    # ---- the run ---------------------------------------------------------------------------------
 
     def _look_ahead(self) -> None:
         """See at once what cannot be; a service that is away, or refuses, is met again at the first batch."""
         try:
-            self._launch.look()
+            self._launch.look(at_once=True)
             self._join()
         except Silence as silence:
             _log.warning("run %s cannot be looked at: %s", self._asked_run, silence)
@@ -183,37 +193,52 @@ class Selector:
         if found is None or found.name != run:
             found = self._asker.within(lambda client: client.run(run))
         pools = [share.pool for share in found.pools]
-        if strangers := [pool for pool in dict.fromkeys(self._prompts.pools or ()) if pool not in pools]:
-            raise UnusableDraws(f"prompts are of pool {strangers[0]!r}, and run {run!r} draws from {', '.join(pools)}")
-        self._membership = _Membership(run, pools[0] if len(pools) == 1 else None, self._subset_of(run))
+        if strangers := [
+            pool for pool in dict.fromkeys(self._prompts.pools or ()) if pool not in pools
+        ]:
+            raise UnusableDraws(
+                f"prompts are of pool {strangers[0]!r}, and run {run!r} draws from {', '.join(pools)}"
+            )
+        self._membership = _Membership(
+            run, pools[0] if len(pools) == 1 else None, self._subset_of(run)
+        )
 
     def _subset_of(self, run: str) -> str | None:
-        """Id of our prompts among the run's; None where they are too many to be named, or the service has no subsets."""
+        """Id of our prompts among the run's; None where they are too many, or the service knows no subsets."""
         keys, pools = self._prompts.keys, self._prompts.pools
         if len(keys) > MAX_CANDIDATES:
             return None
         try:
             subset = self._asker.within(
-                lambda client: client.send_subset(run, keys=keys, pool=pools), len(keys) / KEYS_IN_A_SECOND
+                lambda client: client.send_subset(run, keys=keys, pool=pools),
+                len(keys) / KEYS_IN_A_SECOND,
             )
         except NotFound as refusal:
             _log.warning("draws cannot be kept to this selector's prompts: %s", refusal)
             return None
         except InvalidRequest as refusal:
             if all(fault.field == "keys" and fault.row is None for fault in refusal.problem.errors):
-                raise UnusableDraws(f"run {run!r} has none of this selector's prompts: {refusal}") from refusal
+                raise UnusableDraws(
+                    f"run {run!r} has none of this selector's prompts: {refusal}"
+                ) from refusal
             raise
         if not subset.unknown:
             return subset.subset
         named = ", ".join(map(repr, subset.unknown_keys[:EXAMPLES]))
-        theirs = f"; it has such as {', '.join(map(repr, subset.run_keys[:EXAMPLES]))}" if subset.run_keys else ""
+        theirs = (
+            f"; it has such as {', '.join(map(repr, subset.run_keys[:EXAMPLES]))}"
+            if subset.run_keys
+            else ""
+        )
         lacks = f"run {run!r} does not have {subset.unknown} of this selector's {len(keys)} prompts: {named}{theirs}"
         if subset.prompts < self._batch_size:
-            raise UnusableDraws(f"{lacks}. The {subset.prompts} others are fewer than batch_size {self._batch_size}")
+            raise UnusableDraws(
+                f"{lacks}. The {subset.prompts} others are fewer than batch_size {self._batch_size}"
+            )
         _log.warning("%s. They are not drawn", lacks)
         return subset.subset
 
-    # ---- draws ---------------------------------------------------------------------------------------------
+    # ---- draws -----------------------------------------------------------------------------------
 
     def next_batch(self, policy_version: int | None = None) -> DrawnBatch:
         """The next batch to roll out, the same on every rank and after a restart from the same state.
@@ -230,7 +255,9 @@ class Selector:
         policy_version = None if policy_version is None else int(plain(policy_version))
         with self._lock:
             asked_ahead = self._prefetch and self._sequence > 0
-            batch = self.batch_at(self._sequence, self._policy_version if asked_ahead else policy_version)
+            batch = self.batch_at(
+                self._sequence, self._policy_version if asked_ahead else policy_version
+            )
             self._sequence += 1
             self._policy_version = policy_version
             if self._prefetch:
@@ -240,8 +267,8 @@ class Selector:
     def batch_at(self, sequence: int, policy_version: int | None = None) -> DrawnBatch:
         """The batch of a sequence, for trainers that number their steps or read positions again after a restart.
 
-        A sequence that was drawn locally stays local: what the service may have answered too late is not used. Errors
-        are those of `next_batch`.
+        A sequence that was drawn locally stays local: what the service may have answered too late
+        is not used. Errors are those of `next_batch`.
         """
         self._check_process()
         with self._lock:
@@ -264,9 +291,13 @@ class Selector:
             return self._drawn_locally(sequence, policy_version, "it was before")
         if not (self._asker.silent or self._courier.failing):
             if self._waits:
-                self._courier.flush(self._deadline)  # or the model could not learn from what waits in the spool
+                self._courier.flush(
+                    self._deadline
+                )  # or the model could not learn from what waits in the spool
             elif self._reported and self._courier.unproven:
-                self._courier.wait_verdict(self._deadline)  # what is refused is told before more is rolled out
+                self._courier.wait_verdict(
+                    self._deadline
+                )  # what is refused is told before more is rolled out
             self._raise_trouble()
         try:
             self._settle()
@@ -285,7 +316,9 @@ class Selector:
         """What is asked for a batch of this training."""
         course = self._course
         subset = None if self._membership is None else self._membership.subset
-        return Question(course.run, course.offset + sequence, course.shifted(policy_version), subset)
+        return Question(
+            course.run, course.offset + sequence, course.shifted(policy_version), subset
+        )
 
     def _ask(self, sequence: int, policy_version: int | None) -> wire.Batch:
         question = self._question(sequence, policy_version)
@@ -308,17 +341,29 @@ class Selector:
     def _taken(self, sequence: int, answer: wire.Batch) -> DrawnBatch:
         """The service's answer as draws."""
         draws = answer.draws
-        columns = (draws.draw_id, draws.prompt, draws.rollouts, draws.predicted_success, draws.pool or draws.prompt)
+        columns = (
+            draws.draw_id,
+            draws.prompt,
+            draws.rollouts,
+            draws.predicted_success,
+            draws.pool or draws.prompt,
+        )
         sizes = {len(column) for column in columns}
         if sizes != {self._batch_size}:
-            raise UnusableDraws(f"the service answers columns of {sorted(sizes)} draws, not of {self._batch_size}")
+            raise UnusableDraws(
+                f"the service answers columns of {sorted(sizes)} draws, not of {self._batch_size}"
+            )
         only_pool = None if self._membership is None else self._membership.only_pool
         pools: Sequence[str | None] = draws.pool or [only_pool] * self._batch_size
-        index = [self._prompts.find(pool, key) for pool, key in zip(pools, draws.prompt, strict=True)]
+        index = [
+            self._prompts.find(pool, key) for pool, key in zip(pools, draws.prompt, strict=True)
+        ]
         strangers = [position for position, at in enumerate(index) if at is None]
         if len(strangers) == self._batch_size:
             first = draws.prompt[0]
-            raise UnusableDraws(f"the service draws {first!r}, which is not among this selector's prompts, nor the rest")
+            raise UnusableDraws(
+                f"the service draws {first!r}, which is not among this selector's prompts, nor the rest"
+            )
         self._answered = True
         self._courier.release(self._course.run)
         self._rollouts = draws.rollouts[0]
@@ -363,15 +408,24 @@ class Selector:
         rollouts = self._rollouts or ROLLOUTS
         index = list(self._local.draw(number, rollouts))
         version = self._course.shifted(policy_version)
-        draw_id = [self._local_id(number, position, version, at) for position, at in enumerate(index)]
+        draw_id = [
+            self._local_id(number, position, version, at) for position, at in enumerate(index)
+        ]
         columns = _Columns(draw_id, index, [], [self._local.predicted(at) for at in index])
         return self._batch(sequence, "fallback", columns, [rollouts] * len(index), [warning])
 
     def _local_id(self, sequence: int, position: int, policy_version: int | None, at: int) -> str:
-        return local_id(sequence, position, policy_version, self._prompts.pool(at), self._prompts.keys[at])
+        return local_id(
+            sequence, position, policy_version, self._prompts.pool(at), self._prompts.keys[at]
+        )
 
     def _batch(
-        self, sequence: int, source: Source, columns: _Columns, rollouts: list[int], warnings: list[str]
+        self,
+        sequence: int,
+        source: Source,
+        columns: _Columns,
+        rollouts: list[int],
+        warnings: list[str],
     ) -> DrawnBatch:
         index = columns.index
         self._sources[source] += 1
@@ -386,7 +440,7 @@ class Selector:
             warnings=warnings,
         )  # fmt: skip
 
-    # ---- outcomes ------------------------------------------------------------------------------------------
+    # ---- outcomes --------------------------------------------------------------------------------
 
     def report(
         self, draw_id: Strings, *, successes: Numbers | None = None, trials: Integers | None = None,
@@ -395,22 +449,26 @@ class Selector:
     ) -> None:  # fmt: skip
         """Report whole groups (`successes` of `trials`) or single rollouts (`reward`). On disk once it returns.
 
-        Draws of the service and local ones may be mixed, and come from any batch. It does not wait for the service.
+        Draws of the service and local ones may be mixed, and come from any batch. It does not wait
+        for the service.
 
         Args:
-            draw_id: Of each row. For rollouts once for each: the flat lists of a trainer fit as they are.
+            draw_id: Of each row. For rollouts once for each: the flat lists of a trainer fit as
+                they are.
             successes: In [0, trials].
             trials: Rollouts that count.
-            reward: Raw rewards. Without `status`, None is a rollout that nobody scored (`cancelled`), and NaN and the
-                infinities are an `error`.
-            rollout_index: Number of the rollout in its draw; default: in the order of the rows. It must be given where
-                the rollouts of one draw are reported in several calls.
+            reward: Raw rewards. Without `status`, None is a rollout that nobody scored
+                (`cancelled`), and NaN and the infinities are an `error`.
+            rollout_index: Number of the rollout in its draw; default: in the order of the rows. It
+                must be given where the rollouts of one draw are reported in several calls.
             status: As in `report_rollouts`.
             policy_version: The trainer's step that sampled them, one for all or one for each row.
 
         Raises:
-            InvalidRequest: Names field and row; only before a first report was good. Later the rows are set aside.
-            OutcomesRefused: The service will not take what was reported before; this report is on disk all the same.
+            InvalidRequest: Names field and row; only before a first report was good. Later the rows
+                are set aside.
+            OutcomesRefused: The service will not take what was reported before; this report is on
+                disk all the same.
         """
         self._check_process()
         report = {
@@ -486,7 +544,10 @@ class Selector:
 
         `outcomes_refused` are set aside, in `reports_refused` lines; `reports_dropped` are lost.
         """
-        batches = {f"batches_{source}": self._sources[source] for source in ("service", "replay", "fallback")}
+        batches = {
+            f"batches_{source}": self._sources[source]
+            for source in ("service", "replay", "fallback")
+        }
         return batches | {
             "outcomes_stored": self._courier.stored,
             "outcomes_duplicate": self._courier.duplicates,
@@ -497,7 +558,7 @@ class Selector:
             "reports_dropped": self._spool.dropped,
         }
 
-    # ---- checkpoint ----------------------------------------------------------------------------------------
+    # ---- checkpoint ------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """What a trainer's checkpoint keeps, in JSON's types: the next batch is then the same after a restart.
@@ -530,9 +591,11 @@ class Selector:
             self._fallbacks = set(state["fallbacks"])
             self._local.restore(state["known"], self._prompts.labelled(state["known"]))
             self._recent.clear()
-            self.follow(Course(**{name: state[name] for name in asdict(self._course) if name in state}))
+            self.follow(
+                Course(**{name: state[name] for name in asdict(self._course) if name in state})
+            )
 
-    # ---- the end -------------------------------------------------------------------------------------------
+    # ---- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Deliver what can be delivered within the deadline; the rest waits on disk for the next selector."""
@@ -560,7 +623,9 @@ class Selector:
 
     def _check_process(self) -> None:
         if self._process != os.getpid():
-            raise RuntimeError("this selector belongs to the process that made it; make one here, with its own spool")
+            raise RuntimeError(
+                "this selector belongs to the process that made it; make one here, with its own spool"
+            )
 
 
 class UnusableDraws(ValueError):
@@ -593,7 +658,9 @@ def _once(column: Any) -> Any:
 
 def _check(prompts: Prompts, batch_size: int, deadline: float, on_existing: str) -> None:
     if not 1 <= batch_size <= len(prompts):
-        raise ValueError(f"batch_size {batch_size} is not in 1..{len(prompts)}, the number of prompts")
+        raise ValueError(
+            f"batch_size {batch_size} is not in 1..{len(prompts)}, the number of prompts"
+        )
     if not deadline > 0:
         raise ValueError(f"deadline {deadline:g} s is not positive")
     if on_existing not in ON_EXISTING:

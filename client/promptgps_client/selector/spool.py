@@ -1,12 +1,11 @@
 """Lines on disk until they are delivered: segments of JSON Lines, appended durably, removed once nobody waits for them.
 
-    000000000007.jsonl   the oldest segment with a line that waits
-    000000000008.jsonl   the one that is written
-    refused.jsonl        lines that cannot be delivered, each with the reason; renamed to a segment they are tried again
-    lock                 held by the process that writes here
+    000000000007.jsonl   the oldest segment with a line that waits 000000000008.jsonl   the one that
+    is written refused.jsonl        lines that cannot be delivered, each with the reason; renamed to
+    a segment they are tried again lock                 held by the process that writes here
 
-What of a segment is delivered is not written down: after a crash the lines of at most one segment are delivered twice,
-so a delivery must be known by its id.
+What of a segment is delivered is not written down: after a crash the lines of at most one segment
+are delivered twice, so a delivery must be known by its id.
 """
 
 from __future__ import annotations
@@ -43,7 +42,8 @@ class Spool:
         folder: Made where it is missing.
         limit: Most bytes of segments; `refused.jsonl` has the same limit of its own.
         when_full: `drop_oldest` segment, or `block` until something is delivered.
-        about: What a line is about; lines about one thing may be left waiting while others are delivered.
+        about: What a line is about; lines about one thing may be left waiting while others are
+            delivered.
 
     Attributes:
         inherited: What the lines are about that an earlier process has left here.
@@ -55,7 +55,11 @@ class Spool:
     """
 
     def __init__(
-        self, folder: Path, limit: int, when_full: WhenFull = "drop_oldest", about: Callable[[bytes], str] = _nothing
+        self,
+        folder: Path,
+        limit: int,
+        when_full: WhenFull = "drop_oldest",
+        about: Callable[[bytes], str] = _nothing,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -65,7 +69,9 @@ class Spool:
         self.refused_path = folder / REFUSED
         self._folder_lock = FolderLock(folder)
         self._segments = deque(Segment.left_in(folder, about))
-        self.inherited = frozenset(line.about for segment in self._segments for line in segment.waiting)
+        self.inherited = frozenset(
+            line.about for segment in self._segments for line in segment.waiting
+        )
         self._number = self._segments[-1].number if self._segments else 0
         self._changed = threading.Condition()
         self._closed = False
@@ -83,7 +89,9 @@ class Spool:
     def waits(self, without: Container[str] = ()) -> bool:
         """Whether a line waits, other than about those things."""
         with self._changed:
-            return any(line.about not in without for segment in self._segments for line in segment.waiting)
+            return any(
+                line.about not in without for segment in self._segments for line in segment.waiting
+            )
 
     @property
     def size(self) -> int:
@@ -91,7 +99,7 @@ class Spool:
         with self._changed:
             return sum(segment.size for segment in self._segments)
 
-    # ---- in ------------------------------------------------------------------------------------------------
+    # ---- in --------------------------------------------------------------------------------------
 
     def append(self, content: bytes) -> bool:
         """Add a line (without newline); true when it is durable, false when only memory has it, or it is dropped.
@@ -108,7 +116,11 @@ class Spool:
                 self._writable(len(line)).append(line, about)
                 return True
             except OSError as fault:
-                _log.error("the spool %s cannot be written (%s); a report is only in memory", self._folder, fault)
+                _log.error(
+                    "the spool %s cannot be written (%s); a report is only in memory",
+                    self._folder,
+                    fault,
+                )
                 self._in_memory().append(line, about)
                 return False
             finally:
@@ -117,7 +129,11 @@ class Spool:
     def _make_room(self, length: int) -> bool:
         if length > self._limit:
             self.dropped += 1
-            _log.error("a report of %d bytes is larger than the whole spool %s and is lost", length, self._folder)
+            _log.error(
+                "a report of %d bytes is larger than the whole spool %s and is lost",
+                length,
+                self._folder,
+            )
             return False
         if self._when_full == "block":
             self._changed.wait_for(lambda: self._closed or self.size + length <= self._limit)
@@ -154,7 +170,7 @@ class Spool:
         self._number += 1
         return self._number
 
-    # ---- out -----------------------------------------------------------------------------------------------
+    # ---- out -------------------------------------------------------------------------------------
 
     def oldest(self, most: int, without: Container[str] = ()) -> list[tuple[Line, bytes]]:
         """Up to ``most`` lines that have waited longest, in order, with what they say (about 4 MB of it at most).
@@ -183,7 +199,9 @@ class Spool:
     def done(self, lines: Sequence[Line]) -> None:
         """Forget lines that are delivered; those that were dropped meanwhile are passed over."""
         with self._changed:
-            for line in lines if not self._closed else ():  # the folder may be another process's by now
+            for line in (
+                lines if not self._closed else ()
+            ):  # the folder may be another process's by now
                 if line in line.segment.waiting:
                     line.segment.waiting.remove(line)
                     self._remove_if_done(line.segment)
@@ -231,7 +249,7 @@ class Spool:
             self._segments.remove(segment)
             segment.remove()
 
-    # ---- the end -------------------------------------------------------------------------------------------
+    # ---- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Let go of the folder; what waits on disk waits there for the next spool."""
@@ -242,7 +260,10 @@ class Spool:
             for segment in self._segments:
                 segment.close()
                 if segment.path is None:
-                    _log.error("%d reports that the disk did not take end with this process", len(segment.waiting))
+                    _log.error(
+                        "%d reports that the disk did not take end with this process",
+                        len(segment.waiting),
+                    )
             self._folder_lock.release()
             self._changed.notify_all()
 
