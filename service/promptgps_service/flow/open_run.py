@@ -128,15 +128,24 @@ def _pools(unit: Unit, settings: RunSettings, *, keep: bool) -> list[PoolRecord]
 def _check(unit: Unit, settings: RunSettings, pools: list[PoolRecord]) -> None:
     if len({(str(pool.embedding), pool.dimension) for pool in pools}) > 1:
         raise Invalid.at("pools", "pools of one run must have the same embedding: one model learns from all of them")
-    if any(share.weight is not None or share.quota is not None for share in settings.pools):
-        _check_shares(settings)
-    _check_predictor(settings)
+    check_alone(settings)
     quotas = settings.selection.domain_quotas
     if quotas is not None:
         known = {domain for pool in pools for domain in unit.pools.domains(pool.id, 0, pool.prompts)}
         for domain in quotas:
             if domain not in known:
                 raise Invalid.at("selection.domain_quotas", f"no prompt has the domain {domain!r}")
+
+
+def check_alone(settings: RunSettings) -> None:
+    """Check what settings say by themselves, whatever the pools have.
+
+    Raises:
+        Invalid: shares or quotas that exclude each other or don't sum up, or a predictor with wrong parameters.
+    """
+    if any(share.weight is not None or share.quota is not None for share in settings.pools):
+        _check_shares(settings)
+    _check_predictor(settings)
 
 
 def _check_predictor(settings: RunSettings) -> None:
