@@ -66,6 +66,11 @@ def get(path: str, answer: type[W]) -> Call[W]:
     return Call(method="GET", path=path, read=read_as(answer))
 
 
+def act(method: str, path: str, answer: type[W], *, retry: Retry = Retry.SAFE) -> Call[W]:
+    """Have something done that needs no more words."""
+    return Call(method=method, path=path, read=read_as(answer), retry=retry)
+
+
 def send(
     method: str, path: str, request: type[Wire], answer: type[W], fields: Mapping[str, Any], *,
     kinds: Mapping[str, Column] = NO_COLUMNS, retry: Retry = Retry.SAFE, wait_seconds: float = 0.0,

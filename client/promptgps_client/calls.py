@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from promptgps_client import wire
 from promptgps_client.answers import joined
 from promptgps_client.call import Call, Paged, Retry
+from promptgps_client.call import act as _act
 from promptgps_client.call import get as _get
 from promptgps_client.call import named as _named
 from promptgps_client.call import read_as as _as
@@ -195,20 +196,23 @@ def create_run(
     rollouts_per_prompt: int = 8, reward: Reward | Fields | None = None, seed: int = 0,
     warm_start_from: str | None = None, selection: Selection | Fields | None = None,
 ) -> Call[wire.Run]:  # fmt: skip
-    """Open a run, or get the one that is there with the same content, so that a trainer may restart.
+    """Open a run, or get the one that is there if it is what is asked for, so that a trainer may restart.
+
+    It is compared with what the run is now, after every `change_run` and `restore`.
 
     Args:
         name: 1 to 128 letters, digits, `.`, `_`, `-`.
         pool: The pool to draw from; or
         pools: several, each `{"pool": name}` with an exact `quota` of the draws or a `weight`.
         rollouts_per_prompt: n, the rollouts in a group, 1 to 4096.
-        reward: How raw rewards become successes in [0, 1]; default: they are 0 or 1.
+        reward: How raw rewards become successes in [0, 1]; default: they are 0 or 1, or −1 or 1, as reports show.
         seed: Of every random choice of the run.
         warm_start_from: A run whose fitted model this one starts from.
         selection: How batches are chosen; `{"strategy": "uniform"}` for a baseline. The answer has it all.
 
     Raises:
-        Conflict: The name is taken by a run with other settings.
+        Conflict: The name is taken by a run with other settings; the message has both values of each, and says
+            which can be changed.
         NotFound: No such pool, or no such run to start from.
     """
     return _send("POST", "/runs", wire.CreateRun, wire.Run, {
@@ -251,6 +255,114 @@ def change_run(
     return _send("PATCH", f"/runs/{_named('name', name)}", wire.ChangeRun, wire.Run, fields)
 
 
+# ---- rest and end ------------------------------------------------------------------------------------------
+
+
+def archive_run(name: str) -> Call[wire.Run]:
+    """Put a run to rest: it takes no draws and no outcomes, is not learned, and can still be read and asked.
+
+    Args:
+        name: The run's name.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    return _act("POST", f"/runs/{_named('name', name)}/archive", wire.Run)
+
+
+def reopen_run(name: str) -> Call[wire.Run]:
+    """Have an archived run go on where it was, or try a faulty one again.
+
+    Args:
+        name: The run's name.
+
+    Raises:
+        NotFound: There is none of this name.
+        Conflict: It is still faulty; the message says why.
+    """
+    return _act("POST", f"/runs/{_named('name', name)}/open", wire.Run)
+
+
+def delete_run(name: str, *, dry_run: bool = False) -> Call[wire.Deleted]:
+    """Delete a run with all that belongs to it, for good. Its pools stay.
+
+    Args:
+        name: The run's name.
+        dry_run: Change nothing, and say what would be deleted.
+
+    Raises:
+        NotFound: There is none of this name.
+        NoAnswer: Perhaps it was deleted; it is not tried again by itself, since another may have the name by then.
+        Conflict: Another run has started from it.
+    """
+    asked = f"/runs/{_named('name', name)}?dry_run={str(dry_run).lower()}"
+    return _act("DELETE", asked, wire.Deleted, retry=Retry.UNLESS_DONE)
+
+
+def archive_pool(name: str) -> Call[wire.Pool]:
+    """Put a pool to rest: it takes no prompts and no new runs, while runs over it go on.
+
+    Args:
+        name: The pool's name.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    return _act("POST", f"/pools/{_named('name', name)}/archive", wire.Pool)
+
+
+def reopen_pool(name: str) -> Call[wire.Pool]:
+    """Have an archived pool take prompts and new runs again.
+
+    Args:
+        name: The pool's name.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    return _act("POST", f"/pools/{_named('name', name)}/open", wire.Pool)
+
+
+def delete_pool(name: str, *, dry_run: bool = False) -> Call[wire.Deleted]:
+    """Delete a pool with its prompts, for good.
+
+    Args:
+        name: The pool's name.
+        dry_run: Change nothing, and say what would be deleted.
+
+    Raises:
+        NotFound: There is none of this name.
+        NoAnswer: Perhaps it was deleted; it is not tried again by itself, since another may have the name by then.
+        Conflict: A run needs it, be it an archived one.
+    """
+    asked = f"/pools/{_named('name', name)}?dry_run={str(dry_run).lower()}"
+    return _act("DELETE", asked, wire.Deleted, retry=Retry.UNLESS_DONE)
+
+
+def events(
+    *, run: str | None = None, pool: str | None = None, before: int | None = None, limit: int = 50
+) -> Call[wire.Events]:
+    """What was done to a run or a pool, or to all of them, by whom and when; newest first.
+
+    Args:
+        run: Only events of this run; they outlive it.
+        pool: Only events of this pool.
+        before: Only events before this id: `next` of the page before.
+        limit: How many at most, 1 to 200.
+
+    Raises:
+        NotFound: There is no such run or pool, and never was.
+        InvalidRequest: Both a run and a pool.
+    """
+    if run is not None and pool is not None:
+        raise invalid_request("GET /events", ProblemFault(field="pool", detail="give a run or a pool, not both"))
+    whose = f"/runs/{_named('run', run)}" if run is not None else ""
+    if pool is not None:
+        whose = f"/pools/{_named('pool', pool)}"
+    asked = [f"limit={int(limit)}", *([] if before is None else [f"before={int(before)}"])]
+    return _get(f"{whose}/events?{'&'.join(asked)}", wire.Events)
+
+
 # ---- the loop ----------------------------------------------------------------------------------------------
 
 
@@ -268,7 +380,8 @@ def select_batch(
         sequence: Number of the request. Asked again with it, by any process, the service gives the same
             draws, so the call is retried freely. Without it the service numbers, and the call is retried only
             when it was certainly not done: after failed connections, 429 and 503.
-        policy_version: The trainer's step counter.
+        policy_version: The trainer's step counter. A sequence asked for with another one is the same batch, with a
+            warning.
         candidates: Draw only from these keys.
         exclude: Do not draw these keys.
         rollouts: Rollouts for each prompt of this batch; default: the run's.
@@ -279,7 +392,7 @@ def select_batch(
         wait_seconds: Wait until the model has learned from everything reported, at most so long (0 to 120 s).
 
     Raises:
-        Conflict: The sequence was used with another request.
+        Conflict: The sequence was used with another `batch_size`, `candidates`, `exclude` or `rollouts`.
         NotFound: Also when the run has no such subset: send it again.
         InvalidRequest: Also when the pool has fewer prompts than `batch_size`.
     """
@@ -324,6 +437,9 @@ def report_groups(
 ) -> Call[wire.OutcomesStored]:  # fmt: skip
     """Report whole groups: `successes` of `trials` for each draw. Acknowledged means durable.
 
+    Parts of a group add up until they come to its n; the whole of it counts for what it adds to them. Two parts with
+    the same counts are taken for one: report such rollouts one by one.
+
     Args:
         run: The run's name.
         successes: In [0, trials]; fractions are sums of continuous rewards mapped to [0, 1].
@@ -348,6 +464,9 @@ def report_rollouts(
     status: Iterable[Status] | Array | None = None, policy_version: int | Integers | None = None,
 ) -> Call[wire.OutcomesStored]:  # fmt: skip
     """Report single rollouts; reporting one again is free. Acknowledged means durable.
+
+    One that failed gives way to what comes of it later; a failure never displaces a reward. A report is stored as a
+    whole or not at all: the error names every row that is wrong.
 
     Args:
         run: The run's name.

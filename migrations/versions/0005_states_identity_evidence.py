@@ -33,6 +33,7 @@ def upgrade() -> None:
     )
     op.create_index(op.f('ix_events_run'), 'events', ['run'], unique=False)
     op.create_index(op.f('ix_events_pool'), 'events', ['pool'], unique=False)
+    op.create_index('ix_events_action_subject_id', 'events', ['action', 'subject_id'], unique=False)
     op.create_table('prompt_aliases',
     sa.Column('pool_id', sa.Integer(), nullable=False),
     sa.Column('ordinal', sa.Integer(), nullable=False),
@@ -50,6 +51,11 @@ def upgrade() -> None:
     sa.Column('created_at', sa.String(length=32), nullable=False),
     sa.ForeignKeyConstraint(['run_id'], ['runs.id'], name=op.f('fk_run_subsets_run_id')),
     sa.PrimaryKeyConstraint('run_id', 'id', name=op.f('pk_run_subsets'))
+    )
+    op.create_table('write_probes',
+    sa.Column('id', sa.Integer(), nullable=False),
+    sa.Column('room', sa.LargeBinary(), nullable=False),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_write_probes'))
     )
     for table in ('runs', 'pools'):
         op.add_column(table, sa.Column('state', sa.String(length=16), server_default=sa.text("'open'"), nullable=False))
@@ -86,8 +92,10 @@ def downgrade() -> None:
     op.drop_column('pools', 'aliases')
     for table in ('pools', 'runs'):
         op.drop_column(table, 'state')
+    op.drop_table('write_probes')
     op.drop_table('run_subsets')
     op.drop_table('prompt_aliases')
     op.drop_index(op.f('ix_events_pool'), 'events')
+    op.drop_index('ix_events_action_subject_id', 'events')
     op.drop_index(op.f('ix_events_run'), 'events')
     op.drop_table('events')

@@ -2,9 +2,12 @@
 
 PromptGPSError
 ├── NotFound            a pool, run, prompt or draw that is not there
+│   └── RunGone         a run that this process has opened, and that was deleted since
 ├── Invalid             a request that contradicts itself or the run; names field and row
+├── TooMuch             what was sent is larger, or unpacks to more, than is taken at once
 ├── Conflict            the same name or sequence with another content; another import under way
-├── NotOpen             a run or pool that is archived, or a run that is broken
+├── NotOpen             a run that is archived or faulty
+├── PoolNotOpen         a pool that is archived
 ├── Busy                as many wait as may; try again after ``retry_after`` seconds
 ├── Unavailable         the database is away; try again
 ├── Unauthorized        no key, or a wrong one
@@ -38,6 +41,18 @@ class NotFound(PromptGPSError):
     """A pool, run, prompt or draw that is not there."""
 
 
+class RunGone(NotFound):
+    """A run that this process has opened, and that was deleted since; another may have its name.
+
+    Attributes:
+        run_id: of the one that was deleted.
+    """
+
+    def __init__(self, run_id: int) -> None:
+        super().__init__("the run was deleted")
+        self.run_id = run_id
+
+
 class Invalid(PromptGPSError):
     """A request that contradicts itself, the pool or the run."""
 
@@ -47,12 +62,20 @@ class Invalid(PromptGPSError):
         return cls(detail, (Fault(field, detail, row),))
 
 
+class TooMuch(PromptGPSError):
+    """What was sent is larger, or unpacks to more, than is taken at once."""
+
+
 class Conflict(PromptGPSError):
     """The same identity with another content."""
 
 
 class NotOpen(PromptGPSError):
-    """A run or pool that is archived, or a run that is broken; the detail says how it is opened again."""
+    """A run that is archived, or faulty: it takes no draws and no outcomes."""
+
+
+class PoolNotOpen(PromptGPSError):
+    """A pool that is archived: it takes no prompts and no new runs."""
 
 
 class Busy(PromptGPSError):

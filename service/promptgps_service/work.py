@@ -12,8 +12,10 @@ import structlog
 
 from promptgps_service.app import make_context
 from promptgps_service.flow.context import Context
+from promptgps_service.flow.states import require_open
 from promptgps_service.serve import prepare
 from promptgps_service.settings import Settings
+from promptgps_service.store.states import OPEN
 
 _log = structlog.get_logger(__name__)
 CHECK_SECONDS = 1.0
@@ -41,12 +43,17 @@ def learn_runs(settings: Settings, only: Collection[str] | None, *, migrate: boo
 
     Raises:
         NotFound: there is no run of one of the names.
+        NotOpen: one of them is archived or faulty.
         Unavailable: the database does not answer.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave in order: the runs are given back
     with _context(settings, migrate=migrate) as context:
         with context.store.read() as unit:
-            records = unit.runs.all() if only is None else [unit.runs.get(name) for name in only]
+            records = [record for record in unit.runs.all() if record.state == OPEN]
+            if only is not None:
+                records = [unit.runs.get(name) for name in only]
+                for record in records:
+                    require_open(unit, record)
         waiting = {record.name: record.log_position for record in records}
         while waiting := {name: at for name, at in waiting.items() if not _has_learned(context, name, at)}:
             time.sleep(settings.poll_seconds)
@@ -55,7 +62,9 @@ def learn_runs(settings: Settings, only: Collection[str] | None, *, migrate: boo
 
 def _has_learned(context: Context, name: str, position: int) -> bool:
     with context.store.read() as unit:
-        record = unit.runs.get(name)
+        record = unit.runs.find(name)
+    if record is None or record.state != OPEN:  # put away since
+        return True
     if record.trained_through >= min(position, record.log_position):  # a restore may have shortened the log
         return True
     if context.leases.hold(record.id):

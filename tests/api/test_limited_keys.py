@@ -13,7 +13,7 @@ from promptgps_service.app import create_app
 from promptgps_service.flow.keyring import add_key
 from starlette.testclient import TestClient
 
-from tests.api.conftest import refused, settings_for, vectors
+from tests.api.conftest import PROMPTS, refused, settings_for, vectors
 from tests.api.test_access import GUARDED, bearer
 from tests.databases import opened_store
 
@@ -59,9 +59,10 @@ def clients(app: Any) -> Iterator[dict[str, TestClient]]:
         for name, client in made.items():
             client.headers.update(bearer(app.state.keys[name]))
         admin = made["admin"]
+        prompts = {"keys": [f"k{row}" for row in range(PROMPTS)], "vectors": vectors()}
         for pool in ("shared", "alice-pool", "bob-pool"):
             assert admin.post("/pools", json={"name": pool, "embedding": EMBEDDING}).status_code == 201
-            assert admin.post(f"/pools/{pool}/prompts", json={"vectors": vectors()}).status_code == 200
+            assert admin.post(f"/pools/{pool}/prompts", json=prompts).status_code == 200
         for run, pool in (("alice-1", "shared"), ("alice-2", "alice-pool"), ("bob-1", "bob-pool"), ("both", "shared")):
             assert admin.post("/runs", json={"name": run, "pool": pool}).status_code == 201
         yield made
@@ -78,6 +79,7 @@ def operations(owner: str) -> dict[tuple[str, str], tuple[str, str, Any]]:
         ("GET", "/runs/r"): ("GET", f"/runs/{run}", None),
         ("POST", "/runs"): ("POST", "/runs", {"name": f"{owner}-3", "pool": pool}),
         ("PATCH", "/runs/r"): ("PATCH", f"/runs/{run}", {"rollouts_per_prompt": 6}),
+        ("POST", "/runs/r/subsets"): ("POST", f"/runs/{run}/subsets", {"keys": ["k0"]}),
         ("GET", "/runs/r/metrics"): ("GET", f"/runs/{run}/metrics", None),
         ("POST", "/select_batch"): ("POST", "/select_batch", {"run": run, "batch_size": 2}),
         ("POST", "/outcomes"): (
@@ -88,10 +90,18 @@ def operations(owner: str) -> dict[tuple[str, str], tuple[str, str, Any]]:
         ("POST", "/runs/r/snapshots"): ("POST", f"/runs/{run}/snapshots", {"tag": "here"}),
         ("GET", "/runs/r/snapshots"): ("GET", f"/runs/{run}/snapshots", None),
         ("POST", "/runs/r/restore"): ("POST", f"/runs/{run}/restore", {"tag": "here"}),
+        ("GET", "/runs/r/events"): ("GET", f"/runs/{run}/events", None),
+        ("GET", "/pools/p/events"): ("GET", f"/pools/{pool}/events", None),
+        ("POST", "/pools/p/archive"): ("POST", f"/pools/{pool}/archive", None),
+        ("POST", "/pools/p/open"): ("POST", f"/pools/{pool}/open", None),
+        ("DELETE", "/pools/p"): ("DELETE", f"/pools/{owner}-new?dry_run=true", None),
+        ("POST", "/runs/r/archive"): ("POST", f"/runs/{run}/archive", None),
+        ("POST", "/runs/r/open"): ("POST", f"/runs/{run}/open", None),
+        ("DELETE", "/runs/r"): ("DELETE", f"/runs/{run}?dry_run=true", None),
     }  # fmt: skip
 
 
-LISTS = {("GET", "/pools"), ("GET", "/runs"), ("GET", "/metrics")}
+LISTS = {("GET", "/pools"), ("GET", "/runs"), ("GET", "/metrics"), ("GET", "/events")}
 
 
 def send(client: TestClient, operation: tuple[str, str, Any]) -> Any:
@@ -162,6 +172,41 @@ def test_lists_show_what_is_in_reach(clients: dict[str, TestClient]) -> None:
             {"both"} if key == "alice" else set()
         )
         assert names(key, "pools") == {n for n in names("admin", "pools") if n.startswith("alice-")} | {"shared"}
+
+
+def test_events_show_what_is_ones_own_page_by_page(clients: dict[str, TestClient]) -> None:
+    def told(key: str, limit: int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        asked = {"limit": limit}
+        while True:
+            page = clients[key].get("/events", params=asked).json()
+            assert len(page["events"]) <= limit
+            found += page["events"]
+            if page["next"] is None:
+                return found
+            asked["before"] = page["next"]
+
+    every = told("admin", 200)
+    assert {"bob-1", "both"} <= {event["run"] for event in every}
+    assert "key-added" in {event["action"] for event in every}
+    for key, own in (("alice", ("alice-", "both")), ("alices-reader", ("alice-",))):
+        mine = [event for event in every if str(event["run"] or event["pool"]).startswith(own)]
+        assert [told(key, limit) for limit in (1, 3, 200)] == [mine] * 3
+    refused(clients["alice"].get("/pools/bob-pool/events"), *FORBIDDEN)
+    assert clients["alice"].get("/pools/shared/events").status_code == 200  # a run of her own draws from it
+
+
+def test_runs_of_others_that_stand_in_the_way_are_counted_and_not_named(clients: dict[str, TestClient]) -> None:
+    admin, alice = clients["admin"], clients["alice"]
+    assert admin.post("/pools", json={"name": "alice-crowd", "embedding": EMBEDDING}).status_code == 201
+    assert admin.post("/pools/alice-crowd/prompts", json={"vectors": vectors()}).status_code == 200
+    for run in ("alice-c", "bob-c", "bob-d"):
+        assert admin.post("/runs", json={"name": run, "pool": "alice-crowd"}).status_code == 201
+    for client, names in ((admin, {"alice-c", "bob-c", "bob-d"}), (alice, {"alice-c"})):
+        problem = refused(client.delete("/pools/alice-crowd"), 409, "conflict", "run", 0)
+        assert len(problem["errors"]) == len(names)
+        assert {name for name in ("alice-c", "bob-c", "bob-d") if name in str(problem)} == names
+    assert "2 that this API key does not own" in problem["detail"]
 
 
 def test_a_pool_of_others_is_seen_through_a_run_of_ones_own_and_not_changed(clients: dict[str, TestClient]) -> None:

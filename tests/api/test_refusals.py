@@ -327,7 +327,7 @@ def test_what_is_not_there_is_a_404(http: TestClient, method: str, path: str) ->
     [
         ("DELETE", "/pools", "GET, POST"),
         ("OPTIONS", "/pools", "GET, POST"),
-        ("PUT", "/runs/some", "GET, PATCH"),
+        ("PUT", "/runs/some", "GET, PATCH, DELETE"),
         ("GET", "/select_batch", "POST"),
         ("POST", "/healthz", "GET"),
     ],

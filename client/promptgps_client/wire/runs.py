@@ -87,6 +87,8 @@ class Reward(Wire):
 
 def meant_value(raw: float) -> float | None:
     """The one of −1, 0 and 1 that a reward is, up to rounding; None where it is none of them."""
+    if raw in (0.0, 1.0):
+        return raw
     nearest = float(min(max(round(raw), -1), 1))
     return nearest if abs(raw - nearest) <= ROUNDING else None
 
@@ -163,7 +165,7 @@ class PoolShare(Wire):
 
 
 class CreateRun(Wire):
-    """Open a run. Asked again with the same content it answers the run that is there, so a trainer may restart."""
+    """Open a run. Asked for again, it is compared with what the run is now, so that a trainer may restart."""
 
     name: Name
     pool: Name | None = None
@@ -278,7 +280,11 @@ class Event(Wire):
     id: int
     created_at: str
     key: str | None = Field(description="Name of the API key that did it; null where no key was asked for.")
-    action: str
+    action: str = Field(
+        description="`run-created`, `run-changed`, `run-archived`, `run-opened`, `run-deleted`, `run-faulty`, "
+        "`run-imported`, `run-restored`, `snapshot-taken`, `pool-created`, `prompts-added`, `pool-archived`, "
+        "`pool-opened`, `pool-deleted`, `pool-imported`, `key-added` or `key-revoked`; more may come."
+    )
     run: str | None
     pool: str | None
     detail: dict[str, str | int | float | bool | None]

@@ -14,18 +14,21 @@ from promptgps_service.allocation.plan import Tried, plan
 from promptgps_service.errors import Fault, Invalid, NotFound
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.predict import asked_of, predicted
+from promptgps_service.flow.states import on_current_run
 from promptgps_service.model.predictor import Posterior
 
 
+@on_current_run
 def allocate_budget(context: Context, request: AllocateBudget) -> Budget:
     """Answer a request for a budget.
 
     Raises:
         NotFound: no such run, or keys that its pools do not have.
+        NotOpen: the run is faulty.
         Invalid: texts for a pool of given vectors, or vectors of another dimension.
         Busy: too many wait for the device (texts and vectors only).
     """
-    desk = context.desk(request.run)
+    desk = context.desk_to_read(request.run)
     given = request.calibration
     asked = [asked_of(context, desk, request)]
     if given is not None:

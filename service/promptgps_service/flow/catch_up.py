@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from promptgps_service.errors import NotFound
 from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.run_state import RunState
+from promptgps_service.flow.states import require_open
 from promptgps_service.store.records import RunRecord, Segment
 from promptgps_service.store.unit import Store, Unit
 
@@ -27,11 +27,13 @@ def run_transaction(
         The unit of work, which commits at the end of the block, and the run's heads.
 
     Raises:
-        NotFound: the run is there no more.
+        RunGone: the run was deleted.
+        NotOpen: it is archived, or broken.
         Unavailable: the database does not answer; nothing of the block is stored.
     """
     with state.lock, store.write() as unit:
         record = unit.runs.lock(state.id)
+        require_open(unit, record)
         catch_up_in(unit, features, state, record)
         yield unit, record
 
@@ -40,13 +42,11 @@ def catch_up(store: Store, features: FeatureSpace, state: RunState) -> RunRecord
     """Bring a run's state up to the database; answers the heads that it has come to.
 
     Raises:
-        NotFound: the run is there no more.
+        RunGone: the run was deleted.
         Unavailable: the database does not answer.
     """
     with state.lock, store.read() as unit:
-        record = unit.runs.get(state.name)
-        if record.id != state.id:
-            raise NotFound(f"run {state.name!r} was deleted, and another one has its name")
+        record = unit.runs.by_id(state.id)
         catch_up_in(unit, features, state, record)
         return record
 

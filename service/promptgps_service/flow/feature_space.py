@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -197,6 +197,17 @@ class FeatureSpace:
             until = max(min(stop, frame_rows), start) if framing else stop
             parts.append(self.vectors(unit, pool_id, stop).rows(start, until))
         return parts
+
+    def keep_only(self, pools: Collection[int]) -> None:
+        """Forget what was read of other pools than those of these ids: no run of this process needs them now."""
+        with self._lock:
+            self._vectors = {pool: kept for pool, kept in self._vectors.items() if pool in pools}
+            self._matrices = {
+                keys: kept for keys, kept in self._matrices.items() if set(_pools(keys[0])) <= set(pools)
+            }
+            self._embeddings = {
+                key: kept for key, kept in self._embeddings.items() if set(_pools(key)) <= set(pools)
+            }
 
     def embedder(self, pool: PoolRecord) -> Embedder:
         """The pool's own embedder."""

@@ -10,7 +10,9 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from promptgps_service.store.records import RunRecord
+from promptgps_service.store.events import RUN_DELETED
+from promptgps_service.store.records import EventRecord, RunRecord
+from promptgps_service.store.states import OPEN
 
 if TYPE_CHECKING:
     from promptgps_service.flow.context import Context
@@ -27,6 +29,7 @@ class Follower:
         self._context = context
         self._only = only
         self._since = 0
+        self._deletions = 0  # id of the newest deletion that was seen
         self._behind: dict[int, RunRecord] = {}
 
     def look(self) -> None:
@@ -36,19 +39,32 @@ class Follower:
             Unavailable: the database does not answer; the next look sees what this one has missed.
         """
         with self._context.store.read() as unit:
-            changed, since = unit.runs.touched(self._since)
+            deleted = unit.events.since(self._deletions, RUN_DELETED)
+            touched, since = unit.runs.touched(self._since)
+        self._put_away(touched, deleted)
+        changed = [record for record in touched if record.state == OPEN]
         for record in changed:
             self._pass_on(record)
         self._note(changed)
         self._since = since
+        self._deletions = max((event.id for event in deleted), default=self._deletions)
         self._take_on()
+
+    def _put_away(self, touched: list[RunRecord], deleted: list[EventRecord]) -> None:
+        """Forget runs that are archived, faulty or deleted, and those whose name another run has now."""
+        over = {record.id for record in touched if record.state != OPEN}
+        over |= {event.subject_id for event in deleted if event.subject_id is not None}
+        for run_id in over:
+            self._behind.pop(run_id, None)
+            self._context.drop_id(run_id)
+        for record in touched:
+            desk = self._context.opened(record.name)
+            if desk is not None and desk.state.id != record.id:
+                self._context.drop_id(desk.state.id)
 
     def _pass_on(self, record: RunRecord) -> None:
         desk = self._context.opened(record.name)
         if desk is None:
-            return
-        if record.state != "open" or record.id != desk.state.id:
-            self._context.drop(record.name)
             return
         desk.trainer.follow()
         if record.behind:
@@ -57,7 +73,7 @@ class Follower:
     def _note(self, changed: list[RunRecord]) -> None:
         for record in changed:
             ours = self._only is None or record.name in self._only
-            if record.behind and record.state == "open" and ours:
+            if record.behind and ours:
                 self._behind[record.id] = record
             else:
                 self._behind.pop(record.id, None)

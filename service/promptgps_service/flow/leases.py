@@ -88,19 +88,6 @@ class Leases:
         with self._lock:
             self._held.discard(run_id)
 
-    def release(self, run_id: int) -> None:
-        """Give one run back, if this process holds it; where the database does not answer, the lease runs out."""
-        with self._lock:
-            worker = self._worker
-            if worker is None or run_id not in self._held:
-                return
-            self._held.discard(run_id)
-            try:
-                with self._store.write() as unit:
-                    unit.leases.release(run_id, worker)
-            except Unavailable:
-                _log.warning("a lease stays: the database does not answer", run_id=run_id)
-
     def beat(self) -> None:
         """Show a sign of life, and free what workers hold that show none.
 

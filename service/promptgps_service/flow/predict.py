@@ -14,21 +14,24 @@ from promptgps_service.errors import Fault, Invalid
 from promptgps_service.flow.context import Context, Desk
 from promptgps_service.flow.rows import Keys, rows_of
 from promptgps_service.flow.run_state import NewPrompts, ScoreTable
+from promptgps_service.flow.states import on_current_run, require_readable
 from promptgps_service.model.predictor import Posterior
 
 Prompts: TypeAlias = PredictDifficulty | AllocateBudget | Calibration  # by keys, texts or vectors
 Asked: TypeAlias = NDArray[np.int64] | NewPrompts  # rows of the run, or prompts outside of its pools
 
 
+@on_current_run
 def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficulty:
-    """Answer a request for predictions.
+    """Answer a request for predictions; an archived run predicts as it did when it was put away.
 
     Raises:
         NotFound: no such run, or keys that its pools do not have.
+        NotOpen: the run is faulty.
         Invalid: texts for a pool of given vectors, vectors of another dimension, or keys whose pool is not clear.
         Busy: too many wait for the device (texts and vectors only; keys are read from the served table).
     """
-    desk = context.desk(request.run)
+    desk = context.desk_to_read(request.run)
     ((posterior,),), table = predicted(desk, asked_of(context, desk, request))
     ends = [posterior.quantile(torch.tensor(end)) for end in ((1 - request.level) / 2, (1 + request.level) / 2)]
     mean = posterior.mean
@@ -83,6 +86,8 @@ def predicted(desk: Desk, *asked: Asked) -> tuple[list[list[Posterior]], ScoreTa
 
 def _known(context: Context, desk: Desk, keys: Keys) -> NDArray[np.int64]:
     """Rows of keys; the served table has them."""
+    with context.store.read() as unit:
+        require_readable(unit, desk.state.id)
     (rows,) = rows_of(context, desk.state, keys)
     if rows.size and int(rows.max()) >= desk.state.served.rows:
         desk.trainer.update()
@@ -91,6 +96,7 @@ def _known(context: Context, desk: Desk, keys: Keys) -> NDArray[np.int64]:
 
 def _new(context: Context, desk: Desk, prompts: Prompts) -> NewPrompts:
     with context.store.read() as unit:
+        require_readable(unit, desk.state.id)
         pool = unit.pools.by_id(desk.state.segments[0].pool_id)
     if prompts.texts is not None:
         return NewPrompts(context.features.embedder(pool).embed(prompts.texts), prompts.texts)

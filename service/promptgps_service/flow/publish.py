@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from promptgps_service.flow.step_metrics import Metrics
 from promptgps_service.store.records import VersionRecord
+from promptgps_service.store.states import OPEN
 from promptgps_service.store.unit import Unit
 
 
@@ -40,9 +41,12 @@ def publish(unit: Unit, origin: Origin, record: VersionRecord, steps: Sequence[M
 
     Raises:
         Overtaken: it is not; the unit of work must not be committed.
+        RunGone: the run was deleted; the same.
     """
     new = unit.versions.add(origin.run_id, record)
     head = unit.runs.lock(origin.run_id)
+    if head.state != OPEN:
+        raise Overtaken(f"the run is {head.state}")
     holder = unit.leases.holder(origin.run_id, keep=True)
     if holder is None or holder != origin.worker:
         raise Overtaken(f"the run is held by {holder or 'nobody'}, not by {origin.worker}")

@@ -20,6 +20,7 @@ from promptgps_service.flow.reported import Reported, reported_of
 from promptgps_service.flow.rewards import decided, understand
 from promptgps_service.flow.rows import Keys, rows_of
 from promptgps_service.flow.run_settings import RunSettings
+from promptgps_service.flow.states import on_current_run
 from promptgps_service.store.records import (
     GROUP,
     OK,
@@ -37,11 +38,13 @@ EVIDENCE = frozenset({OK, TRUNCATED})
 WHOLE = 4 * ROUNDING
 
 
+@on_current_run
 def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: str | None) -> OutcomesStored:
     """Append what is new of a report to the log.
 
     Raises:
         NotFound: no such run, draw or prompt; names the rows.
+        NotOpen: the run is archived or faulty.
         Invalid: rewards or counts that the run does not allow, or prompts whose pool is not clear; names the rows.
         Conflict: the idempotency key has come with another report.
         Unavailable: the database does not answer; nothing was stored.

@@ -16,9 +16,12 @@ from promptgps_service.flow.context import Context
 from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.flow.same_prompts import Incoming, Sorted, StoredVectors, sort_out
 from promptgps_service.store.records import PoolChunk, PoolRecord
+from promptgps_service.store.states import ARCHIVED
 
 
-def create_pool(context: Context, request: CreatePool) -> tuple[Pool, bool]:
+def create_pool(
+    context: Context, request: CreatePool, by: str | None = None
+) -> tuple[Pool, bool]:
     """Make a pool; answers it and whether it is new.
 
     Raises:
@@ -34,37 +37,44 @@ def create_pool(context: Context, request: CreatePool) -> tuple[Pool, bool]:
         with context.store.write() as unit:
             made = unit.pools.create(request.name, asked, dimension)
             if made is not None:
-                return _pool(made), True
+                unit.events.add("pool-created", pool=request.name, key=by, detail={"dimension": dimension})
+                return pool_of(made), True
             found = unit.pools.get(request.name)  # another request has made it just now
     if found.embedding != asked:
         raise Conflict(f"pool {request.name!r} exists with another embedding", (Fault("embedding", "differs"),))
-    return _pool(found), False
+    return pool_of(found), False
 
 
 def describe_pool(context: Context, name: str) -> Pool:
     """A pool by name."""
     with context.store.read() as unit:
-        return _pool(unit.pools.get(name))
+        return pool_of(unit.pools.get(name))
 
 
 def list_pools(context: Context) -> Pools:
     """Every pool."""
     with context.store.read() as unit:
-        return Pools(pools=[_pool(record) for record in unit.pools.all()])
+        return Pools(pools=[pool_of(record) for record in unit.pools.all()])
 
 
-def _pool(record: PoolRecord) -> Pool:
+def pool_of(record: PoolRecord) -> Pool:
+    """What is told of a pool."""
     return Pool(
         name=record.name,
         embedding=Embedding.model_validate(record.embedding),
         dimension=record.dimension,
         prompts=record.prompts,
+        state="archived" if record.state == ARCHIVED else "open",
         created_at=record.created_at,
     )
 
 
 def add_prompts(
-    context: Context, name: str, chunks: Iterable[PromptChunk], on_equal_content: OnEqualContent | None = None
+    context: Context,
+    name: str,
+    chunks: Iterable[PromptChunk],
+    on_equal_content: OnEqualContent | None = None,
+    by: str | None = None,
 ) -> PromptsAdded:
     """Append prompts, chunk by chunk in short transactions; they become visible together at the end.
 
@@ -73,10 +83,12 @@ def add_prompts(
         name: of the pool.
         chunks: columns of prompts.
         on_equal_content: what becomes of a key whose content another key has; None keeps it where keys are given.
+        by: name of the API key that adds them, if one was asked for.
 
     Raises:
         NotFound: there is no such pool.
         Busy: another import into the pool is under way.
+        PoolNotOpen: the pool is archived, perhaps since the import has begun; nothing of it remains.
         Invalid, Conflict: a row is refused; nothing of the import remains.
     """
     with context.store.read() as unit:
@@ -85,7 +97,7 @@ def add_prompts(
     try:
         for chunk in chunks:
             arrival.stage(chunk)
-        arrival.finish()
+        arrival.finish(by)
     except BaseException:
         arrival.abandon()
         raise
@@ -146,10 +158,12 @@ class _Import:
             return chunk.keys is None
         return self._on_equal_content == "merge"
 
-    def finish(self) -> None:
+    def finish(self, by: str | None) -> None:
         """Make it all visible."""
         with self._context.store.write() as unit:
             unit.pools.finish_import(self._pool.id, self._token, self._length, self._aliases)
+            told = self.answer.model_dump(include={"added", "duplicates", "aliases", "total"})
+            unit.events.add("prompts-added", pool=self._pool.name, key=by, detail=told)
 
     def abandon(self) -> None:
         """Leave no trace."""

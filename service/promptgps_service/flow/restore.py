@@ -7,13 +7,17 @@ from promptgps_client.wire import Restore, Restored, SupersededCounts
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.digest import request_digest
 from promptgps_service.flow.receipts import answered_before
-from promptgps_service.store.records import RunRecord, SnapshotRecord, Superseded
+from promptgps_service.flow.states import on_current_run, require_open
+from promptgps_service.store.records import Detail, RunRecord, SnapshotRecord, Superseded
 from promptgps_service.store.unit import Unit
 
 _NOTHING = Superseded(0, 0, 0, 0)
 
 
-def restore_run(context: Context, name: str, request: Restore, idempotency_key: str | None) -> Restored:
+@on_current_run
+def restore_run(
+    context: Context, name: str, request: Restore, idempotency_key: str | None, by: str | None = None
+) -> Restored:
     """Put a run back; every process that serves or learns it notices by its epoch, and reads it anew.
 
     Given the same requests and outcomes as the first time, the run draws the same prompts again. Only the prompts that
@@ -21,6 +25,7 @@ def restore_run(context: Context, name: str, request: Restore, idempotency_key: 
 
     Raises:
         NotFound: no such run, or no such snapshot that stands.
+        NotOpen: the run is archived or faulty.
         Conflict: the idempotency key has come with another request.
         Unavailable: the database does not answer; the run is where it was.
     """
@@ -28,11 +33,16 @@ def restore_run(context: Context, name: str, request: Restore, idempotency_key: 
     digest = request_digest(request, frozenset())
     with context.store.write() as unit:
         record = unit.runs.lock(desk.state.id)
+        require_open(unit, record)
         before = answered_before(unit, record.id, idempotency_key, digest, "request")
         if before is not None:
             answer = Restored.model_validate(before)
         else:
             answer = _put_back(unit, record, unit.snapshots.get(record.id, request.tag))
+            if answer.epoch != record.epoch:
+                told: dict[str, Detail] = {"tag": answer.tag, "epoch": answer.epoch}
+                told |= answer.superseded.model_dump()
+                unit.events.add("run-restored", run=name, key=by, detail=told)
             if idempotency_key is not None:
                 unit.runs.keep_receipt(record.id, idempotency_key, digest, answer.model_dump(), 0)
     desk.trainer.update()

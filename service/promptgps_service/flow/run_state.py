@@ -189,12 +189,12 @@ class RunState:
         self.device = device
         self.lock = RunLock()
         self.learned = threading.Condition()
+        self.over = False  # the run was archived or deleted, or broke: nobody is to work on this state any more
         self.segments: list[Segment] = []
         self.identity = torch.zeros(0, dtype=torch.int64, device=device)
         self.groups: Groups | None = None
         self.subsets = Masks(device)
         self.table: ScoreTable | None = None
-        self.closed = False
         self.rewind(record.epoch)
 
     def rewind(self, epoch: int) -> None:
@@ -324,19 +324,21 @@ class RunState:
         """Whether the served model has learned up to a position of the log."""
         return self.table is not None and self.table.epoch == self.epoch and self.table.trained_through >= position
 
-    def close(self) -> None:
-        """Let go of whoever waits: the run is served here no more."""
-        with self.learned:
-            self.closed = True
-            self.learned.notify_all()
-
     def wait_learned(self, position: int, seconds: float) -> bool:
-        """Wait for that, or for a restore, after which nobody needs it; false when time ran out."""
+        """Wait for that, or for a restore or the run's end, after which nobody needs it; false when time ran out."""
         epoch = self.epoch
+
+        def done() -> bool:
+            return self.over or self.epoch != epoch or self.has_learned(position)
+
         with self.learned:
-            return self.learned.wait_for(
-                lambda: self.closed or self.epoch != epoch or self.has_learned(position), seconds
-            )
+            return self.learned.wait_for(done, seconds)
+
+    def end(self) -> None:
+        """Say that nobody is to work on this state any more, and let go whoever waits for its model."""
+        with self.learned:
+            self.over = True
+            self.learned.notify_all()
 
 
 def _whole(settings: RunSettings) -> RunSettings:

@@ -24,6 +24,7 @@ from promptgps_service.flow.quota_groups import quota_groups
 from promptgps_service.flow.rows import Keys, pools_at, prompts_at, rows_of
 from promptgps_service.flow.run_state import RunState
 from promptgps_service.flow.same_question import question_of, require_same, warnings_of
+from promptgps_service.flow.states import on_current_run
 from promptgps_service.store.records import RunRecord, SelectionRecord
 from promptgps_service.store.unit import Unit
 
@@ -51,11 +52,13 @@ class Restriction:
 _UNRESTRICTED = Restriction(None, np.zeros(0, np.int64), None)
 
 
+@on_current_run
 def select_batch(context: Context, request: SelectBatch) -> Batch:
     """Answer a request for draws.
 
     Raises:
         NotFound: no such run, unknown keys among candidates or exclusions, or an unknown subset.
+        NotOpen: the run is archived or faulty.
         Conflict: the sequence has answered another request; names what differs.
         Invalid: fewer prompts than the batch wants, or a key whose pool is not clear.
         Busy: too many draws of the run are without an outcome.

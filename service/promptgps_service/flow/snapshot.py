@@ -5,22 +5,30 @@ from __future__ import annotations
 from promptgps_client.wire import RestoreNote, Snapshot, Snapshots, SupersededCounts, TakeSnapshot
 
 from promptgps_service.flow.context import Context
+from promptgps_service.flow.states import on_current_run, require_open
 from promptgps_service.store.records import SnapshotRecord
 
 
-def take_snapshot(context: Context, name: str, request: TakeSnapshot) -> tuple[Snapshot, bool]:
+@on_current_run
+def take_snapshot(
+    context: Context, name: str, request: TakeSnapshot, by: str | None = None
+) -> tuple[Snapshot, bool]:
     """Mark a run; answers the snapshot and whether it is new.
 
     It costs a row: the log stays where it is, and the published model version is kept from now on.
 
     Raises:
         NotFound: there is no such run.
+        NotOpen: it is archived or faulty.
     """
     desk = context.desk(name)
     with context.store.write() as unit:
         record = unit.runs.lock(desk.state.id)
+        require_open(unit, record)
         found = unit.snapshots.find(record.id, request.tag)
         made = found or unit.snapshots.add(record, request.tag)
+        if found is None:
+            unit.events.add("snapshot-taken", run=name, key=by, detail={"tag": request.tag})
     return _snapshot(name, made), found is None
 
 

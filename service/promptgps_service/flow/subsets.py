@@ -1,4 +1,4 @@
-"""Subsets of a run's prompts: sent once, known by what is in them, and then named with each batch."""
+"""Subsets of a run's prompts: sent once, known by what is in them, named with each batch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ EXAMPLES = 5
 
 
 def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
-    """Keep a subset of a run's prompts; the same prompts in any order, by whatever keys, are the same subset.
+    """Keep a subset of a run's prompts; the same prompts, in any order and by any keys, are the same.
 
     Raises:
         NotFound: no such run.
-        Invalid: none of the keys is known; a key without a pool that several pools have; a pool that is not the run's.
+        Invalid: none of the keys is known, several pools have one, or a pool is not the run's.
         Unavailable: the database does not answer; nothing was kept.
     """
     state = context.desk(name).state

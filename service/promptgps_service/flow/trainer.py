@@ -16,7 +16,7 @@ from typing import NoReturn
 import structlog
 import torch
 
-from promptgps_service.errors import Busy, NotOpen, PromptGPSError, Unavailable
+from promptgps_service.errors import Busy, NotOpen, PromptGPSError, RunGone, Unavailable
 from promptgps_service.flow.device_queue import DeviceQueue, Steps
 from promptgps_service.flow.feature_space import FeatureSpace, Matrix
 from promptgps_service.flow.leases import Leases
@@ -49,7 +49,7 @@ _log = structlog.get_logger(__name__)
 RETRY_SECONDS = 1.0  # after the database did not answer, or memory was short
 TRIES = 2  # at something that breaks, before the run is taken for broken
 
-PASSING = (Unavailable, Busy, NotOpen)  # no fault of the run, or one that was told already
+PASSING = (Unavailable, Busy, NotOpen, RunGone)  # no fault of the run, or one that was told already
 
 # What goes wrong with a run: (what was done, the error) to the error that callers get.
 OnFault = Callable[[str, Exception], PromptGPSError]
@@ -140,7 +140,7 @@ class Trainer:
         """Something was reported: learn when there is enough, and in any case up to what somebody waits for."""
         if self._learning.enabled:
             self._state.want(wanted)
-            self._queue.submit(self._state.id, "learn", self._learn)
+            self._queue.submit(self, "learn", self._learn)
 
     def ask(self, position: int) -> None:
         """Somebody waits for the model to learn up to a position: here, or in the process that holds the run.
@@ -162,7 +162,7 @@ class Trainer:
             Unavailable: the database does not answer.
         """
         self._state.want(position)
-        self._queue.call(self._state.id, lambda: self._guarded("learn", self._learn_if_held))
+        self._queue.call(self, lambda: self._guarded("learn", self._learn_if_held))
 
     def update(self) -> None:
         """Serve what the database has now: rows, settings, epoch or version are others; from the log if need be.
@@ -172,19 +172,19 @@ class Trainer:
             NotOpen: the run is broken.
             Unavailable: the database does not answer.
         """
-        self._queue.call(self._state.id, lambda: self._guarded("load", self._load_if_other))
+        self._queue.call(self, lambda: self._guarded("load", self._load_if_other))
 
     def refresh(self) -> None:
         """The same, without waiting for it."""
-        self._queue.submit(self._state.id, "load", self._refresh)
+        self._queue.submit(self, "load", self._refresh)
 
     def follow(self) -> None:
         """Another process may have changed the run: take over what it has written, without waiting for it."""
-        self._queue.submit(self._state.id, "follow", self._follow)
+        self._queue.submit(self, "follow", self._follow)
 
     def predict_new(self, parts: Sequence[NewPrompts]) -> tuple[list[Posterior], ScoreTable]:
         """Posteriors for prompts outside the pool, part by part, all of one version, which comes with them."""
-        return self._queue.call(self._state.id, lambda: self._predict_new(parts))
+        return self._queue.call(self, lambda: self._predict_new(parts))
 
     # ---- faults ------------------------------------------------------------------------------
 
@@ -209,11 +209,13 @@ class Trainer:
 
     def _in_background(self, key: str, work: Callable[[], Steps[None]]) -> Steps[None]:
         """Do something that nobody waits for, again and again where the reason why it failed may pass."""
+        if self._state.over:
+            return
         try:
             yield from work()
             self._failures.pop(key, None)
-        except NotOpen:
-            pass  # the log has told why
+        except (NotOpen, RunGone):  # what there is to tell was told
+            self._state.end()
         except PASSING as error:
             _log.warning("tried again", run=self._state.name, job=key, cause=error.detail)
             self._again(key, work)
@@ -227,9 +229,7 @@ class Trainer:
             yield from self._queue.aside(lambda: self._on_fault(key, fault))
 
     def _again(self, key: str, work: Callable[[], Steps[None]]) -> None:
-        self._queue.submit(
-            self._state.id, key, lambda: self._in_background(key, work), RETRY_SECONDS
-        )
+        self._queue.submit(self, key, lambda: self._in_background(key, work), RETRY_SECONDS)
 
     # ---- loading, on the device --------------------------------------------------------------
 
@@ -411,10 +411,10 @@ class Trainer:
             self._waiting_since = None
             yield from self._advance(model, plan)
             if plan.reached < plan.head:  # there may be more to learn, once the others had their turn
-                self._queue.submit(self._state.id, "learn", self._learn)
+                self._queue.submit(self, "learn", self._learn)
         elif plan.head > plan.reached and plan.may_time_out:
             self._waiting_since = self._waiting_since or time.monotonic()
-            self._queue.submit(self._state.id, "learn", self._learn, self._learning.seconds)
+            self._queue.submit(self, "learn", self._learn, self._learning.seconds)
 
     def _up_to_date(self) -> Steps[LoadedModel]:
         """The model, loaded anew where the run is not what it was loaded from."""

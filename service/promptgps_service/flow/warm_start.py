@@ -29,7 +29,7 @@ def source_of(unit: Unit, settings: RunSettings, pools: Sequence[PoolRecord]) ->
     """
     if settings.warm_start_from is None:
         return None
-    source = unit.runs.find(settings.warm_start_from)
+    source = unit.runs.find(settings.warm_start_from, keep=True)
     if source is None:
         raise NotFound(f"there is no run {settings.warm_start_from!r}", (Fault(FIELD, "no such run"),))
     other = RunSettings.load(source.settings)

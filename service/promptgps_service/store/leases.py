@@ -8,7 +8,8 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from promptgps_service.store.log import LOOKUP
 from promptgps_service.store.named import insert_named
-from promptgps_service.store.tables import leases, workers
+from promptgps_service.store.states import IMPORTING, OPEN
+from promptgps_service.store.tables import leases, runs, workers
 
 
 class Leases:
@@ -44,16 +45,21 @@ class Leases:
         self._connection.execute(delete(workers).where(workers.c.id == worker))
 
     def take(self, run_id: int, worker: str) -> bool:
-        """Take a run that nobody holds; true where the worker holds it now."""
+        """Take a run that is open and that nobody holds; true where the worker holds it now."""
         holder = self.holder(run_id)
-        if holder is None and insert_named(self._connection, insert(leases).values(run_id=run_id, holder=worker)):
-            return True
+        if holder is None and self._may_be_held(run_id):
+            taking = insert(leases).values(run_id=run_id, holder=worker)
+            if insert_named(self._connection, taking):
+                return True
         return holder == worker
 
-    def release(self, run_id: int, worker: str) -> None:
-        """Free one run that a worker holds."""
-        held = delete(leases).where(leases.c.run_id == run_id, leases.c.holder == worker)
-        self._connection.execute(held)
+    def _may_be_held(self, run_id: int) -> bool:
+        state = self._connection.execute(select(runs.c.state).where(runs.c.id == run_id)).scalar_one_or_none()
+        return state in (OPEN, IMPORTING)
+
+    def release(self, run_id: int) -> None:
+        """Free a run, whoever holds it."""
+        self._connection.execute(delete(leases).where(leases.c.run_id == run_id))
 
     def held(self, run_ids: Sequence[int], besides: str) -> set[int]:
         """Which of the runs another worker holds."""

@@ -23,10 +23,13 @@ from sqlalchemy import (
     update,
 )  # fmt: skip
 
-from promptgps_service.errors import Busy, NotFound
+from promptgps_service.errors import Busy, NotFound, PoolNotOpen
 from promptgps_service.store.clock import utc_now
+from promptgps_service.store.events import POOL_DELETED, Events
+from promptgps_service.store.ids import fresh_id
 from promptgps_service.store.named import insert_named
 from promptgps_service.store.records import Known, PoolArrays, PoolChunk, PoolRecord, record_of
+from promptgps_service.store.states import ARCHIVED, DELETING, OPEN, VISIBLE, hidden_name
 from promptgps_service.store.tables import VECTORS, pool_chunks, pools, prompt_aliases, prompts
 
 T = TypeVar("T")
@@ -49,20 +52,25 @@ class Pools:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def find(self, name: str) -> PoolRecord | None:
-        """The pool of that name, if there is one."""
-        row = self._connection.execute(select(pools).where(pools.c.name == name)).one_or_none()
+    def find(self, name: str, *, keep: bool = False) -> PoolRecord | None:
+        """The pool of that name, if there is one; with ``keep`` nobody deletes it while the unit of work lasts."""
+        query = select(pools).where(pools.c.name == name, pools.c.state.in_(VISIBLE))
+        if keep:
+            query = query.with_for_update(read=True, key_share=True)
+        row = self._connection.execute(query).one_or_none()
         return None if row is None else record_of(PoolRecord, row)
 
-    def get(self, name: str) -> PoolRecord:
-        """The pool of that name.
+    def get(self, name: str, *, keep: bool = False) -> PoolRecord:
+        """The pool of that name, as ``find`` has it.
 
         Raises:
             NotFound: there is none.
         """
-        found = self.find(name)
+        found = self.find(name, keep=keep)
         if found is None:
-            raise NotFound(f"there is no pool {name!r}")
+            deleted = Events(self._connection).latest(POOL_DELETED, pool=name)
+            when = f": it was deleted at {deleted.created_at}" if deleted is not None else ""
+            raise NotFound(f"there is no pool {name!r}{when}")
         return found
 
     def by_id(self, pool_id: int) -> PoolRecord:
@@ -76,7 +84,8 @@ class Pools:
 
     def all(self) -> list[PoolRecord]:
         """Every pool, by name."""
-        return [record_of(PoolRecord, row) for row in self._connection.execute(select(pools).order_by(pools.c.name))]
+        query = select(pools).where(pools.c.state.in_(VISIBLE)).order_by(pools.c.name)
+        return [record_of(PoolRecord, row) for row in self._connection.execute(query)]
 
     def total(self, names: Sequence[str]) -> int:
         """Prompts of those pools together."""
@@ -85,13 +94,37 @@ class Pools:
     def create(self, name: str, embedding: dict[str, object], dimension: int) -> PoolRecord | None:
         """Make an empty pool; None where the name is taken, perhaps by another process just now."""
         statement = insert(pools).values(
-            name=name, embedding=embedding, dimension=dimension, prompts=0, frame_rows=0, created_at=utc_now()
-        )
+            name=name, embedding=embedding, dimension=dimension, prompts=0, frame_rows=0, created_at=utc_now(),
+            **fresh_id(self._connection, pools, POOL_DELETED),
+        )  # fmt: skip
         return self.get(name) if insert_named(self._connection, statement) else None
 
     def set_frame(self, pool_id: int, rows: int) -> None:
         """Say by which first rows the pool's features are standardised."""
         self._connection.execute(update(pools).where(pools.c.id == pool_id).values(frame_rows=rows))
+
+    def set_state(self, pool_id: int, state: str) -> None:
+        """Open or archive a pool."""
+        self._connection.execute(update(pools).where(pools.c.id == pool_id).values(state=state))
+
+    def hold_for_deletion(self, pool_id: int) -> PoolRecord:
+        """The pool, held against every writer and against whoever refers to it until the unit of work ends.
+
+        Raises:
+            NotFound: it was deleted.
+        """
+        row = self._connection.execute(select(pools).where(pools.c.id == pool_id).with_for_update()).one_or_none()
+        if row is None or row.state == DELETING:
+            raise NotFound("the pool was deleted")
+        return record_of(PoolRecord, row)
+
+    def hide(self, pool_id: int) -> None:
+        """Take a pool out of sight: its name is free, and an import under way ends.
+
+        Its prompts are left for ``Removal``. The pool must be held for deletion, and no run may need it.
+        """
+        hidden = {"name": hidden_name(pool_id), "state": DELETING, "import_token": None, "import_beat": None}
+        self._connection.execute(update(pools).where(pools.c.id == pool_id).values(**hidden))
 
     # ---- staged import -------------------------------------------------------------------------------------
 
@@ -112,14 +145,19 @@ class Pools:
 
         Raises:
             Busy: another import is under way.
+            PoolNotOpen: the pool is archived.
+            NotFound: it was deleted.
         """
         free: ColumnElement[bool] = pools.c.import_token.is_(None)
         if dead is not None:
             free = or_(free, and_(pools.c.import_token == dead[0], pools.c.import_beat == dead[1]))
         taken = self._connection.execute(
-            update(pools).where(pools.c.id == pool.id, free).values(import_token=token, import_beat=0)
+            update(pools)
+            .where(pools.c.id == pool.id, pools.c.state == OPEN, free)
+            .values(import_token=token, import_beat=0)
         )
         if taken.rowcount != 1:
+            self._check_open(pool.id)
             raise Busy(f"another import into pool {pool.name!r} is under way", retry_after=2.0)
         committed = self.by_id(pool.id)
         self._drop_from(committed.id, committed.prompts, committed.aliases)
@@ -130,6 +168,8 @@ class Pools:
 
         Raises:
             Busy: the token was lost to another import.
+            PoolNotOpen: the pool was archived since.
+            NotFound: it was deleted since.
         """
         self._hold(pool_id, token)
         count = len(chunk)
@@ -202,11 +242,20 @@ class Pools:
     def _hold(self, pool_id: int, token: str) -> None:
         renewed = self._connection.execute(
             update(pools)
-            .where(pools.c.id == pool_id, pools.c.import_token == token)
+            .where(pools.c.id == pool_id, pools.c.state == OPEN, pools.c.import_token == token)
             .values(import_beat=pools.c.import_beat + 1)
         )
         if renewed.rowcount != 1:
+            self._check_open(pool_id)
             raise Busy("this import was taken for dead and replaced by another; send it again", retry_after=2.0)
+
+    def _check_open(self, pool_id: int) -> None:
+        """Tell why a pool takes no prompts, if it is not only that somebody else brings some."""
+        row = self._connection.execute(select(pools.c.name, pools.c.state).where(pools.c.id == pool_id)).one_or_none()
+        if row is None or row.state == DELETING:
+            raise NotFound("the pool was deleted while prompts were added to it; none of them is stored")
+        if row.state == ARCHIVED:
+            raise PoolNotOpen(archived_pool(row.name))
 
     def _drop_from(self, pool_id: int, length: int, aliases: int) -> None:
         self._connection.execute(
@@ -354,6 +403,12 @@ def _side_by_side(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         whole[start : start + len(part), : part.shape[1]] = part
         start += len(part)
     return whole
+
+
+def archived_pool(name: str) -> str:
+    """What is told of a pool that takes nothing."""
+    how = f"open it with POST /pools/{name}/open or `promptgps pools open {name}`"
+    return f"pool {name!r} is archived: it takes no prompts and no new runs; {how}"
 
 
 def _parts(values: Sequence[T]) -> list[Sequence[T]]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isclose
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from promptgps_client.wire import ROUNDING
 from sqlalchemy import Row
 
+from promptgps_service.store.states import OPEN
+
 OK, ERROR, TIMEOUT, TRUNCATED, CANCELLED = range(5)
 STATUS_CODES = {"ok": OK, "error": ERROR, "timeout": TIMEOUT, "truncated": TRUNCATED, "cancelled": CANCELLED}
 GROUP = -1  # rollout index of an outcome that reports a whole group
 R = TypeVar("R", "PoolRecord", "RunRecord", "SnapshotRecord")
+Detail: TypeAlias = str | int | float | bool | None
 
 
 def record_of(kind: type[R], row: Row[tuple[object, ...]]) -> R:
@@ -35,6 +38,7 @@ class PoolRecord:
     frame_rows: int
     created_at: str
     aliases: int = 0
+    state: str = OPEN
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class RunRecord:
         model_version: the published one; 0 before anything was learned.
         trained_through: log position up to which that one has learned.
         wanted: log position up to which somebody waits for the model to learn.
-        state: `open`, `archived` or `faulty`.
+        state: open, archived or faulty; or hidden, see ``states``.
         fault: what is wrong with a faulty one.
     """
 
@@ -124,8 +128,8 @@ class RunRecord:
     model_version: int
     trained_through: int
     wanted: int
-    state: Literal["open", "archived", "faulty"]
-    fault: str | None
+    state: str = OPEN
+    fault: str | None = None
 
     @property
     def behind(self) -> bool:
@@ -329,3 +333,35 @@ class SupersededDraw:
     superseded_in: int
     row: int
     rollouts: int
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    """Something that was done.
+
+    Attributes:
+        id: in the order of happening.
+        key: name of the API key that asked for it.
+        run: name of the run that it was done to; or of a pool.
+        subject_id: id of what was deleted.
+    """
+
+    id: int
+    created_at: str
+    key: str | None
+    action: str
+    run: str | None
+    pool: str | None
+    subject_id: int | None
+    detail: dict[str, Detail]
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """How much there is of a run, superseded rows and all."""
+
+    selections: int
+    draws: int
+    outcomes: int
+    model_versions: int
+    snapshots: int

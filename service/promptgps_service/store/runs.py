@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
 
-from promptgps_service.errors import NotFound
+from promptgps_service.errors import NotFound, RunGone
 from promptgps_service.store.clock import utc_now
+from promptgps_service.store.events import RUN_DELETED, Events
+from promptgps_service.store.ids import fresh_id
 from promptgps_service.store.named import insert_named
-from promptgps_service.store.records import RunRecord, Segment, record_of
-from promptgps_service.store.tables import pools, receipts, run_segments, runs
+from promptgps_service.store.records import RunRecord, RunRows, Segment, record_of
+from promptgps_service.store.states import DELETING, VISIBLE, hidden_name
+from promptgps_service.store.tables import (
+    leases,
+    model_versions,
+    pools,
+    receipts,
+    run_segments,
+    runs,
+    snapshots,
+    superseded_outcomes,
+    superseded_selections,
+)
 
 # NO KEY UPDATE on PostgreSQL: writers of the log exclude each other, while rows that refer to the run (the large ones
 # of model versions above all) can be inserted meanwhile.
@@ -22,7 +35,8 @@ _TOUCH = {
     "postgresql": func.txid_current(),
 }
 _OLDEST_UNDER_WAY = select(func.txid_snapshot_xmin(func.txid_current_snapshot()))
-_TOUCHED = select(runs).where(runs.c.touched >= bindparam("since"))
+_VISIBLE = runs.c.state.in_(VISIBLE)
+_TOUCHED = select(runs).where(runs.c.touched >= bindparam("since"), _VISIBLE)
 _SEGMENTS = (
     select(run_segments)
     .where(run_segments.c.run_id == bindparam("run"), run_segments.c.offset >= bindparam("after"))
@@ -36,9 +50,12 @@ class Runs:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def find(self, name: str) -> RunRecord | None:
-        """The run of that name, if there is one."""
-        row = self._connection.execute(select(runs).where(runs.c.name == name)).one_or_none()
+    def find(self, name: str, *, keep: bool = False) -> RunRecord | None:
+        """The run of that name, if there is one; with ``keep`` nobody deletes it while the unit of work lasts."""
+        query = select(runs).where(runs.c.name == name, _VISIBLE)
+        if keep:
+            query = query.with_for_update(read=True, key_share=True)
+        row = self._connection.execute(query).one_or_none()
         return None if row is None else record_of(RunRecord, row)
 
     def get(self, name: str) -> RunRecord:
@@ -49,16 +66,37 @@ class Runs:
         """
         found = self.find(name)
         if found is None:
-            raise NotFound(f"there is no run {name!r}")
+            deleted = Events(self._connection).latest(RUN_DELETED, run=name)
+            when = f": it was deleted at {deleted.created_at}" if deleted is not None else ""
+            raise NotFound(f"there is no run {name!r}{when}")
         return found
 
+    def by_id(self, run_id: int) -> RunRecord:
+        """The run with that id.
+
+        Raises:
+            RunGone: it was deleted.
+        """
+        row = self._connection.execute(select(runs).where(runs.c.id == run_id)).one_or_none()
+        if row is None or row.state == DELETING:
+            raise RunGone(run_id)
+        return record_of(RunRecord, row)
+
     def lock(self, run_id: int) -> RunRecord:
-        """The run, held against every other writer of its log until the unit of work ends."""
-        return record_of(RunRecord, self._connection.execute(_LOCK, {"run": run_id}).one())
+        """The run, held against every other writer of its log until the unit of work ends.
+
+        Raises:
+            RunGone: it was deleted.
+        """
+        row = self._connection.execute(_LOCK, {"run": run_id}).one_or_none()
+        if row is None or row.state == DELETING:
+            raise RunGone(run_id)
+        return record_of(RunRecord, row)
 
     def all(self) -> list[RunRecord]:
         """Every run, by name."""
-        return [record_of(RunRecord, row) for row in self._connection.execute(select(runs).order_by(runs.c.name))]
+        query = select(runs).where(_VISIBLE).order_by(runs.c.name)
+        return [record_of(RunRecord, row) for row in self._connection.execute(query)]
 
     def pools(self) -> list[tuple[str, str]]:
         """(run, pool) for every pool that a run draws from, by name."""
@@ -66,6 +104,7 @@ class Runs:
             select(runs.c.name, pools.c.name)
             .distinct()
             .select_from(run_segments.join(runs).join(pools))
+            .where(_VISIBLE)
             .order_by(runs.c.name, pools.c.name)
         )
         return [(run, pool) for run, pool in self._connection.execute(query)]
@@ -74,7 +113,7 @@ class Runs:
         """Make a run with an empty log; None where the name is taken, perhaps by another process just now."""
         statement = insert(runs).values(
             name=name, request=request, settings=settings, log_position=0, draws=0, selections=0, created_at=utc_now(),
-            touched=self._touch,
+            touched=self._touch, **fresh_id(self._connection, runs, RUN_DELETED),
         )  # fmt: skip
         return self.get(name) if insert_named(self._connection, statement) else None
 
@@ -91,20 +130,74 @@ class Runs:
         changed = {"settings": settings, "touched": self._touch}
         self._connection.execute(update(runs).where(runs.c.id == run_id).values(**changed))
 
+    def set_state(self, run_id: int, state: str, fault: str | None = None) -> None:
+        """Open, archive or mark a run as faulty, with what is wrong; every process notices."""
+        changed = {"state": state, "fault": fault, "touched": self._touch}
+        self._connection.execute(update(runs).where(runs.c.id == run_id).values(**changed))
+
     def advance(self, run_id: int, **heads: int) -> None:
         """Move heads (log_position, draws, selections, …) to the given values; the run must be locked."""
         self._connection.execute(update(runs).where(runs.c.id == run_id).values(**heads, touched=self._touch))
-
-    def mark_faulty(self, run_id: int, fault: str) -> bool:
-        """Take a run out of service, with the reason; false where it was not open."""
-        broken = update(runs).where(runs.c.id == run_id, runs.c.state == "open")
-        changed = {"state": "faulty", "fault": fault, "touched": self._touch}
-        return self._connection.execute(broken.values(**changed)).rowcount == 1
 
     def want(self, run_id: int, position: int) -> None:
         """Say that somebody waits for the model to learn up to a position of the log."""
         wanting = update(runs).where(runs.c.id == run_id, runs.c.wanted < position)
         self._connection.execute(wanting.values(wanted=position, touched=self._touch))
+
+    # ---- the end of a run ----------------------------------------------------------------------------------
+
+    def hold_for_deletion(self, run_id: int) -> RunRecord:
+        """The run, held against every writer and against whoever refers to it until the unit of work ends.
+
+        Raises:
+            RunGone: it was deleted.
+        """
+        row = self._connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one_or_none()
+        if row is None or row.state == DELETING:
+            raise RunGone(run_id)
+        return record_of(RunRecord, row)
+
+    def started_from(self, name: str) -> list[RunRecord]:
+        """Runs that started from what the run of that name had learned, by name; an import under way too."""
+        source = runs.c.settings["warm_start_from"].as_string()
+        query = select(runs).where(source == name, runs.c.state != DELETING).order_by(runs.c.name)
+        return [record_of(RunRecord, row) for row in self._connection.execute(query)]
+
+    def over_pool(self, pool_id: int) -> list[RunRecord]:
+        """Runs whose rows are prompts of that pool, by name; an import under way too."""
+        of_pool = select(run_segments.c.run_id).where(run_segments.c.pool_id == pool_id)
+        query = select(runs).where(runs.c.id.in_(of_pool), runs.c.state != DELETING).order_by(runs.c.name)
+        return [record_of(RunRecord, row) for row in self._connection.execute(query)]
+
+    def rows_of(self, run: RunRecord) -> RunRows:
+        """How much there is of a run, superseded rows too."""
+
+        def count(table: Table) -> int:
+            query = select(func.count()).select_from(table).where(table.c.run_id == run.id)
+            return int(self._connection.execute(query).scalar_one())
+
+        later = select(func.coalesce(func.sum(superseded_selections.c.size), 0)).where(
+            superseded_selections.c.run_id == run.id
+        )
+        return RunRows(
+            selections=run.selections + count(superseded_selections),
+            draws=run.draws + int(self._connection.execute(later).scalar_one()),
+            outcomes=run.log_position + count(superseded_outcomes),  # the log has no gaps
+            model_versions=count(model_versions),
+            snapshots=count(snapshots),
+        )
+
+    def hide(self, run_id: int) -> None:
+        """Take a run out of sight: its name is free, nobody holds it, its pools do not need to wait for it.
+
+        Its other rows are left for ``Removal``. The run must be held for deletion.
+        """
+        for table in (leases, run_segments):
+            self._connection.execute(delete(table).where(table.c.run_id == run_id))
+        hidden = {"name": hidden_name(run_id), "state": DELETING, "touched": self._touch}
+        self._connection.execute(update(runs).where(runs.c.id == run_id).values(**hidden))
+
+    # ---- what has changed ----------------------------------------------------------------------------------
 
     def touched(self, since: int) -> tuple[list[RunRecord], int]:
         """Runs that have changed since an earlier look, and what to give as ``since`` at the next one; 0 at first.

@@ -55,7 +55,7 @@ pools = Table(
     Column("import_token", String(32)),
     Column("import_beat", Float),  # counts the chunks
     Column("created_at", String(32), nullable=False),
-    Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived
+    Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived; or hidden, see `states`
     # Committed number of aliases: those at or past it are of an unfinished import.
     Column("aliases", Integer, nullable=False, server_default=_ZERO),
 )
@@ -124,7 +124,7 @@ runs = Table(
     Column("trained_through", BigInteger, nullable=False, server_default=_ZERO),  # log position it has learned up to
     Column("wanted", BigInteger, nullable=False, server_default=_ZERO),  # log position that somebody waits for
     Column("touched", BigInteger, nullable=False, server_default=_ZERO),  # grows with every change: what has changed?
-    Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived, faulty
+    Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived, faulty; or hidden
     Column("fault", Text),  # what is wrong with a faulty one
     Index("ix_runs_touched", "touched"),
 )
@@ -258,6 +258,7 @@ events = Table(
     Column("pool", String(128), index=True),
     Column("subject_id", Integer),  # id of what was deleted, which must not come again
     Column("detail", JSON, nullable=False),
+    Index("ix_events_action_subject_id", "action", "subject_id"),  # what was deleted, without reading all the rest
 )
 
 # ---- who learns ----------------------------------------------------------------------------------------------
@@ -274,6 +275,14 @@ leases = Table(
     metadata,
     Column("run_id", Integer, ForeignKey("runs.id"), primary_key=True),
     Column("holder", String(64), ForeignKey("workers.id", ondelete="CASCADE"), nullable=False, index=True),
+)
+
+# Rows that come and go at once: they show that the database takes writes.
+write_probes = Table(
+    "write_probes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("room", LargeBinary, nullable=False),
 )
 
 # ---- snapshots, and what a restore has superseded ------------------------------------------------------------
