@@ -393,7 +393,7 @@ def test_what_a_run_started_from_must_be_what_is_here(whole: Path, tmp_path: Pat
 
 
 def test_an_import_that_breaks_off_leaves_nothing_and_others_do_not_notice(context: Context, whole: Path) -> None:
-    import_run(context.store, OLD, "there")
+    import_run(context.store, whole, "there")
     before, events = rows_in(context.store), len(_events(context))
     seen: list[list[str]] = []
 
