@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from promptgps_service.acquisition.randomness import ORDER, SHUFFLE, THOMPSON, TIES, bits, coin, derive, uniforms
+from promptgps_service.acquisition.randomness import (
+    ORDER,
+    SHUFFLE,
+    THOMPSON,
+    TIES,
+    bits,
+    coin,
+    derive,
+    distinct,
+    uniforms,
+)
 from scipy import stats
 
 COUNT = 200_000
@@ -79,3 +89,25 @@ def test_equal_parts_are_no_special_case() -> None:
 
 def test_large_and_negative_parts_are_taken() -> None:
     assert len({derive(2**53 - 1, part) for part in (0, -1, 2**53 - 1, 2**63 - 1, 2**64 - 1)}) == 4  # −1 is 2^64 − 1
+
+
+def test_equal_identities_become_distinct_and_the_first_of_them_stays() -> None:
+    identity = torch.tensor([5, 7, 5, 0, 5, 7, 0, 9])
+    made = distinct(identity)
+    assert made.unique().numel() == 8
+    assert made[[0, 1, 3, 7]].tolist() == [5, 7, 0, 9]
+    assert torch.equal(distinct(made), made)
+    assert torch.equal(distinct(identity[:0]), identity[:0])
+
+
+def test_rows_that_come_later_leave_the_identities_before_them_whenever_they_come() -> None:
+    identity = torch.from_numpy(np.random.default_rng(3).integers(0, 40, 200))
+    whole = distinct(identity)
+    for cut in (0, 1, 77, 199):
+        grown = distinct(torch.cat([distinct(identity[:cut]), identity[cut:]]))
+        assert torch.equal(grown, whole)
+
+
+def test_identities_that_differ_already_are_left_alone() -> None:
+    identity = identities("hash")
+    assert distinct(identity) is identity

@@ -1,4 +1,4 @@
-"""Pools over HTTP: the same prompts in every format, de-duplicated by key and by content."""
+"""Pools over HTTP: the same prompts in every format, told apart by key or else by content."""
 
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ def add(http: TestClient, pool: str, sent: tuple[bytes, str]) -> Any:
     return http.post(f"/pools/{pool}/prompts", content=sent[0], headers={"content-type": sent[1]})
 
 
+def counts(answer: Any) -> dict[str, int]:
+    """How many rows became what."""
+    told = answer.json()
+    return {name: told[name] for name in ("added", "duplicates", "aliases", "total")}
+
+
 def text_pool(http: TestClient, name: str) -> str:
     assert http.post("/pools", json={"name": name}).json()["dimension"] == 256
     return name
@@ -57,11 +63,36 @@ def text_pool(http: TestClient, name: str) -> str:
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_pool_is_filled_and_what_it_has_is_passed_over(http: TestClient, name: str, form: Any) -> None:
     pool = text_pool(http, name)
-    assert add(http, pool, form(ROWS[:6])).json() == {"added": 6, "duplicates": 0, "total": 6}
-    assert add(http, pool, form(ROWS)).json() == {"added": 4, "duplicates": 6, "total": 10}
-    same_text = [row | {"key": f"{row['key']}-again"} for row in ROWS]
-    assert add(http, pool, form(same_text)).json() == {"added": 0, "duplicates": 10, "total": 10}
+    assert counts(add(http, pool, form(ROWS[:6]))) == {"added": 6, "duplicates": 0, "aliases": 0, "total": 6}
+    assert counts(add(http, pool, form(ROWS))) == {"added": 4, "duplicates": 6, "aliases": 0, "total": 10}
     assert http.get(f"/pools/{pool}").json()["prompts"] == 10
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_other_keys_of_the_same_texts_are_prompts_of_their_own_or_aliases_on_request(
+    http: TestClient, name: str, form: Any
+) -> None:
+    pool = text_pool(http, name)
+    assert add(http, pool, form(ROWS)).status_code == 200
+    again, more = ([row | {"key": f"{row['key']}-{word}"} for row in ROWS] for word in ("again", "more"))
+    assert counts(add(http, pool, form(again))) == {"added": 10, "duplicates": 0, "aliases": 0, "total": 20}
+    content, kind = form(more)
+    sent = http.post(
+        f"/pools/{pool}/prompts?on_equal_content=merge", content=content, headers={"content-type": kind}
+    )
+    assert counts(sent) == {"added": 0, "duplicates": 0, "aliases": 10, "total": 20}
+    assert http.post("/runs", json={"name": pool, "pool": pool}).json()["prompts"] == 20
+    asked = {"run": pool, "batch_size": 1, "candidates": ["p3-more"]}
+    assert http.post("/select_batch", json=asked).json()["draws"]["prompt"] == ["p3"]
+    refused(http.post(f"/pools/{pool}/prompts?on_equal_content=both", content=content, headers={"content-type": kind}),
+            *INVALID, "on_equal_content")  # fmt: skip
+
+
+def test_json_says_what_becomes_of_equal_content(http: TestClient, name: str) -> None:
+    pool = text_pool(http, name)
+    body = {"keys": ["a", "b"], "texts": ["same", "same"], "on_equal_content": "merge"}
+    sent = http.post(f"/pools/{pool}/prompts", json=body)
+    assert counts(sent) == {"added": 1, "duplicates": 0, "aliases": 1, "total": 1}
 
 
 def test_every_format_makes_the_same_pool(http: TestClient, name: str) -> None:
@@ -78,7 +109,8 @@ def test_every_format_makes_the_same_pool(http: TestClient, name: str) -> None:
 def test_duplicates_inside_one_request_count_once(http: TestClient, name: str) -> None:
     pool = text_pool(http, name)
     body = {"texts": ["a", "b", "a", "c", "b"]}
-    assert http.post(f"/pools/{pool}/prompts", json=body).json() == {"added": 3, "duplicates": 2, "total": 3}
+    sent = http.post(f"/pools/{pool}/prompts", json=body)
+    assert counts(sent) == {"added": 3, "duplicates": 2, "aliases": 0, "total": 3}
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -124,20 +156,21 @@ def test_a_broken_file_is_refused_and_frees_the_pool(http: TestClient, name: str
     pool = text_pool(http, name)
     answer = add(http, pool, (content, kind))
     refused(answer, *INVALID, "file", answer.json()["errors"][0]["row"])
-    assert add(http, pool, json_lines(ROWS)).json() == {"added": 10, "duplicates": 0, "total": 10}
+    assert counts(add(http, pool, json_lines(ROWS))) == {"added": 10, "duplicates": 0, "aliases": 0, "total": 10}
 
 
 def test_an_empty_file_adds_nothing(http: TestClient, name: str) -> None:
     pool = text_pool(http, name)
-    assert add(http, pool, (b"", "application/jsonl")).json() == {"added": 0, "duplicates": 0, "total": 0}
+    told = counts(add(http, pool, (b"", "application/jsonl")))
+    assert told == {"added": 0, "duplicates": 0, "aliases": 0, "total": 0}
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_given_vectors_go_by_direction_and_are_checked(http: TestClient, name: str, form: Any) -> None:
     assert http.post("/pools", json={"name": name, "embedding": {"kind": "given", "dimension": 2}}).status_code == 201
     rows = [{"key": f"v{row}", "vector": [1.0, float(row)]} for row in range(5)]
-    assert add(http, name, form(rows)).json() == {"added": 5, "duplicates": 0, "total": 5}
-    longer = [{"key": f"w{row}", "vector": [2.0, 2.0 * row]} for row in range(5)]
+    assert counts(add(http, name, form(rows))) == {"added": 5, "duplicates": 0, "aliases": 0, "total": 5}
+    longer = [{"key": f"v{row}", "vector": [2.0, 2.0 * row]} for row in range(5)]
     assert add(http, name, form(longer)).json()["duplicates"] == 5
     vectors = "vectors" if form is json_columns else None
     for wrong in ([0.0, 0.0], [1.0], [1.0, 2.0, 3.0]):

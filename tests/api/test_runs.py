@@ -172,3 +172,107 @@ def test_several_pools_serve_one_run_by_quota(world: World) -> None:
         body = {"name": f"{world.run}-three", "pools": changed}
         refused(world.http.post("/runs", json=body), 422, "invalid-request", "pools", row)
     refused(world.http.get(f"/runs/{world.run}-three"), 404, "not-found")
+
+
+# ---- what is not taken is named in full, row by row --------------------------------------------
+
+
+def test_every_wrong_row_of_a_report_is_named_up_to_twenty_and_their_number(world: World) -> None:
+    draw = world.draws[0]
+    few = {"run": world.run, "draw_id": [draw] * 4, "rollout_index": [0, 1, 2, 3], "reward": [1, 0.1 + 0.2, 0, 2]}
+    problem = refused(world.http.post("/outcomes", json=few), 422, "invalid-request", "reward", 1)
+    assert [(fault["field"], fault["row"]) for fault in problem["errors"]] == [("reward", 1), ("reward", 3)]
+    assert "0.30000000000000004" in problem["errors"][0]["detail"]
+    many = {"run": world.run, "draw_id": [draw] * 50, "rollout_index": [0] * 50, "reward": [0.5] * 50}
+    problem = refused(world.http.post("/outcomes", json=many), 422, "invalid-request", "reward", 0)
+    assert [fault["row"] for fault in problem["errors"]] == list(range(20))
+    assert "50 of 50 rows" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "rows"),
+    [
+        ({"successes": [5, 2, 6.5, 4]}, "successes", [0, 2]),
+        ({"successes": [0.5, 2, 0, 0.75]}, "successes", [0, 3]),
+        ({"trials": [8.0, 4, 4, 4.5]}, "trials", [0, 3]),
+        ({"draw_id": ["d0-0", None, "d0-1", None]}, "draw_id", [0, 2]),
+        (
+            {"successes": None, "trials": None, "rollout_index": [0, 0, 0, 0], "reward": [None, 1, None, 0]},
+            "reward",
+            [0, 2],
+        ),
+        (
+            {"successes": None, "trials": None, "rollout_index": [9, 0, 0, 7], "reward": [1, 1, 1, 0]},
+            "rollout_index",
+            [0, 3],
+        ),
+    ],
+)
+def test_every_kind_of_wrong_row_is_named(
+    world: World, change: dict[str, Any], field: str, rows: list[int]
+) -> None:
+    if "draw_id" in change:
+        filled = [new or old for new, old in zip(change["draw_id"], world.draws, strict=True)]
+        change = change | {"draw_id": filled}
+    answer = world.http.post("/outcomes", json=world.outcomes(**change))
+    problem = refused(answer, answer.status_code, "not-found" if field == "draw_id" else "invalid-request", field, 0)
+    assert [(fault["field"], fault["row"]) for fault in problem["errors"]] == [(field, row) for row in rows]
+    if field == "trials":
+        assert "8.0" in problem["errors"][0]["detail"]
+    assert world.http.get(f"/runs/{world.run}").json()["log_position"] == 0
+
+
+def test_groups_come_as_floats_up_to_rounding(world: World) -> None:
+    assert send(world, world.outcomes(successes=[1.0, 2.0000002, -1e-12, 4.000001]))["stored"] == 4
+    assert send(world, world.outcomes(successes=[1, 2, 0, 4]))["duplicates"] == 4
+
+
+def test_a_reward_is_patched_while_nothing_is_stored(world: World) -> None:
+    asked = {"reward": {"kind": "affine", "low": -1.0, "high": 1.0}}
+    changed = world.http.patch(f"/runs/{world.run}", json=asked)
+    assert changed.json()["reward"] == {"kind": "affine", "low": -1.0, "high": 1.0, "threshold": None, "values": None}
+    rollouts = {"run": world.run, "draw_id": world.draws, "rollout_index": [0] * 4, "reward": [-1, 0.5, 3, 1]}
+    (warning,) = send(world, rollouts)["warnings"]
+    assert "3.0 in row 2" in warning
+    other = world.http.patch(f"/runs/{world.run}", json={"reward": {"kind": "binary"}})
+    problem = refused(other, 409, "conflict", "reward")
+    assert "4 outcomes" in problem["detail"]
+    wrong = world.http.patch(f"/runs/{world.run}", json={"reward": {"values": [0, 3]}})
+    refused(wrong, 422, "invalid-request", "reward.values")
+
+
+def test_rewards_of_minus_one_and_one_are_understood_and_the_run_says_so(world: World) -> None:
+    rollouts = {"run": world.run, "draw_id": world.draws, "rollout_index": [0] * 4, "reward": [1, 1, -1, 1]}
+    assert world.http.get(f"/runs/{world.run}").json()["reward"]["values"] is None
+    assert send(world, rollouts)["stored"] == 4
+    assert world.http.get(f"/runs/{world.run}").json()["reward"]["values"] == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("since=-1", "since"),
+        ("since=x", "since"),
+        ("every=0", "every"),
+        ("series=nothing_of_this_name", "series"),
+        (f"series={'a' * 9000}", "series"),
+    ],
+)
+def test_metrics_that_cannot_be_are_refused(world: World, query: str, field: str) -> None:
+    send(world, world.outcomes())
+    learned = {"run": world.run, "batch_size": 1, "wait_seconds": 30}
+    assert world.http.post("/select_batch", json=learned).json()["trained_through"] == 4
+    refused(world.http.get(f"/runs/{world.run}/metrics?{query}"), 422, "invalid-request", field)
+    found = world.http.get(f"/runs/{world.run}/metrics?since=1&every=2&series=success_rate").json()
+    assert found["series"] == {"model_version": [1.0], "trained_through": [4.0], "success_rate": [7 / 16]}
+    assert found["next"] is None
+
+
+def test_a_batch_asked_for_with_another_policy_version_is_the_same_with_a_warning(world: World) -> None:
+    asked = {"run": world.run, "sequence": 0, "batch_size": 4}
+    answer = world.http.post("/select_batch", json=asked | {"policy_version": 2}).json()
+    assert answer["replayed"]
+    assert answer["draws"]["draw_id"] == world.draws
+    assert "no policy_version, not 2" in answer["warnings"][-1]
+    other = refused(world.http.post("/select_batch", json=asked | {"batch_size": 5}), 409, "conflict", "sequence")
+    assert [fault["field"] for fault in other["errors"]] == ["sequence", "batch_size"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from promptgps_service.errors import Busy, NotFound
@@ -189,3 +191,88 @@ def test_the_frame_is_set_once_said(store: Store) -> None:
         unit.pools.set_frame(pool.id, 4)
     with store.read() as unit:
         assert unit.pools.get("pool").frame_rows == 4
+
+
+def aliases(store: Store, *keys: str) -> dict[str, int]:
+    with store.read() as unit:
+        return unit.pools.positions(unit.pools.get("pool"), keys)
+
+
+def test_aliases_are_seen_with_their_import_or_not_at_all(store: Store) -> None:
+    pool = make_pool(store, prompts=2)
+    with store.write() as unit:
+        unit.pools.begin_import(pool, "importer")
+        unit.pools.stage(pool.id, "importer", 2, chunk(2, 1))
+        unit.pools.stage_aliases(pool.id, "importer", 0, {"of-old": 0, "of-new": 2})
+        assert unit.pools.known_keys(pool.id, ["of-old"]) == {"of-old": Known(0, chunk(0, 1).digests[0])}
+    assert aliases(store, "key-1", "of-old", "of-new") == {"key-1": 1}
+    with store.write() as unit:
+        unit.pools.finish_import(pool.id, "importer", 3, aliases=2)
+    assert aliases(store, "key-1", "of-old", "of-new", "else") == {"key-1": 1, "of-old": 0, "of-new": 2}
+    append(store, pool, chunk(3, 1))  # an import without aliases leaves them
+    assert aliases(store, "of-old") == {"of-old": 0}
+
+
+@pytest.mark.parametrize("end", ["abandoned", "taken over"])
+def test_aliases_of_an_import_that_came_to_nothing_are_gone(store: Store, end: str) -> None:
+    pool = make_pool(store, prompts=2)
+    with store.write() as unit:
+        unit.pools.begin_import(pool, "first")
+        unit.pools.stage_aliases(pool.id, "first", 0, {"kept": 1})
+        unit.pools.finish_import(pool.id, "first", 2, aliases=1)
+    with store.write() as unit:
+        unit.pools.begin_import(pool, "dead")
+        unit.pools.stage_aliases(pool.id, "dead", 1, {"lost": 0})
+    with store.write() as unit:
+        if end == "abandoned":
+            unit.pools.abandon_import(pool.id, "dead")
+        else:
+            unit.pools.begin_import(pool, "heir", dead=unit.pools.importing(pool.id))
+    with pytest.raises(Busy), store.write() as unit:
+        unit.pools.stage_aliases(pool.id, "dead", 1, {"lost": 0})
+    with store.write() as unit:
+        assert unit.pools.known_keys(pool.id, ["lost", "kept"]).keys() == {"kept"}
+        if end == "abandoned":
+            unit.pools.begin_import(pool, "heir")
+        unit.pools.stage_aliases(pool.id, "heir", 1, {"lost": 1})  # the name is free again
+        unit.pools.finish_import(pool.id, "heir", 2, aliases=2)
+    assert aliases(store, "lost", "kept") == {"lost": 1, "kept": 1}
+
+
+def test_of_prompts_with_one_content_the_first_is_known_by_it(store: Store) -> None:
+    pool = make_pool(store)
+    same = replace(chunk(0, 3), digests=[b"d" * 16] * 3, identities=[b"d" * 8, b"1" * 8, b"2" * 8])
+    append(store, pool, same)
+    with store.read() as unit:
+        assert unit.pools.known_digests(pool.id, [b"d" * 16, b"e" * 16]) == {b"d" * 16: 0}
+        identity = unit.pools.arrays(unit.pools.get("pool"), 0, 3).identity
+    assert identity.astype("<i8").tobytes() == b"d" * 8 + b"1" * 8 + b"2" * 8
+
+
+@pytest.mark.parametrize("widths", [(0, 2), (2, 0), (2, 0, 2), (0, 0), (0, 2, 0)])
+def test_chunks_without_surface_stand_beside_those_that_have_one(store: Store, widths: tuple[int, ...]) -> None:
+    pool = make_pool(store)
+    for place, width in enumerate(widths):
+        append(store, pool, replace(chunk(2 * place, 2), surface=np.full((2, width), place, np.float32)))
+    with store.read() as unit:
+        read = unit.pools.arrays(unit.pools.get("pool"), 1, 2 * len(widths)).surface
+    told = [place if width else np.nan for place, width in enumerate(widths) for _ in range(2)][1:]
+    expected = np.repeat(np.array(told, np.float32)[:, None], max(widths), axis=1)
+    np.testing.assert_array_equal(read, expected)
+
+
+def test_vectors_are_read_back_chunk_by_chunk(store: Store) -> None:
+    pool = make_pool(store)
+    for first, count in ((0, 3), (3, 2)):
+        append(store, pool, chunk(first, count))
+    with store.read() as unit:
+        starts, stops = unit.pools.chunks(pool.id)
+        assert (starts.tolist(), stops.tolist()) == ([0, 3], [3, 5])
+        np.testing.assert_array_equal(unit.pools.embedding_of_chunk(pool.id, 3), chunk(3, 2).embedding)
+
+
+def test_pools_come_in_the_order_they_are_named(store: Store) -> None:
+    for name in ("b", "a", "c"):
+        make_pool(store, name)
+    with store.read() as unit:
+        assert [pool.name for pool in unit.pools.named(["c", "a"])] == ["c", "a"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from promptgps_service.store.records import Segment, VersionRecord
 from promptgps_service.store.tables import metadata
@@ -34,10 +35,12 @@ def touch_everything(unit: Unit, pool_id: int, run_id: int) -> None:
     made = unit.pools.create("another", {}, 1)
     unit.pools.begin_import(made, "token")
     unit.pools.stage(made.id, "token", 0, chunk(0, 2))
-    unit.pools.finish_import(made.id, "token", 2)
+    unit.pools.stage_aliases(made.id, "token", 0, {"another name": 1})
+    unit.pools.finish_import(made.id, "token", 2, aliases=1)
     unit.pools.set_frame(pool_id, 77)
     unit.runs.set_settings(run_id, {"changed": True})
     unit.runs.add_segment(run_id, Segment(0, pool_id, 0, 1))
+    unit.subsets.add(run_id, "subset", np.array([0]))
     unit.runs.keep_receipt(run_id, "key", "digest", {}, 0)
     put_back = unit.runs.create("another", {}, {})
     start = unit.snapshots.add(put_back, "start")

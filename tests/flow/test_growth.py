@@ -35,7 +35,6 @@ def test_new_prompts_are_predicted_and_reported_by_key_at_once(context: Context)
     add(context, 10)
     open_run(context)
     add(context, 10, first=10)
-    select(context, 1)
     assert len(predict_difficulty(context, PredictDifficulty(run="run", keys=["pool-15"])).success_mean) == 1
     assert report(context, prompt=["pool-15"], successes=[1], trials=[2]).stored == 1
 

@@ -44,7 +44,9 @@ Database = Callable[[], AbstractContextManager[str]]
 
 tags = st.sampled_from(["a", "b", "c"])
 places = st.lists(st.integers(0, 10_000), min_size=1, max_size=6)  # of draws, taken modulo their number
-groups = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, ROLLOUTS)), min_size=1, max_size=6)
+wholes = [(won, ROLLOUTS) for won in range(ROLLOUTS + 1)]
+parts = st.sampled_from([(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), *wholes, (3, 5)])
+groups = st.lists(st.tuples(st.integers(0, 10_000), parts), min_size=1, max_size=6)
 rollouts = st.lists(
     st.tuples(
         st.integers(0, 10_000), st.integers(0, ROLLOUTS - 1), st.sampled_from([0.0, 1.0]),
@@ -54,18 +56,49 @@ rollouts = st.lists(
 )  # fmt: skip
 
 
+KNOWN, CONFLICT = "known", "conflict"
+
+
+def judged(had: list[tuple[int, Line]], rollout: int, line: Line) -> Line | str:
+    """What a line adds to those that a draw has had."""
+    won, of, *rest = line
+    if not of:
+        seen = [each for each, _ in had if GROUP in (rollout, each) or each == rollout]
+        return KNOWN if seen else line
+    told = [(each, other) for each, other in had if other[1]]
+    all_won, all_of = (sum(other[column] for _, other in told) for column in (0, 1))
+    in_groups = [other for each, other in told if each == GROUP]
+    group_won, group_of = (sum(other[column] for other in in_groups) for column in (0, 1))
+    if rollout != GROUP:
+        same = [other for each, other in told if each == rollout]
+        if same:
+            return KNOWN if same == [line] else CONFLICT
+        if not in_groups or all_of < ROLLOUTS:
+            return line
+        return KNOWN if 0 <= group_won - won <= group_of - of else CONFLICT
+    groups = any(each == GROUP for each, _ in had)
+    if line in in_groups or (not groups and (won, of) == (all_won, all_of)):
+        return KNOWN
+    if not told or all_of + of <= ROLLOUTS:
+        return line
+    if of > all_of and 0 <= won - all_won <= of - all_of:
+        return (won - all_won, of - all_of, *rest)  # type: ignore[return-value]
+    return KNOWN if of <= all_of and 0 <= all_won - won <= all_of - of else CONFLICT
+
+
 @dataclass
 class Story:
     """A run up to a moment, as a careful clerk would have written it down."""
 
     batches: dict[int, tuple[int, Batch]] = field(default_factory=dict)  # sequence: size asked for, answer
     draws: list[tuple[str, str]] = field(default_factory=list)  # draw id, prompt
-    known: dict[tuple[str, int], Line] = field(default_factory=dict)  # draw id, rollout
+    known: dict[str, list[tuple[int, Line]]] = field(default_factory=dict)  # of each draw: rollout, line
     log: int = 0
     counts: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def copy(self) -> Story:
-        return Story(dict(self.batches), list(self.draws), dict(self.known), self.log, dict(self.counts))
+        known = {draw: list(had) for draw, had in self.known.items()}
+        return Story(dict(self.batches), list(self.draws), known, self.log, dict(self.counts))
 
 
 class LogMachine(RuleBasedStateMachine):
@@ -82,8 +115,8 @@ class LogMachine(RuleBasedStateMachine):
         self.marks: dict[str, tuple[Story, bool]] = {}  # tag: the run then, and whether all of it was learned
         self.epoch = 0
         self.superseded: list[str] = []  # draw ids
-        self.kept: set[tuple[str, int]] = set()  # draw id, rollout of superseded outcomes that name a draw
-        self.kept_by_key = 0
+        self.late: dict[str, list[tuple[int, Line]]] = {}  # of superseded draws
+        self.kept = 0  # superseded outcomes
 
     def open(self) -> Context:
         return self.process.enter_context(opened_context(self.url))
@@ -145,28 +178,33 @@ class LogMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.now.draws)
     @rule(rows=groups)
-    def report_groups(self, rows: list[tuple[int, int]]) -> None:
-        named = [(self.now.draws[place % len(self.now.draws)], successes) for place, successes in rows]
+    def report_groups(self, rows: list[tuple[int, tuple[int, int]]]) -> None:
+        named = [(self.now.draws[place % len(self.now.draws)], said) for place, said in rows]
         answer = report(
-            self.context, draw_id=[draw for (draw, _), _ in named], successes=[s for _, s in named],
-            trials=[ROLLOUTS] * len(named),
+            self.context, draw_id=[draw for (draw, _), _ in named], successes=[won for _, (won, _) in named],
+            trials=[of for _, (_, of) in named],
         )  # fmt: skip
-        lines = [(draw, prompt, GROUP, (float(s), ROLLOUTS, None, 0)) for (draw, prompt), s in named]
+        lines = [(draw, prompt, GROUP, (float(won), of, None, 0)) for (draw, prompt), (won, of) in named]
         self.compare(answer, lines)
 
     @precondition(lambda self: self.superseded)
     @rule(rows=groups, standing=st.integers(0, 10_000), successes=st.integers(0, ROLLOUTS))
-    def report_late(self, rows: list[tuple[int, int]], standing: int, successes: int) -> None:
+    def report_late(self, rows: list[tuple[int, tuple[int, int]]], standing: int, successes: int) -> None:
         """Outcomes of superseded draws, and one more where a draw stands: it alone is news."""
-        late = [(self.superseded[place % len(self.superseded)], won) for place, won in rows]
+        late = [(self.superseded[place % len(self.superseded)], *said) for place, said in rows]
         mine = self.now.draws[standing % len(self.now.draws) :][:1] if self.now.draws else []
-        named = [*((draw, successes) for draw, _ in mine), *late]
+        named = [*((draw, successes, ROLLOUTS) for draw, _ in mine), *late]
         answer = report(
-            self.context, draw_id=[draw for draw, _ in named], successes=[won for _, won in named],
-            trials=[ROLLOUTS] * len(named),
+            self.context, draw_id=[draw for draw, *_ in named], successes=[won for _, won, _ in named],
+            trials=[of for *_, of in named],
         )  # fmt: skip
         self.compare(answer, [(*draw, GROUP, (float(successes), ROLLOUTS, None, 0)) for draw in mine], late=len(late))
-        self.kept |= {(draw, GROUP) for draw, _ in late}
+        for draw, won, of in late:
+            had = self.late.setdefault(draw, [])
+            news = judged(had, GROUP, (float(won), of, None, 0))
+            if not isinstance(news, str):
+                had.append((GROUP, news))
+                self.kept += 1
 
     @precondition(lambda self: self.now.draws)
     @rule(rows=rollouts)
@@ -246,7 +284,6 @@ class LogMachine(RuleBasedStateMachine):
     def put_back(self, tag: str) -> None:
         then, _ = self.marks[tag]
         gone = self.now.draws[len(then.draws) :]
-        lines = self.now.known.keys() - then.known.keys()
         later = list(self.marks)[list(self.marks).index(tag) + 1 :]
         moved = bool(gone) or self.now.log > then.log
         answer = restore_run(self.context, "run", Restore(tag=tag), None)
@@ -256,8 +293,8 @@ class LogMachine(RuleBasedStateMachine):
         assert (counted.draws, counted.outcomes) == (len(gone), self.now.log - then.log)
         assert counted.snapshots == (len(later) if moved else 0)
         self.superseded += [draw for draw, _ in gone]
-        self.kept |= lines
-        self.kept_by_key += self.now.log - then.log - len(lines)
+        self.kept += self.now.log - then.log
+        self.late |= {draw: self.now.known.get(draw, []) for draw, _ in gone}
         if moved:
             for each in later:
                 del self.marks[each]
@@ -266,7 +303,7 @@ class LogMachine(RuleBasedStateMachine):
     # ---- what the clerk writes down ------------------------------------------------------------------------
 
     def answered(self, draw: str) -> set[int]:
-        return {rollout for known, rollout in self.now.known if known == draw}
+        return {rollout for rollout, _ in self.now.known.get(draw, [])}
 
     def count(self, prompt: str, successes: float, trials: int) -> None:
         had = self.now.counts.get(prompt, (0.0, 0))
@@ -276,18 +313,16 @@ class LogMachine(RuleBasedStateMachine):
     def compare(self, answer: Any, lines: list[tuple[str, str, int, Line]], *, late: int = 0) -> None:
         stored, duplicates, conflicts = 0, 0, []
         for row, (draw, prompt, rollout, line) in enumerate(lines):
-            before = self.answered(draw)
-            if rollout in before:
-                if self.now.known[draw, rollout] == line:
-                    duplicates += 1
-                else:
-                    conflicts.append(row)
-            elif (rollout == GROUP and before) or GROUP in before:
+            had = self.now.known.setdefault(draw, [])
+            news = judged(had, rollout, line)
+            if news == KNOWN:
+                duplicates += 1
+            elif isinstance(news, str):
                 conflicts.append(row)
             else:
                 stored += 1
-                self.now.known[draw, rollout] = line
-                self.count(prompt, line[0], line[1])
+                had.append((rollout, news))
+                self.count(prompt, news[0], news[1])
         assert (answer.stored, answer.duplicates, answer.conflicts) == (stored, duplicates, conflicts)
         assert answer.superseded == late
         assert answer.log_position == self.now.log
@@ -319,7 +354,7 @@ class LogMachine(RuleBasedStateMachine):
         with self.context.store.read() as unit:
             ((outcomes,),) = unit.connection.execute(text("SELECT count(*) FROM superseded_outcomes")).all()
             ((draws,),) = unit.connection.execute(text("SELECT sum(size) FROM superseded_selections")).all()
-        assert (outcomes, draws or 0) == (len(self.kept) + self.kept_by_key, len(self.superseded))
+        assert (outcomes, draws or 0) == (self.kept, len(self.superseded))
         told = list_snapshots(self.context, "run")
         assert [each.tag for each in told.snapshots if not each.superseded] == list(self.marks)
         assert told.epoch == len(told.restores) == describe_run(self.context, "run").epoch == self.epoch

@@ -29,9 +29,9 @@ from promptgps_service.flow.archive_rows import OLDER, Manifest, PoolEntry, RunE
 from promptgps_service.flow.leases import LEASE_SECONDS, Leases
 from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.flow.states import require_open_pool
+from promptgps_service.flow.stored_trial import build_on_trial
 from promptgps_service.flow.sweep import sweep
 from promptgps_service.flow.ticker import Ticker
-from promptgps_service.flow.trial import build_on_trial
 from promptgps_service.flow.warm_start import sources
 from promptgps_service.model.checkpoint import as_safetensors
 from promptgps_service.store.archive import POOL_TABLES, RUN_TABLES, WRITE_AT_ONCE, Row

@@ -1,79 +1,88 @@
-"""A run built on trial, as a process that opens it would: what cannot be built does not get in."""
+"""What cannot be built is refused before it is committed: a run is built, over some of its rows, before it is made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from promptgps_service.errors import Invalid, PromptGPSError
-from promptgps_service.flow.catch_up import catch_up
-from promptgps_service.flow.feature_space import FeatureSpace, Matrix
-from promptgps_service.flow.loaded_model import new_panel, require_finite, stored_panel
-from promptgps_service.flow.run_state import RunState
-from promptgps_service.flow.warm_start import PINNED, places, state_and_rows
+from promptgps_service.errors import Busy, Invalid
+from promptgps_service.flow.context import Context
+from promptgps_service.flow.device_queue import Steps
+from promptgps_service.flow.feature_space import Matrix
+from promptgps_service.flow.loaded_model import new_panel, require_finite
+from promptgps_service.flow.run_settings import RunSettings
+from promptgps_service.flow.trainer import PASSING, is_short_of_memory
+from promptgps_service.flow.warm_start import framing, places, source_segments, state_and_rows
+from promptgps_service.model.predictor import Visits
 from promptgps_service.store.records import Segment, VersionRecord
-from promptgps_service.store.unit import Store
+
+TRIAL_ROWS = 512  # the model is the same over more
 
 
-def build_on_trial(
-    store: Store, run_id: int, source: Sequence[Segment] | None, framed_by: Sequence[Segment] | None
+def require_buildable(
+    context: Context, settings: RunSettings, segments: Sequence[Segment], pinned: VersionRecord | None
 ) -> None:
-    """Read a run and build its model, on the CPU.
+    """Check that a run can be built, draw and learn. Takes turns on the device, so it is not called in a unit of work.
 
     Args:
-        store: the database.
-        run_id: of the run, which may be a hidden one.
-        source: segments of the run that it started from, if there is one.
-        framed_by: segments of the run in whose frame its features are; None for its own.
+        context: of this process.
+        settings: of the run.
+        segments: that its rows are to be.
+        pinned: the state that it is to start from; None for the prior.
 
     Raises:
-        Invalid: it cannot be built; says why.
+        Invalid: it cannot; says which setting is at fault, as far as that is known.
+        Busy: too many wait for the device, or there is not enough memory now.
         Unavailable: the database does not answer.
     """
-    device = torch.device("cpu")
-    features = FeatureSpace(store, device, None)
+    context.queue.call(object(), lambda: _build(context, settings, segments, pinned))
+
+
+def _build(
+    context: Context, settings: RunSettings, segments: Sequence[Segment], pinned: VersionRecord | None
+) -> Steps[None]:
+    at_fault = "pools"
     try:
-        with store.read() as unit:
-            state = RunState(unit.runs.by_id(run_id), device)
-        catch_up(store, features, state)
-        matrix = features.matrix(state.segments, framed_by)
-        there = None if source is None else features.matrix(source)
-        require_finite(new_panel(state.settings, matrix.features, device))
-        for stored in _versions(store, run_id):
-            _build(state, stored, matrix, there)
-    except PromptGPSError:
-        raise
-    except Exception as error:  # whatever it is, a process that opened the run would meet it, too
-        raise Invalid(f"the run cannot be built: {type(error).__name__}: {error}") from error
+        matrix = yield from context.queue.aside(lambda: _matrix(context, settings, segments))
+        if not bool(torch.isfinite(matrix.features.x).all()):
+            raise ValueError("features of its prompts are not finite")
 
+        at_fault = "selection.predictor"
+        features = matrix.features.head(min(matrix.features.rows, TRIAL_ROWS))
+        panel = new_panel(settings, features, context.device)
+        yield None
+        if pinned is not None:
+            at_fault = "warm_start_from"
+            there = yield from context.queue.aside(lambda: _source(context, settings))
+            state, rows = state_and_rows(pinned)
+            panel.begin(state, places(there.identity[:rows], matrix.identity[: features.rows]))
+            require_finite(panel)
+            at_fault = "selection.predictor"
+            yield None
 
-def _versions(store: Store, run_id: int) -> Iterator[VersionRecord]:
-    """Every version of a run, one at a time, the newest first."""
-    below = None
-    while True:
-        with store.read() as unit:
-            stored = unit.versions.latest(run_id, below=below)
-        if stored is None:
-            return
-        yield stored
-        below = stored.version
-
-
-def _build(state: RunState, stored: VersionRecord, matrix: Matrix, there: Matrix | None) -> None:
-    """Build the model of a version.
-
-    Raises:
-        ValueError: it cannot be.
-    """
-    if stored.version == PINNED:
-        if there is None:
-            raise ValueError("version 0 is there, and no run that it comes from")
-        tensors, rows = state_and_rows(stored)
-        if rows > there.features.rows:
-            raise ValueError(f"version 0 is about {rows} rows, its run has {there.features.rows}")
-        panel = new_panel(state.settings, matrix.features, state.device)
-        panel.begin(tensors, places(there.identity[:rows], matrix.identity))
+        rows_visited = torch.arange(min(features.rows, 2))
+        half = torch.ones(len(rows_visited), dtype=torch.float64)
+        failed = panel.observe(Visits(rows_visited, half, 2 * half)).failed
+        if failed:
+            raise ValueError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
         require_finite(panel)
-    elif stored.state:  # else it was damaged where it came from; the log makes up for it
-        stored_panel(stored, str(state.settings.predictor()), state.settings, matrix.features, state.device)
+    except PASSING:
+        raise
+    except Exception as error:
+        if is_short_of_memory(error):
+            raise Busy("there is not enough memory to build this run now", 10.0) from error
+        detail = f"a run with these settings cannot be built: {type(error).__name__}: {error}"
+        raise Invalid.at(at_fault, detail) from error
+
+
+def _matrix(context: Context, settings: RunSettings, segments: Sequence[Segment]) -> Matrix:
+    with context.store.read() as unit:
+        framed_by = framing(unit, settings, segments)
+    return context.features.matrix(segments, framed_by)
+
+
+def _source(context: Context, settings: RunSettings) -> Matrix:
+    with context.store.read() as unit:
+        segments = source_segments(unit, settings)
+    return context.features.matrix(segments)
