@@ -295,7 +295,7 @@ class Pools:
             .group_by(prompts.c.digest)
         )
         found: dict[bytes, int] = {}
-        for part in _parts(digests):
+        for part in _parts(list(dict.fromkeys(digests))):
             rows = self._connection.execute(query.where(prompts.c.digest.in_(part))).all()
             found.update((bytes(digest), position) for digest, position in rows)
         return found
