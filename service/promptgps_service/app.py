@@ -14,11 +14,14 @@ import structlog
 import torch
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from promptgps_client import wire
+from pydantic import BaseModel
 
 from promptgps_service import __version__
 from promptgps_service.api import (
     allocate_budget,
+    docs,
     events,
     health,
     lifecycle,
@@ -30,19 +33,26 @@ from promptgps_service.api import (
     select_batch,
     snapshots,
 )
+from promptgps_service.api.bodies import JSON, Bodies, body_model
 from promptgps_service.api.dependencies import GUARDS
 from promptgps_service.api.edge import Edge
+from promptgps_service.api.origins import Hosts, Origins
+from promptgps_service.api.turns import RunTurns
 from promptgps_service.errors import Invalid, PromptGPSError
+from promptgps_service.flow.access import Access
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.keyring import Keyring
 from promptgps_service.flow.limits import Limits
 from promptgps_service.flow.trainer import Learning
+from promptgps_service.pools.reading import Readers
 from promptgps_service.settings import Settings
 from promptgps_service.store.unit import Store
 
 _log = structlog.get_logger(__name__)
 THREADS = 128  # requests under way at a time; more than may wait for the model
 RETRY_SECONDS = 1.0
+ROOMS = (pools, runs, lifecycle, select_batch, outcomes, predict_difficulty, allocate_budget, snapshots, events)
+SCHEMAS = "#/components/schemas/"
 DESCRIPTION = "Prompt selection beside an RL post-training job: learns prompt difficulty from rollout outcomes."
 
 
@@ -88,29 +98,62 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         context = make_context(settings)
+        app.state.readers = Readers()
+        app.state.bodies = Bodies(int(settings.max_body_mb * 1e6))
+        app.state.turns = RunTurns()
         app.state.context, app.state.keyring = context, make_keyring(settings, context.store)
+        context.watch("keys", app.state.keyring.ticker)
         context.follow()
+        context.probe_writes()
         threading.Thread(target=_open_all, args=(context,), name="open-runs", daemon=True).start()
         yield
         app.state.keyring.close()
         context.close()
 
-    app = FastAPI(title="promptgps", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="promptgps",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        openapi_url=docs.DOCUMENT,
+        docs_url=None,  # the framework's own pages load their scripts from another site
+        redoc_url=None,
+    )
     app.state.settings = settings
-    rooms = (pools, runs, lifecycle, select_batch, outcomes, predict_difficulty, allocate_budget, snapshots, events)
-    for room in rooms:
+    app.router.routes.extend(docs.ROUTES)
+    for room in ROOMS:
         app.include_router(room.router, dependencies=GUARDS)
     app.include_router(health.metrics_router, dependencies=GUARDS)
     app.include_router(health.router)
     problems.install(app)
     app.add_middleware(
         Edge,
-        admit=lambda authorization: app.state.keyring.admit(authorization),
+        admission=_Admission(app),
+        hosts=Hosts(settings.allowed_hosts, settings.host, loopback=settings.listens_on_loopback()),
+        origins=Origins(settings.allowed_origins),
         max_body=int(settings.max_body_mb * 1e6),
         max_file=int(settings.max_file_mb * 1e6),
     )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+class _Admission:
+    """The keyring of an application, which has one only once it has started."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody is asked for a key now."""
+        keyring: Keyring = self._app.state.keyring
+        return keyring.open
+
+    def admit(self, authorization: bytes) -> Access:
+        """Rights that an Authorization header gives."""
+        keyring: Keyring = self._app.state.keyring
+        return keyring.admit(authorization)
 
 
 def _open_all(context: Context) -> None:
@@ -126,15 +169,48 @@ def _open_all(context: Context) -> None:
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """The schema, with the models that endpoints do not name in their signatures."""
     if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        taken = [(route, model) for route in _routes() if (model := _body_of(route)) is not None]
+        documents = [_document(model) for model in {model for _, model in taken}]
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=[*app.routes, *documents]
+        )
+        for document in documents:
+            del schema["paths"][document.path]
+        for route, model in taken:
+            content = {JSON: {"schema": {"$ref": SCHEMAS + model.__name__}}}
+            for method in route.methods or ():
+                schema["paths"][route.path_format][method.lower()]["requestBody"] = {
+                    "content": content,
+                    "required": True,
+                }
         for model in (wire.AddPrompts, wire.Problem):
-            own = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            own = model.model_json_schema(ref_template=SCHEMAS + "{model}")
             schema["components"]["schemas"] |= own.pop("$defs", {}) | {model.__name__: own}
         for path in schema["paths"].values():
             for operation in path.values():
                 _problem_for_validation(operation)
         app.openapi_schema = schema
     return app.openapi_schema
+
+
+def _routes() -> list[APIRoute]:
+    return [route for room in ROOMS for route in room.router.routes if isinstance(route, APIRoute)]
+
+
+def _body_of(route: APIRoute) -> type[BaseModel] | None:
+    """What a route takes whose body the framework does not read."""
+    models = (body_model(part.call) for part in route.dependant.dependencies)
+    return next((model for model in models if model is not None), None)
+
+
+def _document(model: type[BaseModel]) -> APIRoute:
+    """A route that is only there for the framework to see its model."""
+
+    def takes(request: Any) -> None:
+        """Take it."""
+
+    takes.__annotations__ = {"request": model}
+    return APIRoute(f"/{model.__name__}", takes, methods=["POST"], responses={422: {"description": ""}})
 
 
 def _problem_for_validation(operation: dict[str, Any]) -> None:

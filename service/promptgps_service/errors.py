@@ -4,6 +4,7 @@ PromptGPSError
 ├── NotFound            a pool, run, prompt or draw that is not there
 │   └── RunGone         a run that this process has opened, and that was deleted since
 ├── Invalid             a request that contradicts itself or the run; names field and row
+├── TooMuch             what was sent is larger, or unpacks to more, than is taken at once
 ├── Conflict            the same name or sequence with another content; another import under way
 ├── NotOpen             a run that is archived or faulty
 ├── PoolNotOpen         a pool that is archived
@@ -59,6 +60,10 @@ class Invalid(PromptGPSError):
     def at(cls, field: str, detail: str, row: int | None = None) -> Invalid:
         """One fault at a field (and row)."""
         return cls(detail, (Fault(field, detail, row),))
+
+
+class TooMuch(PromptGPSError):
+    """What was sent is larger, or unpacks to more, than is taken at once."""
 
 
 class Conflict(PromptGPSError):

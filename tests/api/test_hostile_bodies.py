@@ -152,7 +152,7 @@ def test_json_under_another_name_is_refused(world: World, path: str, kind: str) 
     assert world.footprint() == before
 
 
-@pytest.mark.parametrize("headers", [{}, {"content-type": "text/csv"}, {"content-type": "application/xml"}])
+@pytest.mark.parametrize("headers", [{}, {"content-type": "text/html"}, {"content-type": "application/xml"}])
 def test_prompts_in_an_unknown_format_are_a_415_that_says_what_is_taken(world: World, headers: dict[str, str]) -> None:
     before = world.footprint()
     problem = refused(send(world, "/pools/{pool}/prompts", "a,b", headers), 415, "unsupported-media-type")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic_core import CoreSchema, PydanticCustomError
 
 MAX_BATCH = 16_384
 MAX_ROLLOUTS_IN_REPORT = 131_072
@@ -60,10 +60,29 @@ PredictorName = Literal["hierarchical", "neural", "stack", "beta", "bots", "ridg
 UtilityName = Literal["mixed", "information", "variance", "target", "thompson", "band", "uniform"]
 
 
+def _fail_fast(schema: Any) -> None:
+    """Set the lists of a core schema to stop at the first wrong element."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+        for part in schema.values():
+            _fail_fast(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            _fail_fast(part)
+
+
 class Wire(BaseModel):
     """Base of everything on the wire."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Make every list stop at its first wrong element: a million wrong rows must not become a million errors."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
 
 def columns_fault(field: str, detail: str) -> PydanticCustomError:

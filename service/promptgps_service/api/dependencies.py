@@ -1,21 +1,16 @@
-"""What endpoints ask for: the context, who calls, a body on disk."""
+"""What endpoints ask for: the context, who calls."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import AsyncIterator
-from typing import Annotated, BinaryIO, cast
+from typing import Annotated, cast
 
 from fastapi import Depends, Header, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPBearer
-from promptgps_client.wire import Name
 
-from promptgps_service.errors import Forbidden, Unavailable
+from promptgps_service.errors import Forbidden
 from promptgps_service.flow.access import Access
 from promptgps_service.flow.context import Context
-
-SPOOL_IN_MEMORY = 8 * 2**20
 
 # Only for the document: keys are checked at the edge, before a body is read.
 _bearer = HTTPBearer(auto_error=False, description="A key of `promptgps keys add` or of PROMPTGPS_API_KEYS, where the "
@@ -48,30 +43,9 @@ def _asks(dependant: Dependant) -> bool:
     return any(part.call is caller or _asks(part) for part in own)
 
 
-async def spooled_body(
-    pool: Name, request: Request, access: Annotated[Access, Depends(caller)]
-) -> AsyncIterator[BinaryIO]:
-    """Prompts for a pool as a seekable file, in memory while it is small; the size limit has been set at the edge.
-
-    Raises:
-        Forbidden: the key may not add to this pool; nothing was read.
-        Unavailable: there is no room for the file.
-    """
-    access.may_change(pool)
-    with tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY) as spool:
-        async for part in request.stream():
-            try:
-                spool.write(part)
-            except OSError as error:
-                raise Unavailable("the service has no room for this file now; nothing was stored") from error
-        spool.seek(0)
-        yield cast(BinaryIO, spool)
-
-
 Ctx = Annotated[Context, Depends(_context)]
 Caller = Annotated[Access, Depends(caller)]
 GUARDS = [Depends(_bearer), Depends(check_rights)]  # of every router
-Body = Annotated[BinaryIO, Depends(spooled_body)]
 IdempotencyKey = Annotated[
     str | None,
     Header(alias="Idempotency-Key", min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$"),

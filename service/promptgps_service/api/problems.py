@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from promptgps_client.wire import Problem, ProblemFault
-from promptgps_client.wire.faults import fault_of, meant, message_of
+from promptgps_client.wire.faults import fault_of, meant
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -25,12 +25,16 @@ from promptgps_service.errors import (
     PoolNotOpen,
     PromptGPSError,
     RunGone,
+    TooMuch,
     Unauthorized,
     Unavailable,
 )
+from promptgps_service.reading.shown import shown
 
 _log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
+NO_VALUE = frozenset({"body", "columns", "extra_forbidden", "missing", "too_long", "too_short", "string_too_long",
+                      "number_too_long"})  # fmt: skip
 FAULTS_SHOWN = 20  # a body of 100,000 wrong rows must not get an answer of the same size
 
 STATUS: dict[type[PromptGPSError], tuple[int, str, str]] = {
@@ -39,6 +43,7 @@ STATUS: dict[type[PromptGPSError], tuple[int, str, str]] = {
     NotFound: (404, "not-found", "There is no such thing"),
     NotOpen: (409, "run-not-open", "The run is archived or faulty"),
     PoolNotOpen: (409, "pool-not-open", "The pool is archived"),
+    TooMuch: (413, "too-large", "The request is too large"),
     Conflict: (409, "conflict", "The request contradicts what is there"),
     Busy: (429, "busy", "Too much at once"),
     Unavailable: (503, "unavailable", "The database does not answer"),
@@ -92,13 +97,15 @@ def answer_validation(request: Request, error: Exception) -> Response:
     """Answer a body or parameter that the wire vocabulary refuses: field and row by field and row."""
     assert isinstance(error, RequestValidationError)
     errors = meant(error.errors())
+    complete = getattr(error, "complete", True)  # of bodies that were read no further than to their first faults
     if any(item["type"] == "json_invalid" for item in errors):
         detail = f"the body is not JSON: {errors[0].get('ctx', {}).get('error', 'it cannot be parsed')}"
         return problem(_id(request), 400, "malformed", _HTTP_TITLES[400][1], detail)
     faults = [_fault(item) for item in errors[:FAULTS_SHOWN]]
     first = faults[0]
     where = first.field if first.row is None else f"{first.field}, row {first.row}"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    rest = len(errors) - 1
+    more = f" (and {'' if complete else 'at least '}{rest} more)" if rest else ""
     status, kind, title = STATUS[Invalid]
     if all(item["type"] == "too_long" for item in errors):
         status, kind, title = 413, *_HTTP_TITLES[413]
@@ -108,8 +115,16 @@ def answer_validation(request: Request, error: Exception) -> Response:
 def _fault(item: Mapping[str, Any]) -> ProblemFault:
     """A pydantic error as field and row; a fault of the body as a whole is one of ``body``."""
     loc = [part for part in item["loc"] if part not in ("body", "query", "path", "header")]
-    fault = fault_of(loc, message_of(item), item["ctx"] if item["type"] == "columns" else {})
+    fault = fault_of(loc, _told(item), item["ctx"] if item["type"] == "columns" else {})
     return fault if fault.field else fault.model_copy(update={"field": "body"})
+
+
+def _told(item: Mapping[str, Any]) -> str:
+    """What is wrong, with the value where it is one that can be shown."""
+    message, value = str(item["msg"]), item.get("input")
+    if item["type"] in NO_VALUE or not item.get("told", True) or not isinstance(value, str | int | float | bool | None):
+        return message
+    return f"{message}, not {shown(value)}"
 
 
 def answer_http(request: Request, error: Exception) -> Response:
@@ -124,7 +139,8 @@ def _methods(request: Request) -> list[str]:
     """Every method that the address takes; the framework tells only those of its first route."""
     asked = [(method, {**request.scope, "method": method}) for method in ("GET", "POST", "PUT", "PATCH", "DELETE")]
     routes = request.app.routes
-    return [method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+    found = [method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+    return [*found, "HEAD"] if "GET" in found else found
 
 
 def answer_gone(request: Request, _error: Exception) -> Response:

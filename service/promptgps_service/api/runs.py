@@ -18,16 +18,20 @@ from promptgps_client.wire import (
     Subset,
 )
 
+from promptgps_service.api.bodies import SMALL, json_body
 from promptgps_service.api.dependencies import Caller, Ctx
 from promptgps_service.api.problems import responses
 from promptgps_service.flow import metrics, open_run, subsets
 from promptgps_service.flow.access import may_open
 
 router = APIRouter(tags=["runs"])
+RunToCreate = Annotated[CreateRun, json_body(CreateRun, most=SMALL)]
+ToSubset = Annotated[SendSubset, json_body(SendSubset)]
+Change = Annotated[ChangeRun, json_body(ChangeRun, most=SMALL)]
 
 
-@router.post("/runs", responses=responses(404, 409) | {201: {"model": Run, "description": "The run is new"}})
-def create_run(request: CreateRun, context: Ctx, access: Caller, response: Response) -> Run:
+@router.post("/runs", responses=responses(404, 409, 415, 429) | {201: {"model": Run, "description": "The run is new"}})
+def create_run(request: RunToCreate, context: Ctx, access: Caller, response: Response) -> Run:
     """Open a run; the same request again answers the same run."""
     may_open(context.store, access, request)
     run, new = open_run.create_run(context, request, access.key)
@@ -48,15 +52,15 @@ def describe_run(run: Name, context: Ctx, access: Caller) -> Run:
     return open_run.describe_run(context, run)
 
 
-@router.patch("/runs/{run}", responses=responses(404, 409))
-def change_run(run: Name, request: ChangeRun, context: Ctx, access: Caller) -> Run:
+@router.patch("/runs/{run}", responses=responses(404, 409, 415, 429))
+def change_run(run: Name, request: Change, context: Ctx, access: Caller) -> Run:
     """Re-tune a run."""
     access.may_change(run)
     return open_run.change_run(context, run, request, access.key)
 
 
-@router.post("/runs/{run}/subsets", responses=responses(404))
-def send_subset(run: Name, request: SendSubset, context: Ctx, access: Caller) -> Subset:
+@router.post("/runs/{run}/subsets", responses=responses(404, 415, 429))
+def send_subset(run: Name, request: ToSubset, context: Ctx, access: Caller) -> Subset:
     """Name prompts that later batches are to be drawn from; the same prompts have the same id, whoever sends them."""
     access.may_change(run)
     return subsets.send_subset(context, run, request)

@@ -118,13 +118,13 @@ def sort_out(
             continue
         at = length + len(told.fresh)
         told.fresh.append(row)
-        told.identities.append(digest[:8] if position is None else _identity(digest, key))
+        told.identities.append(digest[:8] if position is None else identity_beside(digest, key))
         by_key[key] = Known(at, digest)
         by_content.setdefault(digest, at)
     return told
 
 
-def _identity(digest: bytes, key: str) -> bytes:
+def identity_beside(digest: bytes, key: str) -> bytes:
     """Identity of a prompt whose content an earlier one of the pool has, too."""
     return hashlib.blake2b(b"k" + digest + key.encode(), digest_size=8).digest()
 

@@ -7,10 +7,11 @@ from promptgps_client.wire import SendSubset, Subset
 
 from promptgps_service.errors import Fault, Invalid
 from promptgps_service.flow.context import Context
-from promptgps_service.flow.rows import Keys, places_of, rows_at
+from promptgps_service.flow.rows import Keys, places_of, prompts_at, rows_at
 from promptgps_service.store.subsets import subset_id
 
 KEYS_NAMED = 20
+EXAMPLES = 5
 
 
 def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
@@ -25,9 +26,16 @@ def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
     with context.store.read() as unit:
         places = places_of(unit, state, Keys(request.keys, request.pool))
     unknown = [request.keys[row] for row in places.unknown.tolist()]
+    if unknown:
+        with context.store.read() as unit:
+            some = np.arange(min(state.rows, EXAMPLES))
+            run_keys = [key for key, _ in prompts_at(unit, state.segments, some, text=False)]
+    else:
+        run_keys = []
     if len(unknown) == len(request.keys):
         shown = ", ".join(map(repr, unknown[:KEYS_NAMED]))
         detail = f"none of the {len(unknown)} keys is in the run's pools: {shown}"
+        detail += f"; their own are such as {', '.join(map(repr, run_keys))}"
         raise Invalid(detail, (Fault("keys", detail),))
 
     (found,) = rows_at(context, state, [places])
@@ -46,4 +54,5 @@ def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
         whole=rows.size == there,
         unknown=len(unknown),
         unknown_keys=unknown[:KEYS_NAMED],
+        run_keys=run_keys,
     )

@@ -278,6 +278,14 @@ leases = Table(
     Column("holder", String(64), ForeignKey("workers.id", ondelete="CASCADE"), nullable=False, index=True),
 )
 
+# Rows that come and go at once: they show that the database takes writes.
+write_probes = Table(
+    "write_probes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("room", LargeBinary, nullable=False),
+)
+
 # ---- snapshots, and what a restore has superseded ------------------------------------------------------------
 
 snapshots = Table(
