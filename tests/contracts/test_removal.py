@@ -133,7 +133,7 @@ def test_a_deleted_pool_takes_its_prompts_along_and_leaves_others_alone(store: S
     pool, other = make_pool(store, prompts=5), make_pool(store, "other", prompts=4)
     with store.write() as unit:
         unit.connection.execute(
-            metadata.tables["prompt_aliases"].insert(), {"pool_id": pool.id, "key": "alias", "position": 1}
+            metadata.tables["prompt_aliases"].insert(), {"pool_id": pool.id, "ordinal": 0, "key": "alias", "position": 1}
         )
         unit.pools.hide(unit.pools.hold_for_deletion(pool.id).id)
     with store.read() as unit:
