@@ -64,7 +64,7 @@ def rows_in(store: Store) -> int:
         return sum(
             unit.connection.execute(select(func.count()).select_from(table)).scalar_one()
             for table in metadata.sorted_tables
-            if table.name not in ("events", "workers")
+            if table.name not in ("events", "workers", "leases")
         )
 
 
@@ -442,6 +442,22 @@ def test_an_import_that_was_taken_for_dead_does_not_go_on(store: Store, whole: P
         import_run(store, whole, trial=trial)
     sweep(store, lambda _: True)
     assert rows_in(store) == 0
+
+
+def test_a_pool_that_an_import_draws_from_is_not_deleted_meanwhile(context: Context, whole: Path) -> None:
+    import_run(context.store, whole, "there")
+    lifecycle.delete_run(context, "there", None, dry_run=False)
+    lifecycle.delete_run(context, "first", None, dry_run=False)
+    told: list[str] = []
+
+    def trial(*_: object) -> None:
+        with pytest.raises(Conflict) as refusal:
+            lifecycle.delete_pool(context, "old", None, dry_run=False)
+        told.append(refusal.value.detail)
+
+    import_run(context.store, whole, trial=trial)
+    assert "being imported" in told[0]
+    works(context)
 
 
 def test_an_import_leaves_events_with_the_name_of_the_key(context: Context, whole: Path) -> None:
