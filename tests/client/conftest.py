@@ -135,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
     def _chunked(self) -> bytes:
         raise AssertionError("the client always knows the length of what it sends")
 
-    do_GET = do_POST = do_PATCH = _answer  # noqa: N815
+    do_GET = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""

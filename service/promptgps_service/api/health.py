@@ -58,6 +58,8 @@ def readyz(context: Ctx, response: Response) -> Ready:
 def metrics(context: Ctx) -> Response:
     """Prometheus exposition."""
     DEVICE_JOBS.set(context.queue.depth)
+    for gauge in (LOG_POSITION, LEASED, MODEL_VERSION, MODEL_AGE, TRAINED_THROUGH, LAG):
+        gauge.clear()  # of runs that are put away since
     for desk in context.desks():
         state, table = desk.state, desk.state.table
         LOG_POSITION.labels(state.name).set(state.log_position)

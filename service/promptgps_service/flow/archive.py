@@ -175,7 +175,7 @@ class _Archive:
             self.name = _NAME.validate_python(name or self.runs[0].head.name, strict=True)
         except ValidationError as error:
             raise Invalid.at("name", f"{name!r} is not 1 to 128 letters, digits, `.`, `_`, `-`") from error
-        if self.name in [run.head.name for run in self.runs[1:]]:
+        if name is not None and name in [run.head.name for run in self.runs[1:]]:
             raise Conflict(f"the archive brings another run {self.name!r}, from which this one started")
 
     def _begin(self, manifest: Manifest) -> None:

@@ -33,7 +33,7 @@ Stamp = Annotated[
     str, StringConstraints(max_length=32, pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)$")
 ]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-Request = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,64}$")]
+Request = Annotated[str, StringConstraints(pattern=r"^[0-9a-f.]{1,64}$")]
 Warning_ = Annotated[str, StringConstraints(max_length=10_000, pattern=NO_NUL)]
 Finite = Annotated[float, Field(ge=0)]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
