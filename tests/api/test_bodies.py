@@ -82,7 +82,11 @@ def test_another_encoding_is_a_415_that_says_what_is_taken(world: World, encodin
         assert "gzip" in refused(answer, 415, "unsupported-media-type")["detail"]
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b'{"tag": "t"}')[:-4], gzip.compress(b"{}") + b"x", b""])
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip", gzip.compress(b'{"tag": "t"}')[:-4], gzip.compress(b"{}") + b"x", b""],
+    ids=["none", "cut off", "with more behind it", "empty"],
+)
 def test_broken_gzip_is_a_400(world: World, content: bytes) -> None:
     for method, path, _ in asked(world):
         answer = world.http.request(method, path, content=content, headers=JSON | {"content-encoding": "gzip"})
