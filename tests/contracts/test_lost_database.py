@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,8 @@ def test_a_new_connection_begins_nothing_anew_beside_it(
             held.runs.all()
             take_away(path)
             before = sorted(path.parent.iterdir()) if path.parent.is_dir() else None
-            with pytest.raises(Unavailable):
-                append_outcomes(store, run, [outcome(1)])
+            with ThreadPoolExecutor(1) as other, pytest.raises(Unavailable):
+                other.submit(append_outcomes, store, run, [outcome(1)]).result()
             assert before == (sorted(path.parent.iterdir()) if path.parent.is_dir() else None)
         store.close()
         if take_away is not _delete_log:  # SQLite saves its log as it closes
