@@ -90,4 +90,4 @@ def test_an_import_under_way_is_not_taken_for_dead(database_url: str, tmp_path: 
         importing.join()
     assert not late, "the import was over before the clock was set"
     assert other.status_code == 429, other.text
-    assert [answer.json() for answer in answers] == [{"added": ROWS, "duplicates": 0, "total": ROWS}]
+    assert [answer.json()["total"] for answer in answers] == [ROWS]
