@@ -100,7 +100,11 @@ def test_the_limit_is_of_what_is_inflated(world: World) -> None:
         refused(answer, 413, "too-large")
     for kind in FILES:
         headers = {"content-type": kind, "content-encoding": "gzip"}
-        refused(world.http.post(f"/pools/{world.pool}/prompts", content=bomb, headers=headers), 413, "too-large")
+        answer = world.http.post(f"/pools/{world.pool}/prompts", content=bomb, headers=headers)
+        if kind == "application/jsonl":  # is inflated as it is read, and no line is so long
+            refused(answer, 422, "invalid-request", "file", 0)
+        else:
+            assert answer.status_code == 413, answer.text
 
 
 # ---- before the body ---------------------------------------------------------------------------------------

@@ -113,8 +113,8 @@ def test_sigterm_answers_the_import_under_way_and_takes_no_new_request(
         importing.join()
         assert server.wait() in (0, -signal.SIGTERM)  # uvicorn ends by the signal itself once all is answered
     assert importing.answer is not None
-    answer = importing.answer.json()
-    assert (answer["added"], answer["duplicates"], answer["total"]) == (ROWS, 0, ROWS)
+    told = importing.answer.json()
+    assert (told["added"], told["duplicates"], told["total"]) == (ROWS, 0, ROWS)
     _check_rows(database_url)
     assert query(database_url, "SELECT prompts FROM pools")[0][0] == ROWS
 

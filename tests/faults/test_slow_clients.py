@@ -93,7 +93,8 @@ def test_a_body_that_dribbles_in_is_cut_off_and_nothing_is_stored(server: Server
     before = server.json("GET", "/pools"), server.json("GET", "/runs")
     with closing(connect(server)) as link:
         link.sendall(head(path, 1_000_000, kind))
-        assert status(dribble(link, b" ")) in ("HTTP/1.1 408", "HTTP/1.1 404")
+        known = path != "/nowhere" and (path, kind) != ("/outcomes", "application/jsonl")  # else refused unread
+        assert status(dribble(link, b" ")) in (("HTTP/1.1 408",) if known else ("HTTP/1.1 404", "HTTP/1.1 422"))
     assert (server.json("GET", "/pools"), server.json("GET", "/runs")) == before
     with closing(connect(server)) as link:  # or it hangs up by itself
         link.sendall(head(path, 1_000_000, kind))

@@ -194,12 +194,13 @@ def content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def pieces_of(request: Request, most: int) -> AsyncIterator[bytes]:
+def pieces_of(request: Request, most: int, *, inflate: bool = True) -> AsyncIterator[bytes]:
     """The body as it comes, inflated where it is gzip.
 
     Args:
         request: whose body is read.
         most: bytes that it may have, once it is inflated.
+        inflate: whether to inflate it; whoever reads it may do that as well, and knows when to stop.
 
     Raises:
         HTTPException: 415 for another encoding, 400 for broken gzip, 413 (`TooLarge`) where there are more bytes.
@@ -208,7 +209,7 @@ def pieces_of(request: Request, most: int) -> AsyncIterator[bytes]:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip"):
         raise HTTPException(415, f"content encoding {encoding[:100]!r} is not taken: send gzip, or none")
-    parts = request.stream() if encoding == "identity" else _inflated(request)
+    parts = request.stream() if encoding == "identity" or not inflate else _inflated(request)
     return _counted(parts, most, announced=encoding == "identity" and request.headers.get("content-length"))
 
 

@@ -29,7 +29,7 @@ from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.flow.uploads import may_import
 from promptgps_service.pools.columns import chunks_of
 from promptgps_service.pools.mapping import FIELDS, ColumnMapping
-from promptgps_service.pools.reading import Cancelled, Readers, Task, Upload
+from promptgps_service.pools.reading import PLAIN, Cancelled, Readers, Task, Upload
 from promptgps_service.reading.json_model import ModelReader, Refused
 
 SPOOL_IN_MEMORY = 8 * 2**20
@@ -195,7 +195,7 @@ async def incoming(pool: Name, request: Request) -> AsyncIterator[Incoming]:
     else:
         with tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY) as spool:
             file = cast(BinaryIO, spool)
-            size = await _spool(request, file)
+            size = await _spool(request, file, KINDS[sent])
             yield Incoming(request, KINDS[sent], file, size)
 
 
@@ -214,11 +214,14 @@ async def _json_columns(request: Request) -> AsyncIterator[Incoming]:
         yield Incoming(request, None, columns=columns)
 
 
-async def _spool(request: Request, file: BinaryIO) -> int:
-    """Put the body into a file; answers how many bytes came over the wire, which is what the sender has paid for."""
+async def _spool(request: Request, file: BinaryIO, kind: str) -> int:
+    """Put the body into a file; answers how many bytes came over the wire, which is what the sender has paid for.
+
+    Lines in gzip stay as they are, and are inflated as they are read.
+    """
     most = int(request.app.state.settings.max_file_mb * 1e6)
     try:
-        async for piece in pieces_of(request, most):
+        async for piece in pieces_of(request, most, inflate=kind not in PLAIN):
             file.write(piece)
         file.seek(0)
     except OSError as error:

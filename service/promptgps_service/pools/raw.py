@@ -13,7 +13,7 @@ from promptgps_service.errors import Fault, Invalid, TooMuch
 from promptgps_service.pools.mapping import nothing_to_embed
 
 CHUNK_ROWS = 4_096
-CHUNK_BYTES = 4 * 2**20
+CHUNK_BYTES = 2**20  # so that a chunk is embedded and stored in a moment, after which others have their turn
 ROW_BYTES = 64  # that a row takes besides its texts and its vector
 MAX_VALUE = float(np.finfo(np.float32).max)  # of a number in a vector
 

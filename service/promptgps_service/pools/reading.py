@@ -34,8 +34,8 @@ MEMORY_PER_BYTE = 2  # of the file, on top
 MOST_MEMORY = 1024 * MEGABYTE
 SECONDS = 60  # of the processor, for a worker
 SECONDS_PER_MEGABYTE = 2  # of the file, on top
-UNPACKED = 64 * MEGABYTE  # bytes of rows that any file may unpack to,
-UNPACKED_PER_BYTE = 1_000  # and so many times its own size on top: no honest file packs better
+UNPACKED = 32 * MEGABYTE  # bytes of rows that any file may unpack to,
+UNPACKED_PER_BYTE = 300  # and so many times its own size on top: no honest file packs better
 PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 WORKER_SETTINGS = {
     "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072",
