@@ -73,7 +73,7 @@ def upgrade() -> None:
     op.add_column('api_keys', sa.Column('revoked_at', sa.String(length=32), nullable=True))
     with op.batch_alter_table('prompts') as batch_op:
         batch_op.drop_constraint(op.f('uq_prompts_pool_id_digest'), type_='unique')
-        batch_op.create_index('ix_prompts_pool_id_digest', ['pool_id', 'digest'], unique=False)
+        batch_op.create_index('ix_prompts_pool_id_digest', ['pool_id', 'digest', 'position'], unique=False)
     for table, columns in OUTCOMES.items():
         name = '_'.join(['uq', table, *columns])
         with op.batch_alter_table(table) as batch_op:

@@ -7,7 +7,10 @@ import json
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from promptgps_client import PromptGPS
+from pyarrow import feather
 
 from tests.server import Server, command, environment
 
@@ -42,6 +45,37 @@ def test_files_are_added_to_a_pool_that_is_made(
     assert client.pool("cli-sums").prompts == 8
     again = imported("cli-sums", str(files[0]), url=server.url)
     assert "0 added, 5 there already; 8 prompts" in again.stdout
+
+
+def test_a_file_of_a_trainers_own_preprocessing_is_taken_by_the_names_of_its_columns(
+    client: PromptGPS, server: Server, tmp_path: Path
+) -> None:
+    rows = [
+        {
+            "data_source": "openai/gsm8k",
+            "prompt": [{"role": "user", "content": f"What is {row} + {row}?"}],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": str(2 * row)},
+            "extra_info": {"split": "train", "index": row},
+        }
+        for row in range(6)
+    ]
+    files = [tmp_path / "train.parquet", tmp_path / "train.feather", tmp_path / "train.json"]
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, files[0])
+    feather.write_feather(table, files[1])
+    files[2].write_text(json.dumps(rows))
+    names = ("--key", "extra_info.index", "--text", "prompt", "--domain", "data_source")
+    done = imported("cli-verl", *map(str, files), *names, url=server.url)
+    assert done.returncode == 0, done.stderr
+    first, second, third = done.stdout.splitlines()
+    assert first.startswith(f"cli-verl: {files[0]}: 6 added, 0 there already; 6 prompts in all; columns passed over: ")
+    assert {"ability", "reward_model"} <= set(first.split("over: ")[1].split(", "))
+    assert all("0 added, 6 there already; 6 prompts in all" in told for told in (second, third))
+    client.create_run(name="cli-verl", pool="cli-verl", selection={"domain_quotas": {"openai/gsm8k": 1.0}})
+    batch = client.select_batch(run="cli-verl", sequence=0, batch_size=6, include_text=True)
+    texts = dict(zip(batch.draws.prompt, batch.draws.text or [], strict=True))
+    assert texts == {str(row): f"What is {row} + {row}?" for row in range(6)}
 
 
 def test_equal_content_becomes_other_names_where_that_is_asked_for(

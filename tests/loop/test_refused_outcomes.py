@@ -230,7 +230,27 @@ def test_rows_of_local_draws_are_set_aside_by_themselves_too(
     assert later.counters["outcomes_stored"] == 5
 
 
-# ---- a run that is gone --------------------------------------------------------------------------
+# ---- a run that rests, or is gone ------------------------------------------------------------------------------
+
+
+def test_reports_to_a_run_that_rests_wait_until_it_is_opened(
+    make: Make, client: PromptGPS, run: str
+) -> None:
+    selector = make()
+    train(selector, 1)
+    batch = selector.next_batch(1)
+    client.archive_run(run)
+    report(selector, batch, 1)
+    assert not selector.flush(20.0)
+    local = selector.next_batch(2)
+    assert local.source == "fallback"
+    assert "archived" in local.warnings[0]
+    report(selector, local, 2)
+    client.reopen_run(run)
+    assert selector.flush(20.0)
+    assert selector.counters["outcomes_refused"] == selector.counters["reports_waiting"] == 0
+    assert client.run(run).log_position == 3 * BATCH
+    assert selector.next_batch(3).source == "service"
 
 
 def test_reports_to_a_run_that_is_gone_are_refused_and_keep_no_others_up(

@@ -112,25 +112,35 @@ def test_a_changed_text_is_taken_by_both_or_refused_by_both(sound: Any, data: st
     text = json.dumps(content | {field: data.draw(JSON_VALUES)}).encode()
     if data.draw(st.booleans()):
         place = data.draw(st.integers(0, len(text) - 1))
-        text = text[:place] + data.draw(st.sampled_from([b"", b'"', b",", b"[", b"]", b"}", b"\\", b" "])) + text[place + 1 :]
+        damage = data.draw(st.sampled_from([b"", b'"', b",", b"[", b"]", b"}", b"\\", b" "]))
+        text = text[:place] + damage + text[place + 1 :]
     check_alike(model, text)
 
 
 def check_alike(model: type[BaseModel], text: bytes) -> None:
+    expected = errors_of(model, text)
+    if expected is None:
+        assert READERS[model].large(text).model_dump() == model.model_validate_json(text).model_dump()
+        return
+    with pytest.raises(Refused) as caught:
+        READERS[model].large(text)
+    told = caught.value.errors
+    assert told
+    if "json_invalid" not in {error["type"] for error in (*expected, *told)}:
+        assert fields_of(told) <= fields_of(expected)
+
+
+def errors_of(model: type[BaseModel], text: bytes) -> list[Any] | None:
+    """What pydantic finds wrong; None for a sound text."""
     try:
-        whole: Any = model.model_validate_json(text)
+        model.model_validate_json(text)
     except ValidationError as error:
-        expected = error.errors(include_url=False)
-        with pytest.raises(Refused) as caught:
-            READERS[model].large(text)
-        told = caught.value.errors
-        assert told
-        if expected[0]["type"] != "json_invalid" and told[0]["type"] != "json_invalid":
-            fields = {error["loc"][0] if error["loc"] else None for error in expected}
-            assert {error["loc"][0] if error["loc"] else None for error in told} <= fields
-    else:
-        pieced = READERS[model].large(text)
-        assert pieced.model_dump() == whole.model_dump()
+        return list(error.errors(include_url=False))
+    return None
+
+
+def fields_of(errors: list[Any]) -> set[Any]:
+    return {error["loc"][0] if error["loc"] else None for error in errors}
 
 
 @pytest.mark.parametrize(

@@ -91,11 +91,15 @@ class Asker:
             Silence: None in time, or it is too early to try again.
             BadAnswer: The service refuses.
         """
-        answer = self._asked_ahead(question)
-        if answer is None:
-            self._check_rest()
-            answer = self._send(question)
-        return self._answered(answer, self._deadline + self._wait_seconds, self._note_late)
+        seconds = self._deadline + self._wait_seconds
+        ahead = self._asked_ahead(question)
+        if ahead is not None:
+            try:
+                return self._answered(ahead, seconds, self._note_late)
+            except BadAnswer:
+                _log.debug("what was asked ahead is refused, and asked anew", exc_info=True)
+        self._check_rest()
+        return self._answered(self._send(question), seconds, self._note_late)
 
     def within(self, call: Callable[[PromptGPS], A], longer: float = 0.0) -> A:
         """The answer to any other call, with the same patience, or so many seconds more.

@@ -222,7 +222,7 @@ class Launch:
 
 
 def _reported_before(run: Run, elapsed: float) -> bool:
-    """Whether an outcome of a draw was stored so many seconds ago or earlier; of no seconds no clock needs to be right."""
+    """Whether an outcome of a draw was stored so many seconds ago or earlier; with 0 it is told without any clock."""
     if run.progress is None:  # a service of before
         return run.log_position > 0 and run.selections > 0
     return run.progress.reporting_for is not None and run.progress.reporting_for >= elapsed

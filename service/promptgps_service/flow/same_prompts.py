@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from promptgps_service.errors import Conflict, Fault
 from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.store.records import Known, PoolRecord
-from promptgps_service.store.unit import Store
+from promptgps_service.store.unit import Store, Unit
 
 # How far a unit vector may lie from itself, rounded to float16 by whoever sent it and again here.
 ROUNDING = 2.0**-10 * 1.01
+CONTENTS_KEPT = 65_536
 CACHE_BYTES = 128 * 2**20  # of vectors read back to compare with
 ANOTHER = "give the changed prompt a key of its own, or send the content that the key had"
 
@@ -159,6 +160,27 @@ def _another(rows: Incoming, row: int, same_text: bool) -> Conflict:
     what = "the same text with another vector" if same_text and rows.texts else "another content"
     detail = f"key {key!r} stands for {what} already: {ANOTHER}"
     return Conflict(detail, (Fault("keys", detail, rows.first_row + row),))
+
+
+class KnownContents:
+    """First positions of contents, those met last kept: of a common one the pool has many prompts to look through."""
+
+    def __init__(self, pool_id: int) -> None:
+        self._pool_id = pool_id
+        self._kept: OrderedDict[bytes, int] = OrderedDict()
+
+    def of(self, unit: Unit, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """First positions of those contents that the pool has, staged prompts included."""
+        asked = dict.fromkeys(digests)
+        found = {digest: self._kept[digest] for digest in asked if digest in self._kept}
+        missing = [digest for digest in asked if digest not in found]
+        found |= unit.pools.known_digests(self._pool_id, missing)
+        for digest, position in found.items():
+            self._kept[digest] = position
+            self._kept.move_to_end(digest)
+        while len(self._kept) > CONTENTS_KEPT:
+            self._kept.popitem(last=False)
+        return found
 
 
 class StoredVectors:

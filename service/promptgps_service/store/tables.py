@@ -73,7 +73,8 @@ prompts = Table(
     Column("prior_trials", Float),
     PrimaryKeyConstraint("pool_id", "position"),
     UniqueConstraint("pool_id", "key"),
-    Index("ix_prompts_pool_id_digest", "pool_id", "digest"),  # prompts with other keys may have the same content
+    # Prompts with other keys may have the same content; the position saves a look at each of them for the first.
+    Index("ix_prompts_pool_id_digest", "pool_id", "digest", "position"),
 )
 # A pool is read at every start: without this, all its texts would be, to find that none has a pass rate.
 Index(

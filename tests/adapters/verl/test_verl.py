@@ -264,7 +264,7 @@ def test_files_that_each_count_anew_are_pools_of_their_own(run: Run, tmp_path: P
     given = (f"data.train_files={files}", f"data.promptgps.run={name}")
     with pytest.raises(ValueError, match=r"'0' is there twice.*pool: \{SOURCE: POOL"):
         trainer(config(run, tmp_path, *given), Replies(config(run, tmp_path, *given)))
-    mapping = ",".join(f'"{source}":{pool}' for source, pool in sources.items())
+    mapping = ",".join(f"{source}:{pool}" for source, pool in sources.items())
     mapped = config(run, tmp_path, *given, f"+data.promptgps.pool={{{mapping}}}")
     replies = Replies(mapped)
     made = trainer(mapped, replies)
