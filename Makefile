@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
-KERNEL_TESTS := tests/model tests/acquisition tests/allocation tests/embedding tests/testtime tests/properties/test_choice_laws.py
+KERNEL_TESTS := tests/acquisition $(patsubst %,tests/model/test_%.py,posterior quality checkpoint staleness bots) \
+  tests/model/test_neural.py::test_what_the_decoder_says_of_no_text_is_the_level_alone
 TRAINERS := $(patsubst tests/adapters/%/requirements.txt,%,$(wildcard tests/adapters/*/requirements.txt))
 
 .PHONY: serve demo demo-quick test test-kernels browser swagger-ui soak lint bench-latency bench-replay bench-rl bench-testtime bench-sizing clean help

@@ -338,7 +338,7 @@ def _width(vectors: Any) -> int:
     if len(getattr(vectors, "shape", ())) == 2:
         return int(vectors.shape[1])
     first = next(islice(iter(vectors), 1), ())
-    return len(first) if hasattr(first, "__len__") else 0
+    return len(first) if hasattr(first, "__len__") and not _has_no_rows(first) else 0
 
 
 def _bytes(value: object) -> int:

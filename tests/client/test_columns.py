@@ -227,6 +227,7 @@ def test_numbers_that_are_missing_are_none_where_they_may_be(rates: Any) -> None
         ({"vectors": {(1.0,)}}, "vectors", None),
         ({"vectors": [[1.0], "ab"]}, "vectors", 1),
         ({"vectors": [1.0, 2.0]}, "vectors", 0),
+        ({"vectors": [np.array(3.0), np.array(4.0)]}, "vectors", 0),
         ({"prior_successes": ["a", 1], "prior_trials": [1, 1]}, "prior_successes", 0),
     ],
 )

@@ -20,7 +20,7 @@ from promptgps_service.store.unit import Store
 from promptgps_service.store.writing import QUIET_SECONDS, Writing
 from sqlalchemy import make_url, text
 
-from tests.databases import copied_file
+from tests.databases import copied_file, opened_store, postgres_database
 from tests.server import wait_for
 
 SECONDS = 30.0
@@ -53,7 +53,7 @@ def served(url: str, poll_seconds: float = 0.05, lease_seconds: float = 10.0) ->
         Store(url),
         device=torch.device("cpu"),
         learning=Learning(enabled=True, groups=32, seconds=0.2),
-        lane_depth=8,
+        callers=8,
         poll_seconds=poll_seconds,
         lease_seconds=lease_seconds,
     )
@@ -156,25 +156,29 @@ def test_every_thread_is_watched(sqlite_url: str, name: str) -> None:
 
 
 def test_a_database_that_takes_no_writes_is_told_and_comes_back(postgres_server: str) -> None:
-    from tests.databases import postgres_database
-
-    with postgres_database(postgres_server) as url, served(url) as context:
-        assert is_ready(context)
+    with postgres_database(postgres_server) as url, served(url) as context, opened_store(url) as operator:
         name = make_url(url).database
-        with context.store.engine.connect() as connection:
-            connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
-            connection.commit()
-        context.store.engine.dispose()  # new connections find it as a standby would be
+
+        def order(statement: str) -> None:
+            """Change the database, for new connections, and make every other one new."""
+            with operator.engine.connect() as connection:
+                connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE"))
+                connection.commit()
+                connection.execute(text(statement))
+                connection.commit()
+                connection.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
+                )
+
+        wait_for(lambda: is_ready(context), SECONDS, "the process to be ready")
+        order(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')  # as a standby is
         context.store.writing._done = -QUIET_SECONDS  # as if nobody had written for long
-        wait_for(lambda: not is_ready(context), SECONDS, "the failed write to be told")
+        wait_for(lambda: "read-only" in context.checks()["database"], SECONDS, "the failed write to be told")
         assert context.checks()["database"].startswith("takes no writes: ")
-        assert "read-only" in context.checks()["database"]
-        with context.store.engine.connect() as connection:
-            connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE"))
-            connection.commit()
-            connection.execute(text(f'ALTER DATABASE "{name}" RESET default_transaction_read_only'))
-            connection.commit()
-        context.store.engine.dispose()
+        order(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
         wait_for(lambda: is_ready(context), SECONDS, "the database to take writes again")
 
 

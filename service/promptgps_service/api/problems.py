@@ -139,8 +139,7 @@ def _methods(request: Request) -> list[str]:
     """Every method that the address takes; the framework tells only those of its first route."""
     asked = [(method, {**request.scope, "method": method}) for method in ("GET", "POST", "PUT", "PATCH", "DELETE")]
     routes = request.app.routes
-    found = [method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)]
-    return [*found, "HEAD"] if "GET" in found else found
+    return [method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 def answer_gone(request: Request, _error: Exception) -> Response:
