@@ -18,6 +18,15 @@ OUTCOMES = {
     'superseded_outcomes': ('run_id', 'superseded_in', 'draw', 'rollout'),
 }
 
+# What hangs on a run and on a pool, in an order in which it can go.
+OWNED = {
+    'runs': ('run_id', (
+        'leases', 'run_segments', 'run_subsets', 'selections', 'outcomes', 'receipts', 'model_versions', 'steps',
+        'snapshots', 'restores', 'superseded_selections', 'superseded_outcomes', 'superseded_steps',
+    )),
+    'pools': ('pool_id', ('prompts', 'prompt_aliases', 'pool_chunks')),
+}
+
 
 def upgrade() -> None:
     op.create_table('events',
@@ -77,7 +86,17 @@ def upgrade() -> None:
         batch_op.alter_column('part', server_default=None)
 
 
+def drop_hidden() -> None:
+    """Drop what is deleted and not all gone yet, or half imported: without states everybody would see it."""
+    for head, (owner, tables) in OWNED.items():
+        hidden = f"SELECT id FROM {head} WHERE state IN ('deleting', 'importing')"
+        for table in tables:
+            op.execute(f'DELETE FROM {table} WHERE {owner} IN ({hidden})')
+        op.execute(f"DELETE FROM {head} WHERE state IN ('deleting', 'importing')")
+
+
 def downgrade() -> None:
+    drop_hidden()
     for table, columns in OUTCOMES.items():
         name = '_'.join(['uq', table, *columns])
         with op.batch_alter_table(table) as batch_op:

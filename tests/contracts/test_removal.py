@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from promptgps_service.errors import NotFound, RunGone
+from promptgps_service.store.migrate import downgrade
 from promptgps_service.store.records import RunRecord, Segment, VersionRecord
 from promptgps_service.store.tables import metadata
 from promptgps_service.store.unit import Store
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from tests.contracts.samples import append_outcomes, chunk, make_pool, make_run, outcome, selection
 from tests.databases import opened_store
@@ -143,6 +144,18 @@ def test_a_deleted_pool_takes_its_prompts_along_and_leaves_others_alone(store: S
             of_pool = select(func.count()).select_from(table).where(table.c.pool_id == pool.id)
             assert unit.connection.execute(of_pool).scalar_one() == 0
         assert len(unit.pools.keys_at(other.id, range(4), text=False)) == 4
+
+
+def test_what_is_hidden_does_not_come_to_light_in_an_older_schema(store: Store) -> None:
+    run, _ = full_run(store), full_run(store, "other")
+    delete_run(store, "run")
+    with store.write() as unit:
+        unit.pools.hide(unit.pools.get("run-pool").id)
+    downgrade(store.engine, "0004")
+    with store.engine.connect() as connection:
+        names = [connection.execute(text(f"SELECT name FROM {kind}")).scalars().all() for kind in ("runs", "pools")]
+        left = connection.execute(text("SELECT count(*) FROM outcomes WHERE run_id = :run"), {"run": run.id})
+        assert (names, left.scalar_one()) == ([["other"], ["other-pool"]], 0)
 
 
 def test_a_deletion_waits_for_whoever_refers_to_the_pool_and_then_sees_it(store: Store, database_url: str) -> None:

@@ -18,6 +18,7 @@ from promptgps_client.wire import (
     Embedding,
     PredictDifficulty,
     Restore,
+    SendSubset,
     TakeSnapshot,
 )
 from promptgps_service.errors import Conflict, NotFound, NotOpen, PoolNotOpen
@@ -34,6 +35,7 @@ from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.flow.register import add_prompts, create_pool, describe_pool
 from promptgps_service.flow.restore import restore_run
 from promptgps_service.flow.snapshot import list_snapshots, take_snapshot
+from promptgps_service.flow.subsets import send_subset
 from promptgps_service.flow.sweep import sweep
 from promptgps_service.flow.trainer import Learning
 from promptgps_service.store.records import OutcomeRecord
@@ -81,10 +83,12 @@ def actions(context: Context, **whose: str) -> list[str]:
     return [event.action for event in page(context.store, next(iter(whose.values())), before=None, limit=200).events]
 
 
+SERVING = Learning(enabled=False, groups=1, seconds=0.0)
 PUT_OFF: list[tuple[str, Callable[[Context, Any], Any]]] = [
     ("a draw", lambda context, batch: select(context, 2)),
     ("a repeated draw", lambda context, batch: select(context, 4, sequence=0)),
     ("an outcome", lambda context, batch: report_groups(context, batch)),
+    ("a subset", lambda context, batch: send_subset(context, "run", SendSubset(keys=["pool-1"]))),
     ("a snapshot", lambda context, batch: take_snapshot(context, "run", TakeSnapshot(tag="later"))),
     ("a restore", lambda context, batch: restore_run(context, "run", Restore(tag="early"), None)),
     ("opening it again as it was", lambda context, batch: open_run(context)),
@@ -166,8 +170,7 @@ def test_only_the_last_archived_runs_that_were_asked_stay_in_memory(context: Con
 
 
 def test_what_was_reported_before_a_run_was_archived_is_learned_when_it_is_opened_again(database_url: str) -> None:
-    serving = Learning(enabled=False, groups=1, seconds=0.0)
-    with opened_context(database_url, learning=serving) as replica:
+    with opened_context(database_url, learning=SERVING) as replica:
         add(replica, 30)
         open_run(replica)
         report_groups(replica, select(replica, 8))
@@ -181,31 +184,27 @@ def test_what_was_reported_before_a_run_was_archived_is_learned_when_it_is_opene
             assert replica.desk("run").state.wait_learned(8, WAIT)
 
 
-def test_a_select_that_waits_is_let_go_when_its_run_is_archived(context: Context, second: Context) -> None:
-    add(context, 30)
-    open_run(context)
-    batch = select(context, 8)
-    told: list[str] = []
+def test_a_select_that_waits_is_let_go_when_its_run_is_archived(database_url: str) -> None:
+    with opened_context(database_url, learning=SERVING) as one, opened_context(database_url, learning=SERVING) as other:
+        add(one, 30)
+        open_run(one)
+        report_groups(one, select(one, 8))  # which nobody learns
+        told: list[str] = []
 
-    def ask() -> None:
-        try:
-            select(second, 4, wait_seconds=60.0)
-        except NotOpen as refusal:
-            told.append(refusal.detail)
+        def ask() -> None:
+            try:
+                select(other, 4, wait_seconds=60.0)
+            except NotOpen as refusal:
+                told.append(refusal.detail)
 
-    with second.store.write() as unit:
-        unit.leases.join("nobody")
-        unit.leases.take(1, "nobody")  # so that nothing is learned
-    context.leases.forget(1)
-    report_groups(context, batch)
-    asking = threading.Thread(target=ask)
-    asking.start()
-    time.sleep(0.3)
-    started = time.monotonic()
-    lifecycle.archive_run(context, "run", None)
-    asking.join()
-    assert time.monotonic() - started < 10.0
-    assert "archived" in told[0]
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(0.3)
+        started = time.monotonic()
+        lifecycle.archive_run(one, "run", None)
+        asking.join()
+        assert time.monotonic() - started < 10.0
+        assert "archived" in told[0]
 
 
 def test_an_archived_pool_takes_no_prompts_and_no_new_runs_while_its_runs_go_on(
@@ -344,12 +343,13 @@ def test_a_run_of_the_same_name_made_elsewhere_is_the_one_that_is_meant(context:
     add(context, 30, pool="new")
     for turn in range(3):
         open_run(context, pool=("pool", "new")[turn % 2])
-        select(second, 3)
+        select(second, 3, sequence=0)
         old = second.desk("run").state.id
-        with second._opening:  # the other process's follower cannot open it either
+        with second._opening["run"]:  # the other process's follower cannot open it either
             lifecycle.delete_run(context, "run", None, dry_run=False)
             open_run(context, pool=("new", "pool")[turn % 2])
-        batch = select(second, 3)
+        batch = select(second, 3, sequence=0)  # which the old one has answered, too
+        assert not batch.replayed
         assert {key.partition("-")[0] for key in batch.draws.prompt} == {("new", "pool")[turn % 2]}
         assert second.desk("run").state.id != old
         lifecycle.delete_run(second, "run", None, dry_run=False)
@@ -535,7 +535,7 @@ def test_a_slice_is_short_and_others_come_in_between(store: Store, monkeypatch: 
 def test_every_change_leaves_an_event_with_the_name_of_the_key(context: Context) -> None:
     create_pool(context, CreatePool(name="pool", embedding=Embedding(kind="given", dimension=6)), "carol")
     keys = [f"pool-{number}" for number in range(10)]
-    add_prompts(context, "pool", [PromptChunk(0, keys=keys, vectors=vectors(keys))], "carol")
+    add_prompts(context, "pool", [PromptChunk(0, keys=keys, vectors=vectors(keys))], by="carol")
     open_run(context)
     change_run(context, "run", ChangeRun.model_validate({"selection": {"cooldown": 3}}), "dave")
     change_run(context, "run", ChangeRun.model_validate({"selection": {"cooldown": 3}}), "dave")  # nothing new

@@ -219,6 +219,11 @@ class Context:
                 _log.warning("a run is not opened", run=name, cause=error.detail)
         self._all_open = True
 
+    @property
+    def in_memory(self) -> set[int]:
+        """Ids of the runs that this process has in memory, archived ones that were asked for too."""
+        return {desk.state.id for desk in [*self._desks.values(), *self._resting.values()]}
+
     def drop(self, name: str) -> None:
         """Forget the run of that name, if this process has opened it; in the database nothing changes."""
         desk = self._desks.get(name)

@@ -56,6 +56,7 @@ class Follower:
         over |= {event.subject_id for event in deleted if event.subject_id is not None}
         for run_id in over:
             self._behind.pop(run_id, None)
+        for run_id in over & self._context.in_memory:
             self._context.drop_id(run_id)
         for record in touched:
             desk = self._context.opened(record.name)

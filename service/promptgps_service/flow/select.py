@@ -24,7 +24,7 @@ from promptgps_service.flow.quota_groups import quota_groups
 from promptgps_service.flow.rows import Keys, pools_at, prompts_at, rows_of
 from promptgps_service.flow.run_state import RunState
 from promptgps_service.flow.same_question import question_of, require_same, warnings_of
-from promptgps_service.flow.states import on_current_run
+from promptgps_service.flow.states import on_current_run, require_open
 from promptgps_service.store.records import RunRecord, SelectionRecord
 from promptgps_service.store.unit import Unit
 
@@ -83,10 +83,13 @@ def _replay(
 
     Raises:
         Conflict: the sequence has answered another request; names what differs.
+        NotOpen: the run is archived or faulty.
+        RunGone: it was deleted.
     """
     if request.sequence is None:
         return None
     with context.store.read() as unit:
+        require_open(unit, unit.runs.by_id(state.id))  # it may have been put away by another process
         found = unit.selections.find(state.id, request.sequence)
         if found is None or int(found.rows.max(initial=-1)) >= state.rows:
             return None

@@ -8,17 +8,20 @@ from promptgps_client.wire import SendSubset, Subset
 from promptgps_service.errors import Fault, Invalid
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.rows import Keys, places_of, prompts_at, rows_at
+from promptgps_service.flow.states import on_current_run, require_open
 from promptgps_service.store.subsets import subset_id
 
 KEYS_NAMED = 20
 EXAMPLES = 5
 
 
+@on_current_run
 def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
     """Keep a subset of a run's prompts; the same prompts, in any order and by any keys, are the same.
 
     Raises:
         NotFound: no such run.
+        NotOpen: the run is archived or faulty.
         Invalid: none of the keys is known, several pools have one, or a pool is not the run's.
         Unavailable: the database does not answer; nothing was kept.
     """
@@ -42,10 +45,12 @@ def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
     rows = np.unique(found[found >= 0])
     subset = subset_id(rows)
     with context.store.read() as unit:
+        require_open(unit, unit.runs.by_id(state.id))
         kept = unit.subsets.find(state.id, subset) is not None
         there = unit.pools.total([share.pool for share in state.settings.pools])
     if not kept:
         with context.store.write() as unit:
+            require_open(unit, unit.runs.lock(state.id))
             unit.subsets.add(state.id, subset, rows)
     return Subset(
         run=state.name,
