@@ -10,11 +10,12 @@ import json
 import logging
 import sys
 import threading
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import TextIO
 
 import structlog
+
+from promptgps_service.store.clock import utc_now
 
 _form = "console"
 
@@ -73,7 +74,7 @@ def announce_failure(text: str) -> None:
 def _line(text: str, level: str) -> str:
     if _form != "json":
         return text
-    now = datetime.now(UTC).isoformat()
+    now = utc_now()
     return json.dumps({"event": text, "level": level, "timestamp": now}, ensure_ascii=False)
 
 
