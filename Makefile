@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
+KERNEL_TESTS := tests/acquisition $(patsubst %,tests/model/test_%.py,posterior quality checkpoint staleness bots) \
+  tests/model/test_neural.py::test_what_the_decoder_says_of_no_text_is_the_level_alone
 TRAINERS := $(patsubst tests/adapters/%/requirements.txt,%,$(wildcard tests/adapters/*/requirements.txt))
 
-.PHONY: serve demo demo-quick test soak lint bench-latency bench-replay bench-rl bench-testtime bench-sizing clean help
+.PHONY: serve demo demo-quick test test-kernels browser swagger-ui soak lint bench-latency bench-replay bench-rl bench-testtime bench-sizing clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,7 +41,25 @@ lint: $(VENV)/test.stamp  ## style, types, layers
 
 test: lint  ## style, types, layers, the whole test suite, and each adapter with its real trainer
 	$(BIN)/pytest -n $(WORKERS)
+	$(MAKE) --no-print-directory test-kernels
 	$(MAKE) --no-print-directory $(TRAINERS:%=test-%)
+
+# Another processor rounds otherwise: no test may depend on the last bits of a kernel.
+test-kernels: $(VENV)/test.stamp  ## the quick tests of the maths with torch's plainest kernels (a minute)
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(BIN)/pytest -q -n $(WORKERS) $(KERNEL_TESTS)
+
+browser:  ## install the browser that tests look at pages with, where there is none (Debian, as root)
+	@command -v chromium chromium-browser google-chrome > /dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; }
+
+# The files that /docs is made of; everything of the package that a browser does not ask for stays out.
+SWAGGER_UI := service/promptgps_service/web/docs/swagger-ui
+swagger-ui:  ## renew the vendored files of Swagger UI, or take VERSION=… of them
+	npm pack --silent --pack-destination /tmp swagger-ui-dist@$${VERSION:-latest} > /tmp/swagger-ui.name
+	tar --extract --gzip --file /tmp/$$(cat /tmp/swagger-ui.name) --directory $(SWAGGER_UI) --strip-components 1 \
+	  package/LICENSE package/NOTICE package/swagger-ui-bundle.js package/swagger-ui-bundle.js.LICENSE.txt \
+	  package/swagger-ui.css package/favicon-32x32.png
+	sed -n 's/^swagger-ui-dist-\(.*\)\.tgz$$/\1/p' /tmp/swagger-ui.name > $(SWAGGER_UI)/VERSION
 
 # Each trainer has an environment of its own, in which only the client is installed; the service runs in ours. The pins
 # are all that is installed: what a trainer asks for and these tests never import (wandb, tensorboard, …) stays out.

@@ -11,13 +11,14 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-from promptgps_client.columns import plain
+from promptgps_client.columns import NESTED, Column, NoColumn, plain
 from promptgps_client.errors import faults_of, invalid_request
 from promptgps_client.wire import Name, ProblemFault, Wire
 
 A = TypeVar("A")
 W = TypeVar("W", bound=Wire)
 
+NO_COLUMNS: Mapping[str, Column] = {}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -72,15 +73,27 @@ def act(method: str, path: str, answer: type[W], *, retry: Retry = Retry.SAFE) -
 
 def send(
     method: str, path: str, request: type[Wire], answer: type[W], fields: Mapping[str, Any], *,
-    retry: Retry = Retry.SAFE, wait_seconds: float = 0.0, idempotency_key: str | None = None,
-    first_row: int = 0,
+    kinds: Mapping[str, Column] = NO_COLUMNS, retry: Retry = Retry.SAFE, wait_seconds: float = 0.0,
+    idempotency_key: str | None = None, first_row: int = 0,
 ) -> Call[W]:  # fmt: skip
     """Send fields as a request of the wire vocabulary; those that are None are left out.
+
+    Args:
+        method: Of the request.
+        path: Where to.
+        request: What the fields must be.
+        answer: What comes back.
+        fields: By name.
+        kinds: Which of them are columns, and of what kind.
+        retry: What may be tried again.
+        wait_seconds: How long the service may wait before it answers.
+        idempotency_key: By which it knows a repetition.
+        first_row: Where the columns of this request begin in the caller's.
 
     Raises:
         InvalidRequest: the vocabulary refuses them.
     """
-    given = {name: plain(value) for name, value in fields.items() if value is not None}
+    given = read_fields(f"{method} {path}", fields, kinds)
     try:
         body = request.model_validate(given).model_dump_json(exclude_unset=True).encode()
     except ValidationError as refused:
@@ -89,6 +102,30 @@ def send(
         method=method, path=path, read=read_as(answer), retry=retry, body=body, headers=JSON,
         wait_seconds=wait_seconds, idempotency_key=idempotency_key, first_row=first_row,
     )  # fmt: skip
+
+
+def read_fields(call: str, fields: Mapping[str, Any], kinds: Mapping[str, Column]) -> dict[str, Any]:
+    """Fields in Python's own values, those that are not None.
+
+    Raises:
+        InvalidRequest: One that must be a column is none.
+    """
+    given = {}
+    for name, value in fields.items():
+        if value is not None:
+            nested = NESTED.get(name) if isinstance(value, Mapping) else None
+            given[name] = _field(call, name, value, kinds) if nested is None else {
+                inner: _field(call, inner, column, nested, f"{name}.") for inner, column in value.items()
+            }  # fmt: skip
+    return given
+
+
+def _field(call: str, name: str, value: Any, kinds: Mapping[str, Column], prefix: str = "") -> Any:
+    try:
+        return kinds[name].read(value) if name in kinds and value is not None else plain(value)
+    except NoColumn as fault:
+        told = ProblemFault(field=prefix + name, row=fault.row, detail=fault.detail)
+        raise invalid_request(call, told) from fault
 
 
 def named(argument: str, name: str) -> str:

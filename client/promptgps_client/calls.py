@@ -4,16 +4,17 @@ A function turns its arguments into a `Call`, checked against the wire vocabular
 is not sent, so that the service's defaults apply; only inside `selection` it is, since there it can be a
 value (`candidate_factor=None` is the whole pool).
 
-Columns are lists, tuples, or arrays of any library (told by their own `tolist` or `__array__`). Every call
+Columns are of any kind that `columns.py` names: lists, iterators, arrays and series of any library. Every call
 can raise each branch of `errors.py`; "Raises" names only what is particular.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from promptgps_client import wire
 from promptgps_client.answers import joined
@@ -22,9 +23,25 @@ from promptgps_client.call import act as _act
 from promptgps_client.call import get as _get
 from promptgps_client.call import named as _named
 from promptgps_client.call import read_as as _as
+from promptgps_client.call import read_fields as _read
 from promptgps_client.call import send as _send
-from promptgps_client.columns import Array, Integers, Numbers, Strings, Vectors, agree, in_order, parts, plain
+from promptgps_client.columns import (
+    KEY_SET,
+    KINDS,
+    Array,
+    Gaps,
+    Integers,
+    Keys,
+    NoColumn,
+    Numbers,
+    Strings,
+    Vectors,
+    agree,
+    parts,
+    rows_of,
+)
 from promptgps_client.errors import invalid_request
+from promptgps_client.files import UnknownFile, body_of
 from promptgps_client.wire import (
     Calibration,
     Embedding,
@@ -40,11 +57,8 @@ from promptgps_client.wire import (
 
 Fields: TypeAlias = Mapping[str, Any]
 
-FILE_HEADERS = {
-    ".jsonl": {"Content-Type": "application/jsonl"},
-    ".jsonl.gz": {"Content-Type": "application/jsonl", "Content-Encoding": "gzip"},
-    ".parquet": {"Content-Type": "application/vnd.apache.parquet"},
-}
+NO_ORDER = "a set has no order to which a column of pools could belong; give a list"
+_log = logging.getLogger(__name__)
 
 # ---- pools -------------------------------------------------------------------------------------------------
 
@@ -78,11 +92,9 @@ def pool(name: str) -> Call[wire.Pool]:
 
 
 def add_prompts(
-    pool: str, *, keys: Strings | None = None, texts: Strings | None = None, vectors: Vectors | None = None,
-    domains: Sequence[str | None] | Array | None = None,
-    prior_successes: Sequence[float | None] | Array | None = None,
-    prior_trials: Sequence[float | None] | Array | None = None,
-    on_equal_content: OnEqualContent | None = None,
+    pool: str, *, keys: Keys | None = None, texts: Strings | None = None, vectors: Vectors | None = None,
+    domains: Iterable[str | None] | Array | None = None, prior_successes: Gaps | None = None,
+    prior_trials: Gaps | None = None, on_equal_content: OnEqualContent | None = None,
 ) -> Iterator[Call[wire.PromptsAdded]]:  # fmt: skip
     """Add prompts in columns of equal length; `texts`, `vectors` or both. What the pool has is passed over.
 
@@ -91,15 +103,15 @@ def add_prompts(
 
     Args:
         pool: The pool's name.
-        keys: Your own ids: prompts with different keys are different, whatever their content. Default: a hash
-            of the content.
+        keys: Your own ids; a whole number is its decimal string. Prompts with different keys are different,
+            whatever their content. Default: a hash of the content.
         texts: The prompts.
         vectors: One embedding for each row, of the pool's dimension.
         domains: A name for each row, for quotas; None where it has none.
         prior_successes: Successes of an offline pass rate, with `prior_trials`.
         prior_trials: Trials of it.
-        on_equal_content: What becomes of a key whose content another key has: `keep`, the default where keys
-            are given, makes a prompt of it; `merge` makes it another name of the one that is there.
+        on_equal_content: Of a key whose content another key has already: `keep` it as a prompt of its own, the
+            default where keys are given, or `merge` it, so that it is another name of that prompt.
 
     Raises:
         Conflict: A key stands for another content already.
@@ -108,29 +120,43 @@ def add_prompts(
     path = f"/pools/{_named('pool', pool)}/prompts"
     small = {"keys": keys, "texts": texts, "domains": domains, "prior_successes": prior_successes,
              "prior_trials": prior_trials}  # fmt: skip
-    columns = {name: plain(column) for name, column in small.items() if column is not None}
-    if vectors is not None:  # made lists one request at a time: Python floats take eight times the memory
-        columns["vectors"] = vectors if hasattr(vectors, "__getitem__") else plain(vectors)
-    whole = {"on_equal_content": on_equal_content}
-    if not agree(columns):  # then the wire model says which column is wrong
-        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, columns | whole)
+    columns = _read(f"POST {path}", small, KINDS)
+    whole = {} if on_equal_content is None else {"on_equal_content": on_equal_content}
+    if vectors is not None:
+        try:
+            columns["vectors"] = rows_of(vectors)
+        except NoColumn as fault:
+            told = ProblemFault(field="vectors", row=fault.row, detail=fault.detail)
+            raise invalid_request(f"POST {path}", told) from fault
+    if not columns or not agree(columns):  # then the wire model says which column is wrong
+        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, columns | whole, kinds=KINDS)
         return
     for part in parts(columns):
         rows = {name: column[part] for name, column in columns.items()} | whole
-        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, rows, first_row=part.start)
+        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, rows, kinds=KINDS, first_row=part.start)
 
 
 def add_prompts_file(
-    pool: str, path: str | Path, *, on_equal_content: OnEqualContent | None = None
-) -> Call[wire.PromptsAdded]:
-    """Add prompts from a `.jsonl`, `.jsonl.gz` or `.parquet` file, streamed as it is.
+    pool: str, path: str | Path, *, key: str | None = None, text: str | None = None, domain: str | None = None,
+    vector: str | None = None, prior_successes: str | None = None, prior_trials: str | None = None,
+    on_equal_content: OnEqualContent | None = None,
+) -> Call[wire.PromptsAdded]:  # fmt: skip
+    """Add prompts from a file: `.jsonl`, `.json`, `.parquet`, `.arrow`, `.feather`, `.csv`, and such as `.jsonl.gz`.
 
-    The answer comes when all of it is embedded and stored: give a large file time with
-    `client.with_options(timeout=...)`.
+    The file is sent as it is, but for records in a `.json` list, which become lines. Without names the file's
+    columns are called as in JSON Lines (`key`, `text`, `domain`, …). A name may be a path into structs:
+    `extra_info.index`. Columns that are of no use are passed over; the answer names them, and the log. It comes
+    when all of the file is embedded and stored: give a large one time with `client.with_options(timeout=...)`.
 
     Args:
         pool: The pool's name.
         path: The file. A retry reads it again from the start.
+        key: Name of the column with the keys.
+        text: Of the texts; it may hold chats.
+        domain: Of the domains.
+        vector: Of the embeddings.
+        prior_successes: Of the successes of offline pass rates.
+        prior_trials: Of their trials.
         on_equal_content: As in `add_prompts`.
 
     Raises:
@@ -138,14 +164,28 @@ def add_prompts_file(
         InvalidRequest: Another ending, or a row that the service refuses.
     """
     target = f"/pools/{_named('pool', pool)}/prompts"
-    if on_equal_content is not None:
-        target += f"?on_equal_content={quote(on_equal_content)}"
-    for ending, headers in FILE_HEADERS.items():
-        if str(path).endswith(ending):
-            return Call(method="POST", path=target, read=_as(wire.PromptsAdded), body=Path(path), headers=headers)
-    raise invalid_request(
-        f"POST {target}", ProblemFault(field="path", detail=f"must end with one of {', '.join(FILE_HEADERS)}")
-    )
+    names = {"key": key, "text": text, "domain": domain, "vector": vector, "prior_successes": prior_successes,
+             "prior_trials": prior_trials, "on_equal_content": on_equal_content}  # fmt: skip
+    query = urlencode({name: value for name, value in names.items() if value is not None})
+    try:
+        body, headers = body_of(path)
+    except UnknownFile as fault:
+        raise invalid_request(f"POST {target}", ProblemFault(field="path", detail=str(fault))) from fault
+    address = f"{target}?{query}" if query else target
+    return Call(method="POST", path=address, read=_added_of(path), body=body, headers=headers)
+
+
+def _added_of(path: str | Path) -> Callable[[bytes], wire.PromptsAdded]:
+    """Reads the answer to a file; what of it was passed over is logged."""
+    read = _as(wire.PromptsAdded)
+
+    def added(body: bytes) -> wire.PromptsAdded:
+        answer = read(body)
+        if answer.ignored_columns:
+            _log.warning("%s: columns passed over: %s", path, ", ".join(answer.ignored_columns))
+        return answer
+
+    return added
 
 
 # ---- runs --------------------------------------------------------------------------------------------------
@@ -156,20 +196,23 @@ def create_run(
     rollouts_per_prompt: int = 8, reward: Reward | Fields | None = None, seed: int = 0,
     warm_start_from: str | None = None, selection: Selection | Fields | None = None,
 ) -> Call[wire.Run]:  # fmt: skip
-    """Open a run, or get the one that is there with the same content, so that a trainer may restart.
+    """Open a run, or get the one that is there if it is what is asked for, so that a trainer may restart.
+
+    It is compared with what the run is now, after every `change_run` and `restore`.
 
     Args:
         name: 1 to 128 letters, digits, `.`, `_`, `-`.
         pool: The pool to draw from; or
         pools: several, each `{"pool": name}` with an exact `quota` of the draws or a `weight`.
         rollouts_per_prompt: n, the rollouts in a group, 1 to 4096.
-        reward: How raw rewards become successes in [0, 1]; default: they are 0 or 1.
+        reward: How raw rewards become successes in [0, 1]; default: they are 0 or 1, or −1 or 1, as reports show.
         seed: Of every random choice of the run.
         warm_start_from: A run whose fitted model this one starts from.
         selection: How batches are chosen; `{"strategy": "uniform"}` for a baseline. The answer has it all.
 
     Raises:
-        Conflict: The name is taken by a run with other settings.
+        Conflict: The name is taken by a run with other settings; the message has both values of each, and says
+            which can be changed.
         NotFound: No such pool, or no such run to start from.
     """
     return _send("POST", "/runs", wire.CreateRun, wire.Run, {
@@ -210,25 +253,6 @@ def change_run(
     """
     fields = {"rollouts_per_prompt": rollouts_per_prompt, "reward": reward, "selection": selection}
     return _send("PATCH", f"/runs/{_named('name', name)}", wire.ChangeRun, wire.Run, fields)
-
-
-def send_subset(run: str, keys: Strings | Collection[str], *, pool: str | Strings | None = None) -> Call[wire.Subset]:
-    """Name prompts that later batches are to be drawn from; sent once, not with each batch.
-
-    Args:
-        run: The run's name.
-        keys: Of the prompts, at most 2,000,000. Those that no pool of the run has are counted, and left out.
-        pool: Of the keys, one for all or one for each; needed where two pools of the run have the key.
-
-    Returns:
-        The subset, whose id goes to `select_batch`: the same prompts have the same id, whoever sends them.
-
-    Raises:
-        NotFound: There is no such run.
-        InvalidRequest: Also when none of the keys is known.
-    """
-    path = f"/runs/{_named('run', run)}/subsets"
-    return _send("POST", path, wire.SendSubset, wire.Subset, {"keys": in_order(keys), "pool": pool})
 
 
 # ---- rest and end ------------------------------------------------------------------------------------------
@@ -344,9 +368,9 @@ def events(
 
 def select_batch(
     *, run: str, batch_size: int, sequence: int | None = None, policy_version: int | None = None,
-    candidates: Collection[str] | Array | None = None, exclude: Collection[str] | Array | None = None,
+    candidates: Keys | None = None, exclude: Keys | None = None, rollouts: int | None = None,
     candidates_pool: str | Strings | None = None, exclude_pool: str | Strings | None = None,
-    subset: str | None = None, rollouts: int | None = None, include_text: bool = False, wait_seconds: float = 0.0,
+    subset: str | None = None, include_text: bool = False, wait_seconds: float = 0.0,
 ) -> Call[wire.Batch]:  # fmt: skip
     """The next batch to roll out.
 
@@ -356,39 +380,65 @@ def select_batch(
         sequence: Number of the request. Asked again with it, by any process, the service gives the same
             draws, so the call is retried freely. Without it the service numbers, and the call is retried only
             when it was certainly not done: after failed connections, 429 and 503.
-        policy_version: The trainer's step counter.
+        policy_version: The trainer's step counter. A sequence asked for with another one is the same batch, with a
+            warning.
         candidates: Draw only from these keys.
         exclude: Do not draw these keys.
-        candidates_pool: Pool of the candidates, one for all or one for each; needed where two pools of the run
-            have the key.
+        rollouts: Rollouts for each prompt of this batch; default: the run's.
+        candidates_pool: Pool of the candidates, one for all or one for each; needed where two pools have the key.
         exclude_pool: The same for `exclude`.
         subset: Draw only from the prompts of `send_subset`, by its id.
-        rollouts: Rollouts for each prompt of this batch; default: the run's.
         include_text: Answer with the prompts' texts.
         wait_seconds: Wait until the model has learned from everything reported, at most so long (0 to 120 s).
 
     Raises:
-        Conflict: The sequence was used with another request.
+        Conflict: The sequence was used with another `batch_size`, `candidates`, `exclude` or `rollouts`.
         NotFound: Also when the run has no such subset: send it again.
         InvalidRequest: Also when the pool has fewer prompts than `batch_size`.
     """
     fields = {
         "run": run, "batch_size": batch_size, "sequence": sequence, "policy_version": policy_version,
-        "candidates": in_order(candidates), "exclude": in_order(exclude), "candidates_pool": candidates_pool,
-        "exclude_pool": exclude_pool, "subset": subset, "rollouts": rollouts,
-        "include_text": include_text, "wait_seconds": wait_seconds,
+        "candidates": candidates, "exclude": exclude, "rollouts": rollouts, "candidates_pool": candidates_pool,
+        "exclude_pool": exclude_pool, "subset": subset, "include_text": include_text, "wait_seconds": wait_seconds,
     }  # fmt: skip
+    for name, keys, pools in (("candidates", candidates, candidates_pool), ("exclude", exclude, exclude_pool)):
+        if isinstance(keys, set | frozenset) and not isinstance(pools, str | None):
+            raise invalid_request("POST /select_batch", ProblemFault(field=name, detail=NO_ORDER))
     retry = Retry.UNLESS_DONE if sequence is None else Retry.SAFE
-    return _send("POST", "/select_batch", wire.SelectBatch, wire.Batch, fields, retry=retry, wait_seconds=wait_seconds)
+    return _send(
+        "POST", "/select_batch", wire.SelectBatch, wire.Batch, fields, kinds=KINDS, retry=retry,
+        wait_seconds=wait_seconds,
+    )  # fmt: skip
+
+
+def send_subset(run: str, *, keys: Keys, pool: str | Strings | None = None) -> Call[wire.Subset]:
+    """Name prompts of a run that batches are to be drawn from, once; each batch is then asked for with the id.
+
+    Args:
+        run: The run's name.
+        keys: Of the prompts, at most 2,000,000; those that the run does not have are left out, counted and named.
+        pool: Of the keys, one for all or one for each; needed where two pools have the key.
+
+    Raises:
+        InvalidRequest: The run has none of the keys; or two pools of it have one, and no pool is named.
+        NotFound: There is no such run.
+    """
+    path = f"/runs/{_named('run', run)}/subsets"
+    if isinstance(keys, set | frozenset) and not isinstance(pool, str | None):
+        raise invalid_request(f"POST {path}", ProblemFault(field="keys", detail=NO_ORDER))
+    fields = {"keys": keys, "pool": pool}
+    return _send("POST", path, wire.SendSubset, wire.Subset, fields, kinds=KINDS | {"keys": KEY_SET})
 
 
 def report_groups(
-    *, run: str, successes: Numbers, trials: Integers, draw_id: Strings | None = None,
-    prompt: Strings | None = None, pool: str | Strings | None = None,
-    policy_version: int | Integers | None = None,
+    *, run: str, successes: Numbers, trials: Integers, draw_id: Strings | None = None, prompt: Keys | None = None,
+    pool: str | Strings | None = None, policy_version: int | Integers | None = None,
     idempotency_key: str | None = None,
 ) -> Call[wire.OutcomesStored]:  # fmt: skip
     """Report whole groups: `successes` of `trials` for each draw. Acknowledged means durable.
+
+    Parts of a group add up until they come to its n; the whole of it counts for what it adds to them. Two parts with
+    the same counts are taken for one: report such rollouts one by one.
 
     Args:
         run: The run's name.
@@ -396,21 +446,27 @@ def report_groups(
         trials: Rollouts that count, 0 to 4096.
         draw_id: From the batch; reporting a draw again is free and counted in `duplicates`. Or
         prompt: keys, for outcomes from elsewhere.
-        pool: Of those keys, one for all or one for each; needed where two pools of the run have the key.
+        pool: Of the prompts, one for all or one for each; needed where two pools of the run have the key.
         policy_version: The trainer's step that sampled them, one for all or one for each row.
         idempotency_key: With `prompt` there is no draw to know a repetition by, so it goes by this key. One
             is made for each call and its retries; give your own to repeat a call after a crash.
     """
     fields = {"run": run, "draw_id": draw_id, "prompt": prompt, "pool": pool, "successes": successes,
               "trials": trials, "policy_version": policy_version}  # fmt: skip
-    return _send("POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, idempotency_key=idempotency_key)
+    return _send(
+        "POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, kinds=KINDS,
+        idempotency_key=idempotency_key,
+    )  # fmt: skip
 
 
 def report_rollouts(
-    *, run: str, draw_id: Strings, rollout_index: Integers, reward: Sequence[float | None] | Array,
-    status: Sequence[Status] | None = None, policy_version: int | Integers | None = None,
+    *, run: str, draw_id: Strings, rollout_index: Integers, reward: Gaps,
+    status: Iterable[Status] | Array | None = None, policy_version: int | Integers | None = None,
 ) -> Call[wire.OutcomesStored]:  # fmt: skip
     """Report single rollouts; reporting one again is free. Acknowledged means durable.
+
+    One that failed gives way to what comes of it later; a failure never displaces a reward. A report is stored as a
+    whole or not at all: the error names every row that is wrong.
 
     Args:
         run: The run's name.
@@ -421,14 +477,13 @@ def report_rollouts(
             difficulty.
         policy_version: The trainer's step that sampled them, one for all or one for each row.
     """
-    return _send("POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, {
-        "run": run, "draw_id": draw_id, "rollout_index": rollout_index, "reward": reward, "status": status,
-        "policy_version": policy_version,
-    })  # fmt: skip
+    fields = {"run": run, "draw_id": draw_id, "rollout_index": rollout_index, "reward": reward, "status": status,
+              "policy_version": policy_version}  # fmt: skip
+    return _send("POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, kinds=KINDS)
 
 
 def predict_difficulty(
-    *, run: str, keys: Strings | None = None, pool: str | Strings | None = None, texts: Strings | None = None,
+    *, run: str, keys: Keys | None = None, pool: str | Strings | None = None, texts: Strings | None = None,
     vectors: Vectors | None = None, level: float = 0.9,
 ) -> Call[wire.Difficulty]:  # fmt: skip
     """Predicted success rates, with an interval that covers with probability `level`.
@@ -436,30 +491,29 @@ def predict_difficulty(
     Args:
         run: The run whose model is asked.
         keys: Prompts of its pools; or
+        pool: Of the keys, one for all or one for each; needed where two pools of the run have the key.
         texts: new prompts; or
         vectors: new prompts as embeddings. At most 8,192 rows.
-        pool: Of the keys, one for all or one for each; needed where two pools of the run have the key.
         level: In (0, 1).
     """
     fields = {"run": run, "keys": keys, "pool": pool, "texts": texts, "vectors": vectors, "level": level}
-    return _send("POST", "/predict_difficulty", wire.PredictDifficulty, wire.Difficulty, fields)
+    return _send("POST", "/predict_difficulty", wire.PredictDifficulty, wire.Difficulty, fields, kinds=KINDS)
 
 
 def allocate_budget(
-    *, run: str, keys: Strings | None = None, pool: str | Strings | None = None, texts: Strings | None = None,
+    *, run: str, keys: Keys | None = None, pool: str | Strings | None = None, texts: Strings | None = None,
     vectors: Vectors | None = None, total: int | None = None, mean: float | None = None, minimum: int = 0,
-    maximum: int | None = None,
-    objective: Objective = "best_of_n", outcomes_so_far: OutcomesSoFar | Fields | None = None,
-    calibration: Calibration | Fields | None = None,
+    maximum: int | None = None, objective: Objective = "best_of_n",
+    outcomes_so_far: OutcomesSoFar | Fields | None = None, calibration: Calibration | Fields | None = None,
 ) -> Call[wire.Budget]:  # fmt: skip
     """How many samples to spend on each prompt at test time, where they are expected to bring most.
 
     Args:
         run: The run whose model is asked.
         keys: Prompts of its pools; or
+        pool: Of the keys, one for all or one for each; needed where two pools of the run have the key.
         texts: new prompts; or
         vectors: new prompts as embeddings. At most 100,000 rows.
-        pool: Of the keys, one for all or one for each; needed where two pools of the run have the key.
         total: Samples to spend, exactly, at most 1,000,000; or
         mean: samples a prompt.
         minimum: Samples that every prompt gets.
@@ -467,22 +521,22 @@ def allocate_budget(
         objective: `best_of_n` (a verifier finds a right one), `majority_vote` (the plurality answer is to be right)
             or `average` (their mean is to be near the success rate).
         outcomes_so_far: `successes` and `trials` of each prompt in earlier rounds; the budget is of the next one.
-        calibration: Other prompts (`keys` with their `pool`, `texts` or `vectors`) with `successes` and `trials`, by
-            which predictions are corrected; for a vote also `wrong_answers`, how often each different wrong
-            answer came.
+        calibration: Other prompts with `successes` and `trials`, by which predictions are corrected; for a vote also
+            `wrong_answers`, how often each different wrong answer came.
 
     Raises:
         InvalidRequest: Also when the total cannot be spread between minimum and maximum.
     """
-    return _send("POST", "/allocate_budget", wire.AllocateBudget, wire.Budget, {
+    fields = {
         "run": run, "keys": keys, "pool": pool, "texts": texts, "vectors": vectors, "total": total, "mean": mean,
         "minimum": minimum, "maximum": maximum, "objective": objective, "outcomes_so_far": outcomes_so_far,
         "calibration": calibration,
-    })  # fmt: skip
+    }  # fmt: skip
+    return _send("POST", "/allocate_budget", wire.AllocateBudget, wire.Budget, fields, kinds=KINDS)
 
 
 def metrics(
-    run: str, *, since: int = 0, series: Collection[str] | None = None, every: int = 1
+    run: str, *, since: int = 0, series: Iterable[str] | None = None, every: int = 1
 ) -> Paged[wire.RunMetrics]:
     """Series of a run, one entry for each step learned: the whole course, however long.
 

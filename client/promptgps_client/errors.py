@@ -13,7 +13,9 @@
     │   ├── TooLarge           413
     │   ├── TooBusy            429
     │   └── ServerFault        5xx
-    └── UnreadableAnswer       success came back in a form that this client cannot read
+    ├── UnreadableAnswer       success came back in a form that this client cannot read
+    ├── ExistingRun            a new training would go on with the run of an old one; raised by `Selector`
+    └── OutcomesRefused        outcomes that the service will never take; raised by `Selector`
 
 Whatever is worth a retry has been retried before it is raised. Each error keeps its arguments in `args`, so
 that it survives pickling: trainers raise across process borders (Ray, data loader workers).
@@ -21,6 +23,7 @@ that it survives pickling: trainers raise across process borders (Ray, data load
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http.client import responses
 from itertools import islice
 
@@ -32,6 +35,7 @@ from promptgps_client.wire.faults import fault_of, meant, message_of
 FAULTS_SHOWN = 5
 FAULTS_KEPT = 100
 BODY_SHOWN = 300
+SNAPSHOTS_SHOWN = 8
 
 
 class PromptGPSError(Exception):
@@ -139,6 +143,55 @@ class UnreadableAnswer(PromptGPSError):
         begins = f"it begins {self.body!r}" if self.body else "no body"
         status = f"{self.status}, but " if self.status else ""
         return f"{self.call}: {status}{self.reason}; {begins} (request {self.request_id})"
+
+
+class ExistingRun(PromptGPSError):
+    """A training without a loaded state was about to be given the batches of one before it.
+
+    `run` is its name, `snapshots` the tags that it can be put back to, `new_name` what `on_existing="new"` opens.
+    """
+
+    def __init__(self, run: str, sequence: int, draws: int, snapshots: Sequence[str], new_name: str) -> None:
+        super().__init__(run, sequence, draws, tuple(snapshots), new_name)
+        self.call = "POST /select_batch"
+        self.request_id = None
+        self.run = run
+        self.sequence = sequence
+        self.draws = draws
+        self.snapshots = tuple(snapshots)
+        self.new_name = new_name
+
+    def __str__(self) -> str:
+        latest = ", ".join(self.snapshots[-SNAPSHOTS_SHOWN:])
+        more = f"the latest of {len(self.snapshots)}: " if len(self.snapshots) > SNAPSHOTS_SHOWN else ""
+        there_are = f"({more}{latest})" if latest else "(there is none now)"
+        return (
+            f"run {self.run!r} has been trained on before: outcomes of its draws are stored, up to draw "
+            f"{self.draws - 1}, and batch {self.sequence} was answered then. No state was loaded, so this training "
+            "would roll out the old draws again, and nothing of it would be learned. Either resume: load the "
+            "trainer's checkpoint and with it the selector's state, or say on_existing='resume' for new batches "
+            f"after the old ones. Or restore: put the run back to a snapshot {there_are} before going on from its "
+            f"checkpoint. Or start anew: on_existing='new' opens {self.new_name!r}; another name does as well."
+        )
+
+
+class OutcomesRefused(PromptGPSError):
+    """Outcomes of this training that the service will never take. `kept` is the file that has them."""
+
+    def __init__(self, run: str, rows: int, reason: str, kept: str) -> None:
+        super().__init__(run, rows, reason, kept)
+        self.call = "POST /outcomes"
+        self.request_id = None
+        self.run = run
+        self.rows = rows
+        self.reason = reason
+        self.kept = kept
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} outcomes reported to run {self.run!r} are refused: {self.reason}. They are kept in "
+            f"{self.kept}; mended and renamed to 1.jsonl there, they are sent again by the next selector"
+        )
 
 
 BY_STATUS: dict[int, type[BadAnswer]] = {

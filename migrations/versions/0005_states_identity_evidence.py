@@ -52,6 +52,11 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['run_id'], ['runs.id'], name=op.f('fk_run_subsets_run_id')),
     sa.PrimaryKeyConstraint('run_id', 'id', name=op.f('pk_run_subsets'))
     )
+    op.create_table('write_probes',
+    sa.Column('id', sa.Integer(), nullable=False),
+    sa.Column('room', sa.LargeBinary(), nullable=False),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_write_probes'))
+    )
     for table in ('runs', 'pools'):
         op.add_column(table, sa.Column('state', sa.String(length=16), server_default=sa.text("'open'"), nullable=False))
     op.add_column('pools', sa.Column('aliases', sa.Integer(), server_default=sa.text('0'), nullable=False))
@@ -59,7 +64,7 @@ def upgrade() -> None:
     op.add_column('api_keys', sa.Column('revoked_at', sa.String(length=32), nullable=True))
     with op.batch_alter_table('prompts') as batch_op:
         batch_op.drop_constraint(op.f('uq_prompts_pool_id_digest'), type_='unique')
-        batch_op.create_index('ix_prompts_pool_id_digest', ['pool_id', 'digest'], unique=False)
+        batch_op.create_index('ix_prompts_pool_id_digest', ['pool_id', 'digest', 'position'], unique=False)
     for table, columns in OUTCOMES.items():
         name = '_'.join(['uq', table, *columns])
         with op.batch_alter_table(table) as batch_op:
@@ -87,6 +92,7 @@ def downgrade() -> None:
     op.drop_column('pools', 'aliases')
     for table in ('pools', 'runs'):
         op.drop_column(table, 'state')
+    op.drop_table('write_probes')
     op.drop_table('run_subsets')
     op.drop_table('prompt_aliases')
     op.drop_index(op.f('ix_events_pool'), 'events')

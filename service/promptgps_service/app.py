@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from promptgps_service import __version__
 from promptgps_service.api import (
     allocate_budget,
+    docs,
     events,
     health,
     lifecycle,
@@ -35,7 +36,10 @@ from promptgps_service.api import (
 from promptgps_service.api.bodies import JSON, Bodies, body_model
 from promptgps_service.api.dependencies import GUARDS
 from promptgps_service.api.edge import Edge
+from promptgps_service.api.origins import Hosts, Origins
+from promptgps_service.api.turns import RunTurns
 from promptgps_service.errors import Invalid, PromptGPSError
+from promptgps_service.flow.access import Access
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.keyring import Keyring
 from promptgps_service.flow.limits import Limits
@@ -96,15 +100,27 @@ def create_app(settings: Settings) -> FastAPI:
         context = make_context(settings)
         app.state.readers = Readers()
         app.state.bodies = Bodies(int(settings.max_body_mb * 1e6))
+        app.state.turns = RunTurns()
         app.state.context, app.state.keyring = context, make_keyring(settings, context.store)
+        context.watch("keys", app.state.keyring.ticker)
         context.follow()
+        context.probe_writes()
         threading.Thread(target=_open_all, args=(context,), name="open-runs", daemon=True).start()
         yield
         app.state.keyring.close()
         context.close()
 
-    app = FastAPI(title="promptgps", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="promptgps",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        openapi_url=docs.DOCUMENT,
+        docs_url=None,  # the framework's own pages load their scripts from another site
+        redoc_url=None,
+    )
     app.state.settings = settings
+    app.router.routes.extend(docs.ROUTES)
     for room in ROOMS:
         app.include_router(room.router, dependencies=GUARDS)
     app.include_router(health.metrics_router, dependencies=GUARDS)
@@ -112,12 +128,32 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.add_middleware(
         Edge,
-        admit=lambda authorization: app.state.keyring.admit(authorization),
+        admission=_Admission(app),
+        hosts=Hosts(settings.allowed_hosts, settings.host, loopback=settings.listens_on_loopback()),
+        origins=Origins(settings.allowed_origins),
         max_body=int(settings.max_body_mb * 1e6),
         max_file=int(settings.max_file_mb * 1e6),
     )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+class _Admission:
+    """The keyring of an application, which has one only once it has started."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody is asked for a key now."""
+        keyring: Keyring = self._app.state.keyring
+        return keyring.open
+
+    def admit(self, authorization: bytes) -> Access:
+        """Rights that an Authorization header gives."""
+        keyring: Keyring = self._app.state.keyring
+        return keyring.admit(authorization)
 
 
 def _open_all(context: Context) -> None:

@@ -13,10 +13,11 @@ try:
 except ModuleNotFoundError:  # pragma: no cover  the base install is the client alone
     sys.exit("the service is not installed: pip install 'promptgps[service]'")
 
-from promptgps_service import cli_objects
+from promptgps_service import cli_objects, cli_pools
 from promptgps_service.cli_common import opened_store as _store
 from promptgps_service.cli_common import read_settings as _settings
-from promptgps_service.errors import Invalid, NotFound, PromptGPSError
+from promptgps_service.errors import Invalid, NotFound, PromptGPSError, Unavailable
+from promptgps_service.logs import announce, announce_failure
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,10 +32,12 @@ keys = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="API keys. With one, here or in PROMPTGPS_API_KEYS, requests need `Authorization: Bearer KEY`. Running "
-    "services heed a change within seconds.",
+    "services heed a change within seconds. Once there has been a key here, none is open without.",
 )
 app.add_typer(keys, name="keys")
 cli_objects.register(app)
+
+cli_pools.register(cli_objects.pools)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. [env: PROMPTGPS_HOST; default 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [env: PROMPTGPS_PORT; default 8000]")]
@@ -92,7 +95,7 @@ def migrate(database_url: Url = None, revision: Annotated[str, typer.Option(help
 
     engine = make_engine(_settings(database_url=database_url).database_url)
     upgrade(engine, revision)
-    typer.echo(f"{engine.url.render_as_string(hide_password=True)} is at {revision}")
+    announce(f"{engine.url.render_as_string(hide_password=True)} is at {revision}")
     engine.dispose()
 
 
@@ -104,34 +107,52 @@ def add_key(
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="May look, not change.")] = False,
     days: Annotated[int | None, typer.Option(min=1, max=36_500, help="Expires after so many days.")] = None,
-    first: Annotated[bool, typer.Option("--first", help="Do nothing where there is a key already.")] = False,
+    first: Annotated[
+        bool, typer.Option("--first", help="Do nothing where there is a key, or has been one.")
+    ] = False,
     database_url: Url = None,
-) -> None:  # fmt: skip
+) -> None:
     """Make a key and print it, this once."""
     from promptgps_service.flow import keyring
 
     with _store(database_url) as store:
-        if first and keyring.has_keys(store):
-            return typer.echo("there are keys already; see `promptgps keys list`", err=True)
+        if first and keyring.has_had_keys(store):
+            return typer.echo("there are keys, or have been; see `promptgps keys list --all`", err=True)
         typer.echo(keyring.add_key(store, name, run or [], read_only=read_only, days=days))
 
 
 @keys.command("list")
-def list_keys(database_url: Url = None) -> None:
-    """List the keys: name, rights, when made, when last used, until when."""
+def list_keys(
+    every: Annotated[bool, typer.Option("--all", help="Revoked ones, too.")] = False,
+    database_url: Url = None,
+) -> None:
+    """List the keys: name, rights, when made, when last used, until when, when revoked."""
     with _store(database_url) as store, store.read() as unit:
         for key in unit.keys.all():
+            if key.revoked_at is not None and not every:
+                continue
             rights = ("read" if key.read_only else "all") + " " + (",".join(key.runs) or "*")
-            typer.echo(f"{key.name}\t{rights}\t{key.created_at}\t{key.last_used or '-'}\t{key.expires_at or '-'}")
+            stamps = (key.created_at, key.last_used, key.expires_at, key.revoked_at)
+            typer.echo("\t".join([key.name, rights, *(stamp or "-" for stamp in stamps)]))
 
 
 @keys.command("revoke")
 def revoke_key(name: str, database_url: Url = None) -> None:
-    """Make a key worthless; running services heed it within seconds."""
+    """Make a key worthless; running services heed it within seconds, and are not open without one."""
     with _store(database_url) as store, store.write() as unit:
         if not unit.keys.revoke(name):
-            raise NotFound(f"there is no key {name!r}")
+            raise NotFound(f"there is no key {name!r}, or it has been revoked")
         unit.events.add("key-revoked", detail={"key": name})
+
+
+@keys.command("forget-all")
+def forget_keys(database_url: Url = None) -> None:
+    """Forget revoked and expired keys: without any key, loopback is open to everybody again."""
+    from promptgps_service.flow import keyring
+
+    with _store(database_url) as store:
+        forgotten = keyring.forget_keys(store)
+    typer.echo(f"{forgotten} keys forgotten; a service on loopback asks nobody for a key now", err=True)
 
 
 @app.command("export")
@@ -179,12 +200,18 @@ def replay(
     out: Annotated[Path | None, typer.Option(help="Write the table as JSON too.")] = None,
 ) -> None:  # fmt: skip
     """Closed-loop replay: the service chooses, and gets what the chosen prompts recorded at that visit."""
+    from promptgps_client import PromptGPSError as ClientError
+
     from promptgps_service.replay import print_replays, replay_history
 
-    replays = replay_history(
-        history, url=url, api_key=api_key, strategies=strategy or ["uniform", "mopps", "promptgps"], seeds=range(seeds),
-        batch_size=batch_size, steps=steps, free_reuse=free_reuse,
-    )  # fmt: skip
+    _settings()  # for the logs
+    try:
+        replays = replay_history(
+            history, url=url, api_key=api_key, strategies=strategy or ["uniform", "mopps", "promptgps"],
+            seeds=range(seeds), batch_size=batch_size, steps=steps, free_reuse=free_reuse,
+        )  # fmt: skip
+    except ClientError as error:
+        raise Unavailable(str(error)) from error
     print_replays(replays)
     if out is not None:
         out.write_text(json.dumps([vars(one) for one in replays], indent=1))
@@ -193,6 +220,7 @@ def replay(
 @app.command()
 def settings() -> None:
     """List every setting with its variable, its value here and what it is for."""
+    from promptgps_service.settings import variable
     from promptgps_service.store.engine import parse_url
 
     values = _settings()
@@ -200,7 +228,11 @@ def settings() -> None:
         value = getattr(values, name)
         if name == "database_url":
             value = parse_url(value).render_as_string(hide_password=True)
-        typer.echo(f"PROMPTGPS_{name.upper()} = {value}\n    {field.description}")
+        elif name == "api_keys":
+            value = f"{len(value)} (not shown)"
+        elif isinstance(value, tuple):
+            value = ",".join(value)
+        typer.echo(f"{variable(name)} = {value}\n    {field.description}")
 
 
 @app.command("export-openapi")
@@ -218,5 +250,5 @@ def main() -> None:
         app()
     except PromptGPSError as error:
         where = f"{error.faults[0].field} " if error.faults else ""
-        typer.echo(f"promptgps: {where}{error.detail}", err=True)
+        announce_failure(f"promptgps: {where}{error.detail}")
         sys.exit(2)

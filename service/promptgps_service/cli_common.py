@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from promptgps_service.errors import Invalid
-
 if TYPE_CHECKING:
     from promptgps_service.settings import Settings
     from promptgps_service.store.unit import Store
@@ -28,19 +26,14 @@ def opened_store(database_url: str | None) -> Iterator[Store]:
 
 
 def read_settings(**flags: Any) -> Settings:
-    """The settings, with the flags that were given.
+    """The settings, with the flags that were given; from here on logs are as they say.
 
     Raises:
-        Invalid: naming the variable that cannot be.
+        Invalid: naming the variables that cannot be.
     """
-    from pydantic import ValidationError
+    from promptgps_service.logs import configure_logs
+    from promptgps_service.settings import load_settings
 
-    from promptgps_service.settings import Settings
-
-    try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise Invalid(f"PROMPTGPS_{str(first['loc'][0]).upper()}: {first['msg']}") from None
-    except OSError as error:
-        raise Invalid(f"{error.filename}: {error.strerror}") from error
+    settings = load_settings(**flags)
+    configure_logs(settings.log_format, settings.log_level)
+    return settings

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from promptgps_service.store.unit import Store
 
 runs = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Runs: list, show, archive, open, delete.")
-pools = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pools: list, show, archive, open, delete.")
+pools = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Pools: import, list, show, archive, open, delete."
+)
 
 Name = Annotated[str, typer.Argument(help="Its name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -5,9 +5,11 @@ uvicorn limits none of this. What is refused here never became a request, so it 
 
 from __future__ import annotations
 
+import json
 from asyncio import BaseTransport
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD = 65_536  # bytes of request line and headers
@@ -68,9 +70,40 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """From here on it is the body that is waited for."""
+        if not self.url.startswith(b"/"):
+            self._heed_authority()
         self._head_since = None
         self._body_since, self._body_bytes = self.loop.time(), 0
         super().on_headers_complete()
+
+    def _heed_authority(self) -> None:
+        """A target that names a host counts for more than the header does (RFC 9112, 3.2.2)."""
+        target = httptools.parse_url(self.url)
+        if not target.host:
+            return
+        host = b"[%b]" % target.host if b":" in target.host else target.host
+        authority = b"%b:%d" % (host, target.port) if target.port else host
+        self.headers[:] = [(name, value) for name, value in self.headers if name != b"host"]
+        self.headers.append((b"host", authority))
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, as a problem, and close."""
+        body = json.dumps(
+            {
+                "type": "urn:promptgps:problem:malformed",
+                "title": "The request cannot be read",
+                "status": 400,
+                "detail": msg,
+                "errors": [],
+                "request_id": None,
+            }
+        ).encode()
+        head = b"content-type: application/problem+json\r\ncontent-length: %d\r\n" % len(body)
+        self.transport.write(STATUS_LINE[400] + head + b"connection: close\r\n\r\n" + body)
+        self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Go on without a word: clients may offer another protocol, and are answered in this one."""
 
     def on_body(self, body: bytes) -> None:
         """Count the body."""

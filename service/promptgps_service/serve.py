@@ -10,12 +10,12 @@ import uvicorn
 from promptgps_service.app import create_app, pick_device
 from promptgps_service.connection import limited
 from promptgps_service.errors import Invalid
-from promptgps_service.flow.keyring import has_keys
+from promptgps_service.flow.keyring import has_had_keys
+from promptgps_service.logs import announce
 from promptgps_service.settings import Settings
 from promptgps_service.store.engine import make_engine
 from promptgps_service.store.migrate import upgrade
 from promptgps_service.store.unit import Store
-from promptgps_service.telemetry import configure_logs
 
 # Under load a request thread must not wait 5 ms, the interpreter's default, for the training thread's turn to end.
 SWITCH_SECONDS = 0.0005
@@ -31,7 +31,7 @@ def run_server(settings: Settings, *, migrate: bool) -> None:
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"promptgps: API http://{shown}:{port}  docs http://{shown}:{port}/docs", flush=True)  # noqa: T201
+    announce(f"promptgps: API http://{shown}:{port}  docs http://{shown}:{port}/docs")
     _allow_connections(settings.max_connections)
     config = uvicorn.Config(
         create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=10, lifespan="on",
@@ -42,13 +42,12 @@ def run_server(settings: Settings, *, migrate: bool) -> None:
 
 
 def prepare(settings: Settings, *, migrate: bool) -> None:
-    """What every process does first: logs, and a word about what is not there before anything is opened.
+    """What every process does first: a word about what is not there before anything is opened.
 
     Raises:
         Invalid: there is no such device.
         Unavailable: the database does not answer.
     """
-    configure_logs(settings.log_format, settings.log_level)
     pick_device(settings.device)
     if migrate:
         engine = make_engine(settings.database_url)
@@ -61,7 +60,7 @@ def _refuse_to_be_open(settings: Settings) -> None:
     if settings.api_keys or settings.open_without_keys():
         return
     store = Store(settings.database_url)
-    known = has_keys(store)
+    known = has_had_keys(store)
     store.close()
     if not known:
         raise Invalid(

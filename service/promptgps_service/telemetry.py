@@ -1,13 +1,7 @@
-"""Logs and the names of every metric."""
+"""The names of every metric."""
 
 from __future__ import annotations
 
-import logging
-import sys
-from contextlib import suppress
-from io import StringIO
-
-import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 _FAST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
@@ -25,34 +19,3 @@ LAG = Gauge("promptgps_lag", "Outcomes in the log that the served model has not 
 MODEL_AGE = Gauge("promptgps_model_age_seconds", "Time since this process first served its score table.", ["run"])
 LEASED = Gauge("promptgps_leased", "1 where this process holds the run, that is, learns it.", ["run"])
 DEVICE_JOBS = Gauge("promptgps_device_jobs", "Jobs waiting for the device.")
-
-
-def configure_logs(form: str, level: str) -> None:
-    """Structured logs to standard error, with the request's id on every line that belongs to one."""
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(_Forgiving()),
-        cache_logger_on_first_use=True,
-    )
-
-
-class _Forgiving(StringIO):
-    """Standard error, which may be a file on a full disk: then a line is lost, and not the request that it tells of."""
-
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            sys.stderr.write(text)
-            sys.stderr.flush()
-        return len(text)

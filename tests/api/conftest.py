@@ -39,7 +39,8 @@ def settings_for(folder: Path, template: Path, **changes: Any) -> Settings:
     """Settings of one process on a fresh copy of a migrated file."""
     path = folder / f"api-{next(_number)}.db"
     shutil.copyfile(template, path)
-    return Settings(database_url=f"sqlite:///{path}", device="cpu", torch_threads=1, **changes)
+    of_the_client = {"allowed_hosts": "testserver"}  # what starlette's test client calls every service
+    return Settings(database_url=f"sqlite:///{path}", device="cpu", torch_threads=1, **of_the_client | changes)
 
 
 @pytest.fixture(scope="module")

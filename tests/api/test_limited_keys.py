@@ -13,7 +13,7 @@ from promptgps_service.app import create_app
 from promptgps_service.flow.keyring import add_key
 from starlette.testclient import TestClient
 
-from tests.api.conftest import refused, settings_for, vectors
+from tests.api.conftest import PROMPTS, refused, settings_for, vectors
 from tests.api.test_access import GUARDED, bearer
 from tests.databases import opened_store
 
@@ -59,9 +59,10 @@ def clients(app: Any) -> Iterator[dict[str, TestClient]]:
         for name, client in made.items():
             client.headers.update(bearer(app.state.keys[name]))
         admin = made["admin"]
+        prompts = {"keys": [f"k{row}" for row in range(PROMPTS)], "vectors": vectors()}
         for pool in ("shared", "alice-pool", "bob-pool"):
             assert admin.post("/pools", json={"name": pool, "embedding": EMBEDDING}).status_code == 201
-            assert admin.post(f"/pools/{pool}/prompts", json={"vectors": vectors()}).status_code == 200
+            assert admin.post(f"/pools/{pool}/prompts", json=prompts).status_code == 200
         for run, pool in (("alice-1", "shared"), ("alice-2", "alice-pool"), ("bob-1", "bob-pool"), ("both", "shared")):
             assert admin.post("/runs", json={"name": run, "pool": pool}).status_code == 201
         yield made
@@ -78,7 +79,7 @@ def operations(owner: str) -> dict[tuple[str, str], tuple[str, str, Any]]:
         ("GET", "/runs/r"): ("GET", f"/runs/{run}", None),
         ("POST", "/runs"): ("POST", "/runs", {"name": f"{owner}-3", "pool": pool}),
         ("PATCH", "/runs/r"): ("PATCH", f"/runs/{run}", {"rollouts_per_prompt": 6}),
-        ("POST", "/runs/r/subsets"): ("POST", f"/runs/{run}/subsets", {"keys": ["nobody"]}),
+        ("POST", "/runs/r/subsets"): ("POST", f"/runs/{run}/subsets", {"keys": ["k0"]}),
         ("GET", "/runs/r/metrics"): ("GET", f"/runs/{run}/metrics", None),
         ("POST", "/select_batch"): ("POST", "/select_batch", {"run": run, "batch_size": 2}),
         ("POST", "/outcomes"): (

@@ -25,6 +25,25 @@ FAST: dict[str, Any] = {
 }
 
 
+SUBSET = "0123456789abcdef" * 2
+
+
+def run(**fields: Any) -> dict[str, Any]:
+    """A run as the service describes it; without more, one that nobody has drawn from."""
+    progress = {"next_sequence": 0, "policy_version": None, "reported_draws": 0, "reporting_for": None}
+    return {
+        "name": "r", "pools": [{"pool": "p"}], "rollouts_per_prompt": 8, "reward": {"kind": "binary"}, "seed": 0,
+        "warm_start_from": None, "selection": {}, "prompts": 40, "selections": 0, "draws": 0, "log_position": 0,
+        "model_version": 0, "trained_through": 0, "created_at": "", "progress": progress,
+    } | fields  # fmt: skip
+
+
+def subset(**fields: Any) -> dict[str, Any]:
+    """The service's answer to the keys of a selector; without more, it has all of them."""
+    told = {"run": "r", "subset": SUBSET, "prompts": 40, "whole": True, "unknown": 0, "unknown_keys": []}
+    return told | fields
+
+
 @dataclass(frozen=True)
 class Reply:
     """What the service does with one request."""
@@ -61,6 +80,8 @@ class Service(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.replies: deque[Reply] = deque()
         self.at: dict[str, deque[Reply]] = {}  # replies to one path, which then takes no others
+        self.decide: dict[str, Callable[[Any], Reply]] = {}  # a path's replies by what it is asked
+        self.standing: dict[str, Reply] = {}  # what a path answers where nothing else is scripted
         self.seen: list[Seen] = []
         self.accepted = 0
         self.over = threading.Event()
@@ -90,7 +111,10 @@ class Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.seen.append(Seen(self.command, self.path, headers, body))
         replies = self.server.at.get(self.path, self.server.replies)
-        reply = replies.popleft() if replies else Reply(501, b"the script is over")
+        over = self.server.standing.get(self.path, Reply(501, b"the script is over"))
+        reply = replies.popleft() if replies else over
+        if self.path in self.server.decide:
+            reply = self.server.decide[self.path](json.loads(body))
         if reply.until is not None:
             reply.until.wait(20)
         if reply.hang:
@@ -111,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
     def _chunked(self) -> bytes:
         raise AssertionError("the client always knows the length of what it sends")
 
-    do_GET = do_POST = do_PATCH = _answer  # noqa: N815
+    do_GET = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
@@ -174,6 +198,7 @@ def ask(service: Service, connect: Connect) -> Asker:
 def make(service: Service, tmp_path: Path) -> Iterator[Callable[..., Selector]]:
     """Makes selectors of the scripted service, whose parts are scripted each on its own, and closes them."""
     service.at = {"/select_batch": deque(), "/outcomes": deque(), "/readyz": deque()}
+    service.standing = {"/runs/r": Reply(200, run()), "/runs/r/subsets": Reply(201, subset())}
     made: list[Selector] = []
 
     def selector(**options: Any) -> Selector:

@@ -159,8 +159,8 @@ def test_a_dropped_connection_is_no_answer(service: Service, connect: Connect) -
         ("add_prompts", {"pool": "p"}, "texts", None),
         ("add_prompts", {"pool": "p", "texts": ["a", "b"], "keys": ["a"]}, "keys", None),
         ("add_prompts", {"pool": "p", "texts": ["a", ""]}, "texts", 1),
-        ("add_prompts", {"pool": "p", "texts": (text for text in "ab")}, "texts", None),
-        ("add_prompts_file", {"pool": "p", "path": "prompts.csv"}, "path", None),
+        ("add_prompts", {"pool": "p", "texts": "ab"}, "texts", None),
+        ("add_prompts_file", {"pool": "p", "path": "prompts.xls"}, "path", None),
     ],
 )
 def test_what_cannot_be_right_is_refused_before_it_is_sent(

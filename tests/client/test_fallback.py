@@ -26,7 +26,7 @@ def test_a_batch_is_whole_distinct_and_repeatable(
         assert len(set(drawn)) == size
         assert set(drawn) <= set(range(prompts))
         # the state says it all: whoever takes it over draws the same
-        theirs.restore(ours.state(keys), {key: index for index, key in enumerate(keys)})
+        theirs.restore(ours.state(keys.__getitem__), {key: index for index, key in enumerate(keys)})
         assert list(theirs.draw(sequence, rollouts)) == list(drawn)
         ours.learn(sequence, drawn, [ours.predicted(index) for index in drawn])
         for index, (rate, trials) in zip(drawn, told, strict=False):
@@ -89,10 +89,14 @@ def test_by_score_groups_are_mixed_more_often_than_by_chance() -> None:
 
 
 @given(
-    st.integers(0, 2**53), st.integers(0, 16_384), st.none() | st.integers(0, 2**53), st.text(min_size=1, max_size=512)
-)
-def test_the_id_of_a_local_draw_tells_its_prompt(sequence: int, position: int, version: int | None, key: str) -> None:
-    assert local_draw(local_id(sequence, position, version, key)) == (key, version)
+    st.integers(0, 2**53), st.integers(0, 16_384), st.none() | st.integers(0, 2**53),
+    st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True),
+    st.text(min_size=1, max_size=512),
+)  # fmt: skip
+def test_the_id_of_a_local_draw_tells_its_prompt(
+    sequence: int, position: int, version: int | None, pool: str | None, key: str
+) -> None:
+    assert local_draw(local_id(sequence, position, version, pool, key)) == (pool, key, version)
 
 
 @pytest.mark.parametrize("draw_id", ["d1-7", "", "local-1", "local-1-2-3", 7, None])

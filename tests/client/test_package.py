@@ -33,7 +33,7 @@ def methods(kind: type) -> dict[str, inspect.Signature]:
 
 def test_both_clients_have_the_same_methods() -> None:
     assert methods(PromptGPS) == methods(AsyncPromptGPS)
-    assert len(methods(PromptGPS)) == 22
+    assert len(methods(PromptGPS)) == 30
 
 
 @pytest.mark.parametrize("name", methods(PromptGPS))

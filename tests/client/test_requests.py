@@ -11,7 +11,7 @@ import numpy as np
 import promptgps_client as gps
 import pytest
 import torch
-from promptgps_client import columns
+from promptgps_client import columns, wire
 
 from .conftest import Asker, Connect, Reply, Service
 from .test_retries import BATCH, STORED
@@ -60,6 +60,11 @@ SUBSET: dict[str, Any] = {
     "unknown_keys": [],
 }
 METRICS = {"run": "r", "predictor": "beta", "served": "beta", "steps": 1, "series": {"mean_success": [0.5, None]}}
+DELETED = {"name": "r", "dry_run": False, "outcomes": 4}
+EVENT = {
+    "id": 7, "created_at": "2026-11-23", "key": None, "action": "run-created", "run": "r", "pool": None, "detail": {}
+}  # fmt: skip
+EVENTS = {"events": [EVENT], "next": 7}
 READY = {"ready": True, "checks": {"database": "ok"}}
 
 
@@ -107,6 +112,16 @@ READY = {"ready": True, "checks": {"database": "ok"}}
             RUN,
             gps.Run,
         ),
+        ("archive_run", {"name": "r"}, "POST /runs/r/archive", None, RUN | {"state": "archived"}, gps.Run),
+        ("reopen_run", {"name": "r"}, "POST /runs/r/open", None, RUN, gps.Run),
+        ("delete_run", {"name": "r"}, "DELETE /runs/r?dry_run=false", None, DELETED, wire.Deleted),
+        ("delete_run", {"name": "r", "dry_run": True}, "DELETE /runs/r?dry_run=true", None, DELETED, wire.Deleted),
+        ("archive_pool", {"name": "p"}, "POST /pools/p/archive", None, POOL | {"state": "archived"}, gps.Pool),
+        ("reopen_pool", {"name": "p"}, "POST /pools/p/open", None, POOL, gps.Pool),
+        ("delete_pool", {"name": "p"}, "DELETE /pools/p?dry_run=false", None, DELETED, wire.Deleted),
+        ("events", {}, "GET /events?limit=50", None, EVENTS, wire.Events),
+        ("events", {"run": "r", "limit": 3}, "GET /runs/r/events?limit=3", None, EVENTS, wire.Events),
+        ("events", {"pool": "p", "before": 9}, "GET /pools/p/events?limit=50&before=9", None, EVENTS, wire.Events),
         ("runs", {}, "GET /runs", None, {"runs": [RUN]}, gps.Runs),
         ("run", {"name": "r"}, "GET /runs/r", None, RUN, gps.Run),
         (

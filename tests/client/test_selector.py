@@ -18,7 +18,7 @@ from promptgps_client.selector import asking
 
 from tests.server import wait_for
 
-from .conftest import KEYS, Reply, Service
+from .conftest import KEYS, SUBSET, Reply, Service
 from .scripted import READY, Make, answer, asked, batches, problem
 
 # ---- draws ---------------------------------------------------------------------------------------------------
@@ -30,13 +30,14 @@ def test_the_services_draws(service: Service, make: Make) -> None:
     batches(service, answer(0, 30, 7, rollouts=4), answer(1, 9, 8, replayed=True, rollouts=4))
     first, second = selector.next_batch(5), selector.next_batch(6)
     assert first == DrawnBatch(
-        sequence=0, source="service", draw_id=["d1-030", "d1-007"], prompt=["k30", "k7"], index=[30, 7],
-        rollouts=[4, 4], predicted_success=[0.3, 0.07], row=[rows["k30"], rows["k7"]], warnings=[],
+        sequence=0, source="service", draw_id=["d1-030", "d1-007"], prompt=["k30", "k7"],
+        pool=[None, None], index=[30, 7], rollouts=[4, 4], predicted_success=[0.3, 0.07],
+        row=[rows["k30"], rows["k7"]], warnings=[],
     )  # fmt: skip
     assert second.source == "replay"
     assert asked(service) == [
         {"run": "r", "batch_size": 2, "sequence": step, "policy_version": 5 + step, "rollouts": 4, "wait_seconds": 7.0,
-         "include_text": False}
+         "include_text": False, "subset": SUBSET}
         for step in range(2)
     ]  # fmt: skip
     assert selector.counters["batches_service"] == selector.counters["batches_replay"] == 1
@@ -84,9 +85,8 @@ def test_without_an_answer_in_time_draws_are_local_and_loud(
     assert batch.warnings[0].startswith("batch 0 is drawn locally")
     assert batch.warnings[0] in caplog.text
     # and the next steps do not wait for it again
-    before = len(asked(service))
     assert [selector.next_batch(step).source for step in range(4, 40)] == ["fallback"] * 36
-    assert len(asked(service)) == before
+    assert {request["sequence"] for request in asked(service)} == {0}
     assert selector.counters["batches_fallback"] == 37
 
 
@@ -177,12 +177,18 @@ def test_a_restarted_trainer_is_not_stopped_by_a_refusal(service: Service, make:
 
 
 def test_draws_that_the_trainer_does_not_know(service: Service, make: Make) -> None:
-    batches(service, answer(0, 1, 99), answer(0, 1, 2), answer(1, 99, 1))
+    batches(service, answer(0, 98, 99), answer(0, 1, 2), answer(1, 99, 1), answer(2, 98, 99), answer(3, 5, 6))
     selector = make()
-    with pytest.raises(ValueError, match="'k99', which is not among this selector's prompts"):
+    with pytest.raises(ValueError, match="'k98', which is not among this selector's prompts"):
         selector.next_batch()
     assert selector.next_batch().source == "service"
-    assert selector.next_batch().source == "fallback"
+    mixed = selector.next_batch()
+    assert mixed.source == "service"
+    assert mixed.draw_id[1] == "d1-101"  # only the stranger's place is taken by a local draw
+    assert mixed.draw_id[0] == f"local-1-0--{mixed.prompt[0]}"
+    assert mixed.prompt[0] in set(KEYS) - {"k1"}
+    assert "'k99'" in mixed.warnings[0]
+    assert [selector.next_batch().source for _ in range(2)] == ["fallback", "service"]
 
 
 @pytest.mark.parametrize("numbers", [(), (1,), (1, 2, 3)])

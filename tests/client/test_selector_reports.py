@@ -20,7 +20,7 @@ from promptgps_client.selector import courier
 
 from tests.server import wait_for
 
-from .conftest import Reply, Service
+from .conftest import Reply, Service, run
 from .scripted import Make, answer, batches, problem, stored
 
 
@@ -111,13 +111,9 @@ def test_equal_outcomes_of_two_local_draws_are_two_and_a_repetition_is_none(serv
 def test_local_rollouts_travel_as_groups_under_the_runs_own_reward(
     service: Service, make: Make, reward: dict[str, Any], successes: list[float]
 ) -> None:
-    run = {
-        "name": "r", "pools": [], "rollouts_per_prompt": 8, "reward": reward, "seed": 0, "warm_start_from": None,
-        "selection": {}, "prompts": 40, "selections": 0, "draws": 0, "log_position": 0, "model_version": 0,
-        "trained_through": 0, "created_at": "",
-    }  # fmt: skip
-    service.at["/runs/r"] = deque([Reply(503), Reply(200, run)])
+    service.standing["/runs/r"] = Reply(200, run(reward=reward))
     selector = make()
+    service.at["/runs/r"] = deque([Reply(503)])
     one, two = local_batch(service, selector, 9).draw_id
     service.at["/outcomes"].extend([stored()] * 2)
     selector.report([one, two, one, one], reward=[1.0, 1.0, 0.0, None])
@@ -128,7 +124,7 @@ def test_local_rollouts_travel_as_groups_under_the_runs_own_reward(
         {"run": "r", "prompt": keys, "successes": successes, "trials": [2, 1], "policy_version": [9, 9]},
         {"run": "r", "prompt": keys[1:], "successes": [0.0], "trials": [0], "policy_version": [9]},
     ]
-    assert len(service.asked("/runs/r")) == 2
+    assert len(service.asked("/runs/r")) == 3  # as the selector is made, and for the reward, once it is answered
 
 
 @pytest.mark.parametrize(
@@ -150,7 +146,7 @@ def test_a_report_that_cannot_be_is_raised_at_first_and_set_aside_later(
     with pytest.raises(gps.InvalidRequest) as raised:
         selector.report(["d1-0", "d1-1"], **columns)
     assert [(fault.field, fault.row) for fault in raised.value.problem.errors] == [(field, row)]
-    service.at["/outcomes"].extend([stored()] * 2)
+    service.at["/outcomes"].extend([stored()] * 3)
     selector.report(["d1-0"], reward=[1.0])
     selector.report(["d1-0", "d1-1"], **columns)
     selector.report(["d1-1"], reward=[1.0])

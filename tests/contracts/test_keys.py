@@ -27,9 +27,25 @@ def test_a_name_is_taken_until_its_key_is_revoked(store: Store) -> None:
         assert not unit.keys.add(other)
         assert unit.keys.revoke("key")
         assert not unit.keys.revoke("key")
+        (revoked,) = unit.keys.all()
+        assert revoked.revoked_at is not None
+        assert replace(revoked, revoked_at=None) == key()
         assert unit.keys.add(other)
     with store.read() as unit:
         assert unit.keys.all() == [other]
+
+
+def test_a_revoked_key_stays_known_until_all_are_forgotten(store: Store) -> None:
+    with store.write() as unit:
+        unit.keys.add(key("first"))
+        unit.keys.add(key("second"))
+        unit.keys.revoke("first")
+    with store.read() as unit:
+        assert [record.name for record in unit.keys.all()] == ["first", "second"]
+    with store.write() as unit:
+        unit.keys.forget_all()
+    with store.read() as unit:
+        assert unit.keys.all() == []
 
 
 def test_use_is_noted_for_the_keys_that_were_used(store: Store) -> None:

@@ -132,9 +132,8 @@ def test_ids_of_runs_and_pools_never_come_again(store: Store) -> None:
 def test_a_deleted_pool_takes_its_prompts_along_and_leaves_others_alone(store: Store) -> None:
     pool, other = make_pool(store, prompts=5), make_pool(store, "other", prompts=4)
     with store.write() as unit:
-        unit.connection.execute(
-            metadata.tables["prompt_aliases"].insert(), {"pool_id": pool.id, "key": "alias", "position": 1}
-        )
+        alias = {"pool_id": pool.id, "ordinal": 0, "key": "alias", "position": 1}
+        unit.connection.execute(metadata.tables["prompt_aliases"].insert(), alias)
         unit.pools.hide(unit.pools.hold_for_deletion(pool.id).id)
     with store.read() as unit:
         assert [each.name for each in unit.pools.all()] == ["other"]

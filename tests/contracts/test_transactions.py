@@ -10,6 +10,7 @@ import pytest
 from promptgps_service.store.records import Segment, VersionRecord
 from promptgps_service.store.tables import metadata
 from promptgps_service.store.unit import Store, Unit
+from promptgps_service.store.writing import take_room
 from sqlalchemy import func, select
 
 from tests.contracts.samples import append_outcomes, chunk, key, make_pool, make_run, outcome, selection
@@ -54,6 +55,7 @@ def touch_everything(unit: Unit, pool_id: int, run_id: int) -> None:
     unit.leases.take(run_id, "worker")
     unit.keys.add(key())
     unit.events.add("run-created", run="another", subject_id=run_id)
+    take_room(unit.connection)
 
 
 def test_an_error_in_the_block_leaves_no_trace(store: Store) -> None:

@@ -33,6 +33,26 @@ def test_a_key_opens_a_running_server_until_it_is_revoked(tmp_path: Path) -> Non
         assert key not in server.log.read_text()
 
 
+def test_a_server_whose_last_key_is_revoked_stays_shut_until_keys_are_forgotten(tmp_path: Path) -> None:
+    flags = ("--database-url", f"sqlite:///{tmp_path}/a.db")
+    assert promptgps(tmp_path, "keys", "add", "only", *flags).returncode == 0
+    with running(flags[1], tmp_path) as server:
+
+        def status() -> int:
+            return server.request("GET", "/pools").status_code
+
+        assert status() == 401
+        assert promptgps(tmp_path, "keys", "revoke", "only", *flags).returncode == 0
+        wait_for(lambda: "keys add" in server.request("GET", "/pools").text, 30.0, "the revoked key to be known", 0.2)
+        assert status() == 401
+        assert promptgps(tmp_path, "keys", "list", *flags).stdout == ""
+        assert promptgps(tmp_path, "keys", "list", "--all", *flags).stdout.startswith("only\t")
+        again = promptgps(tmp_path, "keys", "add", "other", "--first", *flags)
+        assert (again.returncode, again.stdout) == (0, "")
+        assert promptgps(tmp_path, "keys", "forget-all", *flags).returncode == 0
+        wait_for(lambda: status() == 200, 30.0, "the service to be open again", pause=0.2)
+
+
 def test_what_cannot_be_done_with_keys_is_one_clear_line_and_exit_code_2(tmp_path: Path) -> None:
     url = ("--database-url", f"sqlite:///{tmp_path}/a.db")
     assert promptgps(tmp_path, "keys", "add", "taken", *url).returncode == 0

@@ -19,7 +19,7 @@ import pytest
 from tests.databases import copied_file, own_postgres
 from tests.faults.conftest import DIMENSION, change, open_run, query, vector
 from tests.faults.crowd import Crowd, check_account
-from tests.server import Server, running
+from tests.server import Server, running, wait_for
 
 REPORTS = 20
 MEGABYTE = 2**20
@@ -91,14 +91,23 @@ def live_through(server: Server, url: str, disk: Disk) -> None:
         disk.fill()
         crowd.wait_for_refusals(503)
         assert server.request("GET", "/healthz").status_code == 200
+        wait_for(lambda: "takes no writes" in database(server), 30.0, "the full disk to be told")
         refused = server.request("POST", "/pools/run/prompts", json={"vectors": [vector(10**6)]})
         assert refused.status_code in (200, 503), refused.text  # what fits still fits
         reading = server.json("GET", "/runs/run")
         assert reading["log_position"] >= REPORTS
         disk.free()
         crowd.wait_for_more(REPORTS)
+        wait_for(lambda: database(server) == "ok", 30.0, "the room to be found")
     check_account(url, server, crowd)
     assert "database" in refused.text or refused.status_code == 200
+
+
+def database(server: Server) -> str:
+    """What readiness says of the database."""
+    answer = server.request("GET", "/readyz")
+    assert answer.is_success or answer.headers["retry-after"] == "1"
+    return str(answer.json()["checks"]["database"])
 
 
 def test_sqlite_on_a_small_disk_with_its_log_beside_it(sqlite_template: Path, tmp_path: Path) -> None:

@@ -156,9 +156,11 @@ def test_a_damaged_archive_is_refused_by_file_and_line(context: Context, other: 
 
     log = Path("runs/0/outcomes.jsonl")
     (first, *rest) = (tmp_path / "whole" / log).read_text().splitlines(keepends=True)
-    assert "has 23 lines, 24 were written" in refused(lambda folder: (folder / log).write_text("".join(rest)))
+    less = "".join([first, *rest[:-1]])
+    assert "has 23 lines, 24 were written" in refused(lambda folder: (folder / log).write_text(less))
+    assert "line 1: position 2 does not follow" in refused(lambda folder: (folder / log).write_text("".join(rest)))
     assert "outcomes.jsonl line 24" in refused(lambda folder: (folder / log).write_text("".join(rest) + first[:20]))
-    assert "outcomes.jsonl line 1: more missing or unknown" in refused(
+    assert "outcomes.jsonl line 1: more: " in refused(
         lambda folder: (folder / log).write_text(json.dumps(json.loads(first) | {"more": 1}) + "\n")
     )
     assert "is missing" in refused(lambda folder: (folder / "runs/0/steps.jsonl").unlink())

@@ -1,4 +1,4 @@
-"""A pool grows while a run is open: its new prompts are known by their keys at once, in every process and request."""
+"""A pool grows while a run is open: new prompts are known by key at once, to every process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from promptgps_client.wire import AllocateBudget, Calibration, PredictDifficulty, Restore, Run, SendSubset, TakeSnapshot
+from promptgps_client.wire import (
+    AllocateBudget,
+    Calibration,
+    PredictDifficulty,
+    Restore,
+    Run,
+    SendSubset,
+    TakeSnapshot,
+)
 from promptgps_service.errors import NotFound
 from promptgps_service.flow.allocate import allocate_budget
 from promptgps_service.flow.context import Context
@@ -31,7 +39,9 @@ def predict(context: Context, *keys: str) -> list[float]:
 
 def budget(context: Context, key: str) -> None:
     asked = Calibration(keys=[key], successes=[1], trials=[2])
-    allocate_budget(context, AllocateBudget(run="run", keys=[key, "pool-0"], total=4, calibration=asked))
+    allocate_budget(
+        context, AllocateBudget(run="run", keys=[key, "pool-0"], total=4, calibration=asked)
+    )
 
 
 # Every request that names a prompt by key.
@@ -99,7 +109,9 @@ def writes(context: Context) -> Iterator[list[str]]:
         event.remove(context.store.engine, "before_cursor_execute", note)
 
 
-def test_what_is_reported_of_new_prompts_is_learned_and_predicted(run: Context, database_url: str) -> None:
+def test_what_is_reported_of_new_prompts_is_learned_and_predicted(
+    run: Context, database_url: str
+) -> None:
     with opened_context(database_url, learning=SERVING) as other:
         for number in range(3):
             step(run, 4, sequence=number)
@@ -114,7 +126,9 @@ def test_what_is_reported_of_new_prompts_is_learned_and_predicted(run: Context, 
         assert predict(other, *keys) == pytest.approx(predict(run, *keys), rel=1e-6)
 
 
-def test_a_learner_with_fewer_rows_than_the_log_learns_from_it(run: Context, database_url: str) -> None:
+def test_a_learner_with_fewer_rows_than_the_log_learns_from_it(
+    run: Context, database_url: str
+) -> None:
     step(run, 4)
     learned(run)
     with opened_context(database_url, learning=SERVING) as other:
@@ -134,7 +148,9 @@ def test_growth_goes_together_with_a_restore(run: Context, database_url: str) ->
         report(other, prompt=["pool-12"], successes=[2], trials=[2])
         learned(run)
         restore_run(run, "run", Restore(tag="t"), None)
-        assert run.desk("run").state.rows == 15  # the rows stay, what was said of them is superseded
+        assert (
+            run.desk("run").state.rows == 15
+        )  # the rows stay, what was said of them is superseded
         other.desk("run").trainer.update()  # it would follow by itself a moment later
         assert predict(other, "pool-12") == pytest.approx(predict(run, "pool-12"))
         add(other, 5, first=15)
@@ -145,7 +161,9 @@ def test_growth_goes_together_with_a_restore(run: Context, database_url: str) ->
 
 
 @pytest.mark.parametrize("shares", [{"quota": 0.5}, {"weight": 1.0}])
-def test_growth_of_several_pools_keeps_their_shares(context: Context, shares: dict[str, float]) -> None:
+def test_growth_of_several_pools_keeps_their_shares(
+    context: Context, shares: dict[str, float]
+) -> None:
     for pool in ("a", "b"):
         add(context, 12, pool=pool)
     open_run(context, pools=[{"pool": "a"} | shares, {"pool": "b"} | shares])
@@ -153,7 +171,9 @@ def test_growth_of_several_pools_keeps_their_shares(context: Context, shares: di
     for number in range(12, 24, 4):
         add(context, 4, pool="b", first=number)
         add(context, 2, pool="a", first=number)
-        report(context, prompt=[f"b-{number + 3}", f"a-{number + 1}"], successes=[1, 2], trials=[2, 2])
+        report(
+            context, prompt=[f"b-{number + 3}", f"a-{number + 1}"], successes=[1, 2], trials=[2, 2]
+        )
         drawn = select(context, 8)
         assert drawn.draws.pool is not None
         assert sorted(drawn.draws.pool) == ["a"] * 4 + ["b"] * 4

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from promptgps_service.errors import Conflict, Invalid, Unauthorized, Unavailable
 from promptgps_service.flow.access import Access
-from promptgps_service.flow.keyring import Keyring, add_key
+from promptgps_service.flow.keyring import Keyring, add_key, forget_keys
 from promptgps_service.store import clock
 from promptgps_service.store.unit import Store
 from sqlalchemy import text
@@ -98,6 +98,57 @@ def test_without_any_key_it_is_open_or_shut_as_told(store: Store) -> None:
         assert not admits(keyring, b"")
 
 
+def revoke(store: Store, name: str) -> None:
+    with store.write() as unit:
+        assert unit.keys.revoke(name)
+
+
+def test_the_last_key_that_goes_does_not_open_the_service(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Revoked or expired, found so at the start or while it runs; only forgetting them on purpose opens it."""
+    with opened(store, open_without_keys=True) as keyring:
+        assert keyring.open
+        revoked = make(store, "revoked")
+        keyring._refresh()
+        assert not keyring.open
+        revoke(store, "revoked")
+        for ring in (keyring, Keyring(store, [], open_without_keys=True)):
+            ring._refresh()
+            assert not ring.open
+            for header in (b"", bearer(revoked), b"Bearer guess"):
+                with pytest.raises(Unauthorized) as refused:
+                    ring.admit(header)
+                assert "revoked" in refused.value.detail or "keys add" in refused.value.detail
+            ring.close()
+
+        expiring = make(store, "expiring", days=1)
+        keyring._refresh()
+        assert admits(keyring, bearer(expiring))
+        with pytest.raises(Conflict):
+            forget_keys(store)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 2 * 86_400)
+        assert not admits(keyring, bearer(expiring))
+        assert not admits(keyring, b"")
+        with pytest.raises(Unauthorized, match="keys add"):
+            keyring.admit(b"")
+
+        assert forget_keys(store) == 2
+        keyring._refresh()
+        assert keyring.admit(b"") == Access(None)
+
+
+def test_a_name_can_be_used_again_and_the_service_stays_shut(store: Store) -> None:
+    first = make(store, "key")
+    revoke(store, "key")
+    second = make(store, "key")
+    with opened(store, open_without_keys=True) as keyring:
+        assert admits(keyring, bearer(second))
+        assert not admits(keyring, bearer(first))
+        assert not keyring.open
+
+
 def test_a_running_ring_heeds_new_and_revoked_keys(store: Store) -> None:
     first = make(store, "first")
     with opened(store, open_without_keys=True) as keyring:
@@ -162,7 +213,8 @@ def test_without_its_database_a_ring_keeps_what_it_knows_and_a_new_one_knows_it_
         key = make(store)
         keyring = Keyring(store, [], open_without_keys=True)
     try:
-        keyring._refresh()
+        with pytest.raises(Unavailable):
+            keyring._refresh()
         assert admits(keyring, bearer(key))
         with opened_store(url) as gone, opened(gone, "given", open_without_keys=True) as late:
             assert late.admit(b"Bearer given")

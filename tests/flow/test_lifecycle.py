@@ -27,7 +27,8 @@ from promptgps_service.flow.allocate import allocate_budget
 from promptgps_service.flow.archive import export_run
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.events import list_events, pool_events, run_events
-from promptgps_service.flow.open_run import change_run, describe_run, list_runs, run_metrics
+from promptgps_service.flow.metrics import run_metrics
+from promptgps_service.flow.open_run import change_run, describe_run, list_runs
 from promptgps_service.flow.predict import predict_difficulty
 from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.flow.register import add_prompts, create_pool, describe_pool

@@ -1,4 +1,4 @@
-"""Pools some of whose prompts have texts and others only vectors, in any order, in one run or in a chain of runs."""
+"""Some prompts have texts, others only vectors: in any order, in one run or in a chain of runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ KINDS = {"vectors": {}, "texts": {"texts": True}, "rates": PRIOR, "all": {"texts
 
 def add(context: Context, pool: str, kind: str) -> None:
     """An import of three prompts."""
-    create_pool(context, CreatePool(name=pool, embedding=Embedding(kind="given", dimension=DIMENSION)))
+    create_pool(
+        context, CreatePool(name=pool, embedding=Embedding(kind="given", dimension=DIMENSION))
+    )
     keys = [f"{pool}-{next(NUMBERS)}" for _ in range(3)]
     columns = dict(KINDS[kind])
     if columns.pop("texts", False):
@@ -34,11 +36,17 @@ def add(context: Context, pool: str, kind: str) -> None:
     add_prompts(context, pool, [PromptChunk(0, keys=keys, vectors=vectors(keys), **columns)])
 
 
-POOLS = st.lists(st.lists(st.sampled_from([*KINDS]), min_size=1, max_size=2), min_size=1, max_size=2)
+POOLS = st.lists(
+    st.lists(st.sampled_from([*KINDS]), min_size=1, max_size=2), min_size=1, max_size=2
+)
 
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(pools=POOLS, grown=st.lists(st.tuples(st.integers(0, 1), st.sampled_from([*KINDS])), max_size=2), then=POOLS)
+@given(
+    pools=POOLS,
+    grown=st.lists(st.tuples(st.integers(0, 1), st.sampled_from([*KINDS])), max_size=2),
+    then=POOLS,
+)
 def test_every_combination_opens_draws_learns_grows_and_is_started_from(
     context: Context, pools: list[list[str]], grown: list[tuple[int, str]], then: list[list[str]]
 ) -> None:
@@ -91,8 +99,12 @@ def test_a_pool_whose_imports_differ_is_read_the_same_after_a_restart(
 
 def test_one_dimension_with_a_text_first_and_none_later(context: Context) -> None:
     create_pool(context, CreatePool(name="pool", embedding=Embedding(kind="given", dimension=1)))
-    add_prompts(context, "pool", [PromptChunk(0, texts=["a"], vectors=np.array([[1.0]], np.float32))])
+    add_prompts(
+        context, "pool", [PromptChunk(0, texts=["a"], vectors=np.array([[1.0]], np.float32))]
+    )
     open_run(context)
     assert len(select(context, 1).draws.prompt) == 1
-    add_prompts(context, "pool", [PromptChunk(0, keys=["b"], vectors=np.array([[-1.0]], np.float32))])
+    add_prompts(
+        context, "pool", [PromptChunk(0, keys=["b"], vectors=np.array([[-1.0]], np.float32))]
+    )
     assert len(select(context, 2).draws.prompt) == 2

@@ -1,4 +1,4 @@
-"""A prompt is (pool, key): keys that two pools of a run have are told apart in every request and every answer."""
+"""A prompt is (pool, key): keys that two pools have are told apart in every request and answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from promptgps_client.wire import AllocateBudget, Batch, PredictDifficulty, SendSubset
+from promptgps_client.wire import (
+    AllocateBudget,
+    Batch,
+    Budget,
+    Difficulty,
+    PredictDifficulty,
+    SendSubset,
+)
 from promptgps_service.errors import Invalid, NotFound
 from promptgps_service.flow.allocate import allocate_budget
 from promptgps_service.flow.context import Context
@@ -35,7 +42,7 @@ def fill(context: Context, pool: str, keys: list[str], *, content: str | None = 
 
 @pytest.fixture
 def two(context: Context) -> Context:
-    """A run over the pools `gsm8k` and `math`, with the keys 0 to 7 in both and one of its own in each."""
+    """A run over the pools `gsm8k` and `math`: keys 0 to 7 in both, and one of its own in each."""
     fill(context, "gsm8k", [*NUMBERS, "g"])
     fill(context, "math", ["m", *NUMBERS])
     open_run(context, pools=[{"pool": "gsm8k"}, {"pool": "math"}])
@@ -47,16 +54,11 @@ def prompts(batch: Batch) -> set[tuple[str, str]]:
     return set(zip(batch.draws.pool, batch.draws.prompt, strict=True))
 
 
-# Every request that names prompts by key: the field of the keys, that of their pools, and the asking.
+# Every request that names prompts by key: the field of the keys, that of their pools, the asking.
 ASKED: dict[str, tuple[str, str, Callable[..., Any]]] = {
-    "predict": ("keys", "pool", lambda c, **f: predict_difficulty(c, PredictDifficulty(run="run", **f))),
-    "allocate": ("keys", "pool", lambda c, **f: allocate_budget(c, AllocateBudget(run="run", total=9, **f))),
-    "calibration": (
-        "calibration.keys", "calibration.pool",
-        lambda c, **f: allocate_budget(
-            c, AllocateBudget.model_validate({"run": "run", "total": 9, "texts": ["x"]} | calibrated(**f))
-        ),
-    ),
+    "predict": ("keys", "pool", lambda c, **f: predict(c, **f)),
+    "allocate": ("keys", "pool", lambda c, **f: allocate(c, **f)),
+    "calibration": ("calibration.keys", "calibration.pool", lambda c, **f: allocate(c, **calibrated(**f))),
     "outcomes": ("prompt", "pool", lambda c, **f: report(c, **repeated(**f))),
     "candidates": ("candidates", "candidates_pool", lambda c, **f: select(c, 1, **f)),
     "exclude": ("exclude", "exclude_pool", lambda c, **f: select(c, 1, **f)),
@@ -64,20 +66,34 @@ ASKED: dict[str, tuple[str, str, Callable[..., Any]]] = {
 }  # fmt: skip
 
 
+def predict(context: Context, **fields: Any) -> Difficulty:
+    return predict_difficulty(context, PredictDifficulty(run="run", **fields))
+
+
+def allocate(context: Context, **fields: Any) -> Budget:
+    return allocate_budget(context, AllocateBudget.model_validate({"run": "run", "total": 9} | fields))
+
+
 def calibrated(keys: list[str], pool: Any = None) -> dict[str, Any]:
     rows = len(keys)
-    return {"vectors": vectors(["x"]).tolist(), "texts": None} | {
-        "calibration": {"keys": keys, "pool": pool, "successes": [1] * rows, "trials": [2] * rows}
-    }
+    told = {"keys": keys, "pool": pool, "successes": [1] * rows, "trials": [2] * rows}
+    return {"vectors": vectors(["x"]).tolist(), "calibration": told}
 
 
 def repeated(prompt: list[str], pool: Any = None) -> dict[str, Any]:
-    return {"prompt": prompt, "pool": pool, "successes": [1] * len(prompt), "trials": [2] * len(prompt)}
+    return {
+        "prompt": prompt,
+        "pool": pool,
+        "successes": [1] * len(prompt),
+        "trials": [2] * len(prompt),
+    }
 
 
 def ask(context: Context, form: str, keys: list[str], pool: Any = None) -> Any:
     field, pool_field, asking = ASKED[form]
-    fields = {field.split(".")[-1]: keys} | ({} if pool is None else {pool_field.split(".")[-1]: pool})
+    fields = {field.split(".")[-1]: keys} | (
+        {} if pool is None else {pool_field.split(".")[-1]: pool}
+    )
     return asking(context, **fields)
 
 
@@ -96,7 +112,9 @@ def test_draws_of_a_run_over_one_pool_need_no_name(context: Context) -> None:
 
 
 @pytest.mark.parametrize("form", ASKED)
-def test_a_key_that_two_pools_have_is_refused_with_the_pools_and_what_to_give(two: Context, form: str) -> None:
+def test_a_key_that_two_pools_have_is_refused_with_the_pools_and_what_to_give(
+    two: Context, form: str
+) -> None:
     with pytest.raises(Invalid) as refused:
         ask(two, form, ["g", "m", "3"])
     (fault,) = refused.value.faults
@@ -107,7 +125,9 @@ def test_a_key_that_two_pools_have_is_refused_with_the_pools_and_what_to_give(tw
 
 
 @pytest.mark.parametrize("form", ASKED)
-def test_a_pool_that_is_not_the_runs_is_refused_with_those_that_are(two: Context, form: str) -> None:
+def test_a_pool_that_is_not_the_runs_is_refused_with_those_that_are(
+    two: Context, form: str
+) -> None:
     fill(two, "other", ["3"])
     for pool, row in (("other", None), (["gsm8k", "other"], 1), (["gsm8k", "nowhere"], 1)):
         with pytest.raises(Invalid) as refused:
@@ -126,7 +146,9 @@ def test_a_key_that_the_named_pool_has_not_is_not_found(two: Context, form: str)
 
 
 @pytest.mark.parametrize("form", ASKED)
-def test_a_key_with_its_pool_is_taken_and_so_is_one_that_only_one_pool_has(two: Context, form: str) -> None:
+def test_a_key_with_its_pool_is_taken_and_so_is_one_that_only_one_pool_has(
+    two: Context, form: str
+) -> None:
     ask(two, form, ["3", "3", "m"], ["gsm8k", "math", "math"])
     ask(two, form, ["0", "3"], "math")
     ask(two, form, ["g", "m"])
@@ -139,10 +161,22 @@ def test_outcomes_predictions_and_choices_are_of_the_pool_that_is_named(two: Con
     (rows,) = rows_of(two, state, Keys(["3", "3", "m"], ["gsm8k", "math", "math"]))
     assert state.trials[torch.from_numpy(rows)].tolist() == [8.0, 16.0, 8.0]
     settle(two)
-    told = predict_difficulty(two, PredictDifficulty(run="run", keys=["3", "3"], pool=["gsm8k", "math"]))
+    told = predict_difficulty(
+        two, PredictDifficulty(run="run", keys=["3", "3"], pool=["gsm8k", "math"])
+    )
     assert told.success_mean[0] < told.success_mean[1]
-    assert prompts(select(two, 2, candidates=["3", "5"], candidates_pool="math")) == {("math", "3"), ("math", "5")}
-    chosen = select(two, 8, candidates=[*NUMBERS, "m"], candidates_pool="math", exclude=["7"], exclude_pool=["math"])
+    assert prompts(select(two, 2, candidates=["3", "5"], candidates_pool="math")) == {
+        ("math", "3"),
+        ("math", "5"),
+    }
+    chosen = select(
+        two,
+        8,
+        candidates=[*NUMBERS, "m"],
+        candidates_pool="math",
+        exclude=["7"],
+        exclude_pool=["math"],
+    )
     assert prompts(chosen) == {("math", key) for key in [*NUMBERS[:7], "m"]}
 
 
@@ -150,12 +184,16 @@ def test_a_run_over_one_pool_takes_its_name_and_no_other(context: Context) -> No
     add(context, 4)
     add(context, 4, pool="other")
     open_run(context)
-    assert predict_difficulty(context, PredictDifficulty(run="run", keys=["pool-1"], pool="pool")).success_mean
+    assert predict_difficulty(
+        context, PredictDifficulty(run="run", keys=["pool-1"], pool="pool")
+    ).success_mean
     with pytest.raises(Invalid, match="other"):
         predict_difficulty(context, PredictDifficulty(run="run", keys=["other-1"], pool="other"))
 
 
-def test_a_report_that_was_stored_is_answered_again_though_its_key_has_become_ambiguous(two: Context) -> None:
+def test_a_report_that_was_stored_is_answered_again_though_its_key_has_become_ambiguous(
+    two: Context,
+) -> None:
     first = report(two, key="k", prompt=["m"], **COUNTS)
     fill(two, "gsm8k", ["m"])
     again = report(two, key="k", prompt=["m"], **COUNTS)
@@ -164,17 +202,25 @@ def test_a_report_that_was_stored_is_answered_again_though_its_key_has_become_am
         report(two, key="another", prompt=["m"], **COUNTS)
 
 
-def test_a_batch_is_answered_again_though_its_candidates_have_become_ambiguous(two: Context) -> None:
+def test_a_batch_is_answered_again_though_its_candidates_have_become_ambiguous(
+    two: Context,
+) -> None:
     first = select(two, 2, sequence=3, candidates=["g", "m"])
     fill(two, "gsm8k", ["m"])
     assert select(two, 2, sequence=3, candidates=["g", "m"]).draws == first.draws
 
 
-def test_prompts_of_the_same_content_in_two_pools_have_luck_of_their_own(context: Context, database_url: str) -> None:
+def test_prompts_of_the_same_content_in_two_pools_have_luck_of_their_own(
+    context: Context, database_url: str
+) -> None:
     keys = [f"k{number}" for number in range(40)]
     for pool in ("a", "b"):
         fill(context, pool, keys, content="the same")
-    open_run(context, pools=[{"pool": "a"}, {"pool": "b"}], selection={"strategy": "uniform", "cooldown": 0})
+    open_run(
+        context,
+        pools=[{"pool": "a"}, {"pool": "b"}],
+        selection={"strategy": "uniform", "cooldown": 0},
+    )
     identity = context.desk("run").state.identity
     assert identity.unique().numel() == 80
     together = 0

@@ -1,4 +1,4 @@
-"""Subsets: sent once, the same for everybody who sends the same, and then a restriction that costs a choice nothing."""
+"""Subsets: sent once, the same for everybody who sends the same, named with each batch."""
 
 from __future__ import annotations
 
@@ -49,11 +49,15 @@ def test_the_cooldown_leaves_enough_of_a_small_subset(context: Context) -> None:
         assert not step(context, 5, sequence=number, subset=sent.subset).warnings
 
 
-def test_the_same_prompts_are_the_same_subset_in_any_order_and_process(run: Context, database_url: str) -> None:
+def test_the_same_prompts_are_the_same_subset_in_any_order_and_process(
+    run: Context, database_url: str
+) -> None:
     with opened_context(database_url) as other, ThreadPoolExecutor(8) as threads:
         processes = [run, other] * 8
         orders = [KEYS, KEYS[::-1], KEYS + KEYS[:3], [*KEYS, "nowhere"]] * 4
-        sent = list(threads.map(lambda each: send(each[0], *each[1]), zip(processes, orders, strict=True)))
+        sent = list(
+            threads.map(lambda each: send(each[0], *each[1]), zip(processes, orders, strict=True))
+        )
         assert len({subset.subset for subset in sent}) == 1
         assert set(select(other, 10, subset=sent[0].subset).draws.prompt) == set(KEYS)
         assert send(other, *KEYS[1:]).subset != sent[0].subset
@@ -93,7 +97,9 @@ def test_an_unknown_subset_is_to_be_sent_again(run: Context) -> None:
 
 def test_candidates_and_exclusions_go_by_the_subset_too(run: Context) -> None:
     sent = send(run, *KEYS).subset
-    batch = select(run, 2, subset=sent, candidates=["pool-4", "pool-5", "pool-6", "pool-7"], exclude=["pool-6"])
+    batch = select(
+        run, 2, subset=sent, candidates=["pool-4", "pool-5", "pool-6", "pool-7"], exclude=["pool-6"]
+    )
     assert set(batch.draws.prompt) == {"pool-5", "pool-7"}
     with pytest.raises(Invalid, match=f"batch_size 11 .* 10 prompts .*{sent}"):
         select(run, 11, subset=sent)
@@ -125,7 +131,10 @@ def test_a_subset_outlives_restarts_and_restores(run: Context, database_url: str
 
 
 def test_many_subsets_of_one_run_take_turns(run: Context) -> None:
-    sent = [send(run, *KEYS[number % 5 : number % 5 + 4], f"pool-{number}").subset for number in range(2 * KEPT)]
+    sent = [
+        send(run, *KEYS[number % 5 : number % 5 + 4], f"pool-{number}").subset
+        for number in range(2 * KEPT)
+    ]
     for number, subset in enumerate(sent * 2):
         drawn = set(select(run, 2, subset=subset).draws.prompt)
         own = number % (2 * KEPT)

@@ -2,7 +2,8 @@
 
 Run with that version's code, which is commit f252a38 (`git worktree add ../base f252a38`):
 
-    PYTHONPATH=../base/client:../base/service:../base python tests/migrations/make_data.py tests/migrations/data
+    PYTHONPATH=../base/client:../base/service:../base \
+        python tests/migrations/make_data.py tests/migrations/data
 
 It writes `version_0_1_0.db` and, in `version_0_1_0.json`, what that version answered.
 """
@@ -58,13 +59,18 @@ def fill(context: Context) -> None:
     """Pools of texts and of given vectors, with keys and without."""
     columns = PromptChunk(
         0, keys=KEYED, texts=[f"What is {number} + {number * 7}?" for number in range(20)],
-        domains=["even", "odd"] * 10, prior_successes=[1.0, None] * 10, prior_trials=[4.0, None] * 10,
-    )  # fmt: skip
+        domains=["even", "odd"] * 10,
+        prior_successes=[1.0, None] * 10,
+        prior_trials=[4.0, None] * 10,
+    )
     hashed = PromptChunk(0, texts=[f"Solve x + {number} = 12." for number in range(12)])
     pools = {
         "texts": (Embedding(), columns),
         "hashed": (Embedding(), hashed),
-        "vectors": (GIVEN, PromptChunk(0, keys=[str(n) for n in range(20)], vectors=vectors(0, 20))),
+        "vectors": (
+            GIVEN,
+            PromptChunk(0, keys=[str(n) for n in range(20)], vectors=vectors(0, 20)),
+        ),
         "more": (GIVEN, PromptChunk(0, vectors=vectors(100, 15))),
     }
     for name, (embedding, chunk) in pools.items():
@@ -92,7 +98,7 @@ def settle(context: Context, run: str) -> None:
 
 
 def use(context: Context) -> dict[str, Any]:
-    """A run that learns, is put back to a snapshot and goes on; and one whose log is still to be learned."""
+    """A run that learns, is put back to a snapshot and goes on."""
     answers: dict[str, Any] = {"learned": {}, "waiting": {}}
     pools = [{"pool": "vectors"}, {"pool": "more"}]
     create_run(context, CreateRun.model_validate({"name": "learned", "pools": pools, "seed": 5}))
@@ -104,7 +110,9 @@ def use(context: Context) -> dict[str, Any]:
     answers["superseded"] = answers["learned"]["2"]["draw_id"]
     restore_run(context, "learned", Restore(tag="second"), None)
     step(context, "learned", 2, answers)
-    add_prompts(context, "vectors", [PromptChunk(0, keys=["grown-0", "grown-1"], vectors=vectors(200, 2))])
+    add_prompts(
+        context, "vectors", [PromptChunk(0, keys=["grown-0", "grown-1"], vectors=vectors(200, 2))]
+    )
     step(context, "learned", 3, answers)
     settle(context, "learned")
     asked = PredictDifficulty(run="learned", keys=["0", "3", "grown-1"])
@@ -124,7 +132,9 @@ def wait(context: Context, answers: dict[str, Any]) -> None:
 def opened(url: str, *, learn: bool) -> Context:
     """One process of the service."""
     learning = Learning(enabled=learn, groups=32, seconds=0.1)
-    context = Context(Store(url), device=torch.device("cpu"), learning=learning, lane_depth=64, poll_seconds=0.05)
+    context = Context(
+        Store(url), device=torch.device("cpu"), learning=learning, lane_depth=64, poll_seconds=0.05
+    )
     context.follow(None if learn else ())
     return context
 

@@ -58,7 +58,10 @@ def copy_rows(source: Engine, target: Engine) -> None:
     theirs.reflect(source)
     with source.connect() as reader, target.begin() as writer:
         for table in tables.sorted_tables:
-            rows = [dict(row) for row in reader.execute(select_rows(theirs.tables[table.name])).mappings()]
+            rows = [
+                dict(row)
+                for row in reader.execute(select_rows(theirs.tables[table.name])).mappings()
+            ]
             if rows and table.name != "alembic_version":
                 writer.execute(insert(table), rows)
         for name in ("pools", "runs", "snapshots"):
@@ -81,7 +84,9 @@ def said() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("run", ["learned", "waiting"])
-def test_old_sequences_are_answered_as_they_were(old: Context, said: dict[str, Any], run: str) -> None:
+def test_old_sequences_are_answered_as_they_were(
+    old: Context, said: dict[str, Any], run: str
+) -> None:
     for sequence, draws in said[run].items():
         number = int(sequence)
         batch = select(old, BATCH, run=run, sequence=number, policy_version=number)
@@ -93,8 +98,19 @@ def test_old_sequences_are_answered_as_they_were(old: Context, said: dict[str, A
 
 def test_the_run_and_its_predictions_are_what_they_were(old: Context, said: dict[str, Any]) -> None:
     described = describe_run(old, "learned").model_dump()
-    told = ("selections", "draws", "log_position", "trained_through", "model_version", "epoch", "prompts", "seed")
-    assert {name: described[name] for name in told} == {name: said["described"][name] for name in told}
+    told = (
+        "selections",
+        "draws",
+        "log_position",
+        "trained_through",
+        "model_version",
+        "epoch",
+        "prompts",
+        "seed",
+    )
+    assert {name: described[name] for name in told} == {
+        name: said["described"][name] for name in told
+    }
     asked = PredictDifficulty(run="learned", keys=["0", "3", "grown-1"])
     assert predict_difficulty(old, asked).success_mean == pytest.approx(said["predicted"], rel=1e-4)
 
@@ -106,12 +122,16 @@ def test_old_draws_can_be_reported_and_the_run_goes_on(old: Context, said: dict[
     assert (late.stored, late.log_position) == (1, before.log_position + 1)
     again = report(old, run="learned", draw_id=draws[:2], successes=[3, 4], trials=[8, 8])
     assert (again.stored, again.duplicates) == (0, 2)
-    gone = report(old, run="learned", draw_id=said["superseded"], successes=[1] * BATCH, trials=[8] * BATCH)
+    gone = report(
+        old, run="learned", draw_id=said["superseded"], successes=[1] * BATCH, trials=[8] * BATCH
+    )
     assert (gone.stored, gone.superseded) == (0, BATCH)
 
     batch = select(old, BATCH, run="learned", sequence=4, policy_version=4, wait_seconds=30.0)
     assert not batch.replayed
-    report(old, run="learned", draw_id=batch.draws.draw_id, successes=[4] * BATCH, trials=[8] * BATCH)
+    report(
+        old, run="learned", draw_id=batch.draws.draw_id, successes=[4] * BATCH, trials=[8] * BATCH
+    )
     assert settle(old, "learned").trained_through == late.log_position + BATCH
 
 
@@ -139,16 +159,27 @@ def test_imports_go_on(old: Context) -> None:
     with pytest.raises(Conflict):
         add_prompts(old, "texts", [PromptChunk(0, keys=["text-1"], texts=["another"])])
     assert add_prompts(old, "texts", [PromptChunk(0, keys=["twin"], texts=texts[:1])]).added == 1
-    assert add_prompts(old, "texts", [PromptChunk(0, keys=["name"], texts=texts[1:2])], "merge").aliases == 1
+    assert (
+        add_prompts(
+            old, "texts", [PromptChunk(0, keys=["name"], texts=texts[1:2])], "merge"
+        ).aliases
+        == 1
+    )
     hashed = [f"Solve x + {number} = 12." for number in range(13)]
     found = add_prompts(old, "hashed", [PromptChunk(0, texts=hashed)])
     assert (found.added, found.duplicates) == (1, 12)
 
     keys = [str(number) for number in range(20)]
-    assert add_prompts(old, "vectors", [PromptChunk(0, keys=keys, vectors=vectors(0, 20))]).duplicates == 20
+    assert (
+        add_prompts(old, "vectors", [PromptChunk(0, keys=keys, vectors=vectors(0, 20))]).duplicates
+        == 20
+    )
     with pytest.raises(Conflict):
         add_prompts(old, "vectors", [PromptChunk(0, keys=["3"], vectors=vectors(4, 1))])
-    assert add_prompts(old, "vectors", [PromptChunk(0, keys=["new"], vectors=vectors(300, 1))]).added == 1
+    assert (
+        add_prompts(old, "vectors", [PromptChunk(0, keys=["new"], vectors=vectors(300, 1))]).added
+        == 1
+    )
     assert describe_pool(old, "vectors").prompts == 23
 
     asked = PredictDifficulty(run="waiting", keys=["twin", "name", "text-1"])

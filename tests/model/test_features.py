@@ -1,4 +1,4 @@
-"""Features of prompts of which some have texts, vectors or pass rates and others not: every combination builds."""
+"""Features of prompts some of which have texts or pass rates: every combination builds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from promptgps_service.model.features import Frame, fit_frame
 from torch import Tensor
 
 WIDTH = 4  # of the surface
-BLOCKS = st.sampled_from(["absent", "without columns", "unknown", "known", "some known", "one known", "constant"])
+BLOCKS = st.sampled_from(
+    ["absent", "without columns", "unknown", "known", "some known", "one known", "constant"]
+)
 
 
 def block(kind: str, rows: int, width: int, seed: int) -> Tensor | None:
@@ -41,9 +43,10 @@ def raw(rows: int, surface: str, offline: str, seed: int) -> dict[str, Tensor]:
 
 
 @given(
-    framing=st.tuples(st.integers(1, 6), BLOCKS, BLOCKS), own=st.tuples(st.integers(1, 6), BLOCKS, BLOCKS),
+    framing=st.tuples(st.integers(1, 6), BLOCKS, BLOCKS),
+    own=st.tuples(st.integers(1, 6), BLOCKS, BLOCKS),
     seed=st.integers(0, 9),
-)  # fmt: skip
+)
 def test_whatever_is_known_of_the_prompts_and_of_those_that_frame_them(
     framing: tuple[int, str, str], own: tuple[int, str, str], seed: int
 ) -> None:
@@ -56,7 +59,11 @@ def test_whatever_is_known_of_the_prompts_and_of_those_that_frame_them(
 
 
 def columns(frame: Frame, x: Tensor, name: str) -> Tensor:
-    (found,) = (part for part in frame.features({"embedding": torch.zeros(1, 3)}).blocks if part.name == name)
+    (found,) = (
+        part
+        for part in frame.features({"embedding": torch.zeros(1, 3)}).blocks
+        if part.name == name
+    )
     return x[:, found.start : found.stop]
 
 
@@ -72,11 +79,15 @@ def test_what_is_not_known_is_average_in_each_block() -> None:
 
 def test_a_frame_is_taken_from_the_rows_that_are_known() -> None:
     told = raw(6, "known", "absent", 0)
-    wider = {name: torch.cat([part, torch.full_like(part, torch.nan)]) for name, part in told.items()}
+    wider = {
+        name: torch.cat([part, torch.full_like(part, torch.nan)]) for name, part in told.items()
+    }
     wider["embedding"] = torch.cat([told["embedding"]] * 2)
     one, other = fit_frame(told), fit_frame(wider)
     for name in ("surface", "waves"):
-        (a,), (b,) = ([block for block in frame.blocks if block.name == name] for frame in (one, other))
+        (a,), (b,) = (
+            [block for block in frame.blocks if block.name == name] for frame in (one, other)
+        )
         torch.testing.assert_close((a.mean, a.scale), (b.mean, b.scale))
         assert abs(a.energy - b.energy) < 1e-6
 

@@ -143,7 +143,7 @@ def test_the_first_latent_is_the_level_before_anything_is_learned():
     tokens = model.tokens(now, torch.zeros(1, 400, 0))
     for z in (model.posterior(tokens), model.ahead(tokens)):
         assert float(z.mean[0, 0].detach()) == pytest.approx(likeliest, abs=0.05)
-        assert float(z.mean[0, 1].detach()) == 0.0
+        assert float(z.mean[0, 1].detach()) == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("layers", [0, 2])
@@ -167,8 +167,9 @@ def test_what_the_decoder_says_of_no_text_is_the_level_alone(world):
     features = world(4, 6).features
     decoder = shaken(Decoder(features.blocks, 3, 8, 1, seeded()))
     told = decoder(torch.zeros(2, features.dimension), torch.randn(4, 3, generator=seeded()))
-    assert torch.equal(told.mean, torch.zeros(4, 2))
-    assert torch.equal(told.variance, torch.zeros(4, 2))
+    # Up to rounding: what cancels here need not do so to the last bit on every processor.
+    torch.testing.assert_close(told.mean, torch.zeros(4, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(told.variance, torch.zeros(4, 2), atol=1e-5, rtol=0)
 
 
 def test_pairs_drawn_stand_for_the_window():

@@ -38,7 +38,12 @@ def app(sqlite_template: Path, tmp_path: Path, caller: str) -> Iterator[Any]:
     """An application on a database of its own, started by schemathesis' own client."""
     url = copied_file(sqlite_template, tmp_path)
     keys = "" if caller == "open" else "sesame"
-    yield create_app(Settings(database_url=url, device="cpu", torch_threads=1, max_body_mb=1.0, api_keys=keys))
+    host = "testserver"  # what starlette's test client calls every service
+    yield create_app(
+        Settings(
+            database_url=url, device="cpu", torch_threads=1, max_body_mb=1.0, api_keys=keys, allowed_hosts=host
+        )
+    )
     asgi.shutdown_lifespans()
 
 
@@ -98,6 +103,7 @@ def aim(_context: Any, body: Any) -> Any:
     return aimed
 
 
+@pytest.mark.timeout(1200)  # thousands of requests, on a machine that may do much else
 @pytest.mark.parametrize(("phase", "caller"), CASES, ids=["-".join(case) for case in CASES])
 def test_every_answer_is_as_documented(app: Any, phase: str, caller: str) -> None:
     prepare(app)

@@ -33,7 +33,9 @@ class DrawSampler(Sampler[list[Draw]]):
     asks `prefetch_factor` × `num_workers` batches ahead, whose draws miss the outcomes of the batches between.
 
     Args:
-        selector: What draws; its prompts are in the order of the data set.
+        selector: What draws; its prompts are in the order of the data set. A training that begins anew is not to
+            inherit an old run: `on_existing` of the selector says what is to be done, and a training that goes on
+            from a checkpoint loads the selector's state.
         first: Sequence to begin with: the number of batches that a checkpoint's training has had.
         rank: Of this process, whose share of each batch it is.
         world_size: Of all that share the batches; every one asks, and is given the same draws.

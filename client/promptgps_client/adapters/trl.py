@@ -13,6 +13,7 @@ accelerate `IterableDatasetShard`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from inspect import iscoroutinefunction
 from itertools import count
 from pathlib import Path
@@ -25,8 +26,12 @@ from torch.nn import Module
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from trl import GRPOConfig, RLOOConfig
 
+from promptgps_client.adapters.rows import Pools, prompts
 from promptgps_client.adapters.seam import DRAW_ID, Seam
+from promptgps_client.errors import PromptGPSError
+from promptgps_client.selector import Course
 
+STATE = "promptgps"  # in the state that the trainer keeps with a checkpoint
 RewardFunction = Callable[..., Any]
 
 
@@ -36,29 +41,34 @@ class PromptSelection(TrainerCallback):
     It has to be among the trainer's callbacks: it marks the run with each checkpoint, and puts it back to the one that
     training goes on from. It turns `shuffle_dataset` off in the configuration: the stream is in order.
 
+    Training again from the start, with a run that has been trained on, is stopped (`ExistingRun`) on all ranks, unless
+    `on_existing` says what is meant. Which run a training is in, as `on_existing="new"` may have opened it, is in the
+    trainer's own checkpoints.
+
     Args:
         dataset: Rows as the trainer takes them, with a column of their prompts' keys.
         args: The trainer's configuration. It needs `max_steps`, as with every stream.
         run: The run's name.
-        key: Name of that column.
+        key: Name of that column, or of a field in one (`extra_info.index`): strings or whole numbers.
+        pool: Where the run has several pools: a column with the pools' names, or the name of the one of all rows.
         service: Address of the service; default: the environment's PROMPTGPS_URL.
         spool: Folder for reports on their way; default: `promptgps` in `output_dir`.
-        settings: Others of `Selector`, such as `wait_seconds`, `deadline` or `fallback`.
+        settings: Others of `Selector`, such as `on_existing`, `wait_seconds`, `deadline` or `fallback`.
 
     Raises:
-        ValueError: Keys or settings contradict each other.
+        ValueError: Keys or settings contradict each other, or are not those of the run.
     """
 
     def __init__(
         self, dataset: Dataset, args: GRPOConfig | RLOOConfig, *, run: str, key: str = "key",
-        service: str | None = None, spool: str | Path | None = None, **settings: Any,
+        pool: Pools = None, service: str | None = None, spool: str | Path | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         if args.remove_unused_columns:
             raise ValueError("remove_unused_columns must be off: rewards are reported by a column of the stream")
         args.shuffle_dataset = False
         self._args, self._reported = args, False
         self._seam = Seam(
-            service, run=run, spool=spool or Path(args.output_dir) / "promptgps", prompts=list(dataset[key]),
+            service, run=run, spool=spool or Path(args.output_dir) / "promptgps", prompts=prompts(dataset, key, pool),
             batch_size=args.generation_batch_size // args.num_generations, rollouts=args.num_generations, **settings,
         )  # fmt: skip
         _ = self._seam.selector  # what cannot be is told here, not in the middle of a start
@@ -104,9 +114,16 @@ class PromptSelection(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Put the run back to the checkpoint that training goes on from."""
-        if state.global_step and args.process_index == 0:
-            self._seam.restore(_tag(state))
+        if state.global_step:
+            course = state.stateful_callbacks.get(STATE)
+            self._seam.follow(Course(**course) if course else self._seam.course)
+            if args.process_index == 0:
+                self._seam.restore(_tag(state))
         self._rows.begin(state.global_step if args.ignore_data_skip else 0)
+
+    def on_step_end(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Let the next checkpoint know which run it is of."""
+        state.stateful_callbacks[STATE] = asdict(self._seam.course)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Mark the run, once all ranks have reported."""
@@ -143,13 +160,22 @@ class _Rows:
                 yield {**self._dataset[index], DRAW_ID: draw_id}
 
     def _draws(self, sequence: int) -> Iterator[tuple[str, int]]:
-        told: list[Any] = [None]
-        if self._asks:
-            step = sequence * self._batches_read // self._batches_in_step  # that rolls it out; the same when read again
+        news: list[Any] = [self._asked(sequence) if self._asks else None]
+        broadcast_object_list(news)
+        if isinstance(news[0], Exception):  # else the others would wait for draws for ever
+            raise news[0]
+        course, *columns = news[0]
+        if not self._asks and course != self._seam.course:
+            self._seam.follow(course)
+        return zip(*columns, strict=True)
+
+    def _asked(self, sequence: int) -> tuple[Course, list[str], list[int]] | Exception:
+        step = sequence * self._batches_read // self._batches_in_step  # that rolls it out; the same when read again
+        try:
             batch = self._seam.selector.batch_at(sequence, policy_version=step)
-            told = [(batch.draw_id, batch.index)]
-        broadcast_object_list(told)
-        return zip(*told[0], strict=True)
+        except (PromptGPSError, ValueError) as refusal:
+            return refusal
+        return self._seam.course, batch.draw_id, batch.index
 
 
 def _is_async(reward: RewardFunction) -> bool:

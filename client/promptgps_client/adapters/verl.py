@@ -31,7 +31,7 @@ from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from promptgps_client.adapters.rows import keys
+from promptgps_client.adapters.rows import prompts
 from promptgps_client.adapters.seam import DRAW_ID, Seam
 from promptgps_client.wire import Status
 
@@ -70,11 +70,13 @@ class PromptGPSDataset(RLHFDataset):
     loader; when that is loaded the run is put back to the snapshot that was taken beside it.
 
     `data.promptgps` has `run`, `spool`, and perhaps `service` (default: the environment's PROMPTGPS_URL), `key` (where
-    a row has its prompt's key, default `extra_info.index`), `batch_size` (draws asked for at once, default
-    `data.train_batch_size`), and any other setting of `Selector`.
+    a row has its prompt's key, default `extra_info.index`), `pool` (where the run has several pools: a column with
+    their names or a field in one, the name of the one pool of all rows, or a mapping to pools from the values of
+    `data_source`), `batch_size` (draws asked for at once, default `data.train_batch_size`), and any other setting of
+    `Selector`, such as `on_existing`.
 
     Raises:
-        ValueError: Keys or settings contradict each other.
+        ValueError: Keys or settings contradict each other, or are not those of the run.
     """
 
     training: ClassVar[PromptGPSDataset | None] = None  # the one that this process trains on
@@ -89,9 +91,10 @@ class PromptGPSDataset(RLHFDataset):
         if config.dataloader_num_workers:
             raise ValueError("data.dataloader_num_workers must be 0: draws are made in the trainer's own process")
         settings: dict[str, Any] = OmegaConf.to_container(config.promptgps, resolve=True)
-        prompts = list(keys(self.dataframe, settings.pop("key", "extra_info.index")))
+        names = prompts(self.dataframe, settings.pop("key", "extra_info.index"), settings.pop("pool", None))
         settings.setdefault("batch_size", config.train_batch_size)
-        self._seam = Seam(prompts=prompts, **settings)
+        self._seam = Seam(prompts=names, **settings)
+        _ = self._seam.selector  # what cannot be is told here, not in the middle of a start
         self._position = 0
         self.open: dict[str, int] = {}  # draws without an outcome, and their rollouts
         PromptGPSDataset.training = self

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from sys import intern
 from typing import Self
 
 _log = logging.getLogger(__name__)
@@ -16,11 +17,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Line:
-    """Where a line is, and what it says where it is only in memory."""
+    """Where a line is, what it is about, and what it says where it is only in memory."""
 
     segment: Segment
     start: int
     length: int
+    about: str
     content: bytes | None = None
 
     def read(self) -> bytes:
@@ -34,10 +36,20 @@ class Line:
 
 
 class Segment:
-    """`waiting` are the lines without a delivery; `size` is in bytes; `path` is None in memory."""
+    """Lines of one file, or in memory.
 
-    def __init__(self, number: int, path: Path | None = None) -> None:
-        self.number, self.path = number, path
+    Attributes:
+        number: Its place in the order of segments.
+        path: None in memory.
+        inherited: Whether an earlier process has left it.
+        size: In bytes.
+        waiting: The lines without a delivery.
+    """
+
+    def __init__(self, number: int, path: Path | None = None, *, inherited: bool = False) -> None:
+        self.number = number
+        self.path = path
+        self.inherited = inherited
         self.size = 0
         self.waiting: deque[Line] = deque()
         self._file = -1
@@ -47,7 +59,9 @@ class Segment:
         """A new file, open for lines."""
         segment = cls(number, folder / f"{number:012d}.jsonl")
         assert segment.path is not None
-        segment._file = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        segment._file = os.open(
+            segment.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644
+        )
         try:
             _sync_folder(folder)
         except OSError:
@@ -56,16 +70,18 @@ class Segment:
         return segment
 
     @classmethod
-    def left_in(cls, folder: Path) -> Iterator[Self]:
+    def left_in(cls, folder: Path, about: Callable[[bytes], str]) -> Iterator[Self]:
         """What an earlier process has left, in order. A line without its newline was never acknowledged."""
         paths = [path for path in folder.glob("*.jsonl") if path.stem.isdecimal()]
         for path in sorted(paths, key=lambda path: int(path.stem)):
-            segment = cls(int(path.stem), path)
+            segment = cls(int(path.stem), path, inherited=True)
             content = path.read_bytes()
             while end := content.find(b"\n", segment.size) + 1:
-                segment._add(end - segment.size)
+                segment._add(end - segment.size, about(content[segment.size : end]))
             if torn := len(content) - segment.size:
-                _log.warning("%s ends in half a line of %d bytes, which was never acknowledged", path, torn)
+                _log.warning(
+                    "%s ends in half a line of %d bytes, which was never acknowledged", path, torn
+                )
             yield segment
 
     @property
@@ -73,14 +89,14 @@ class Segment:
         """Whether it takes more lines."""
         return self._file >= 0 or self.path is None
 
-    def append(self, line: bytes) -> None:
+    def append(self, line: bytes, about: str) -> None:
         """Add a line with its newline, durably where it is a file.
 
         Raises:
             OSError: The disk does not take it. The segment is closed and has the lines that it had.
         """
         if self.path is None:
-            self._add(len(line), line)
+            self._add(len(line), about, line)
             return
         try:
             written = 0
@@ -90,10 +106,10 @@ class Segment:
         except OSError:
             self.close()  # behind what it has of the line there must be no other
             raise
-        self._add(len(line))
+        self._add(len(line), about)
 
-    def _add(self, length: int, content: bytes | None = None) -> None:
-        self.waiting.append(Line(self, self.size, length, content))
+    def _add(self, length: int, about: str, content: bytes | None = None) -> None:
+        self.waiting.append(Line(self, self.size, length, intern(about), content))
         self.size += length
 
     def close(self) -> None:
@@ -106,7 +122,9 @@ class Segment:
         """Close it and delete its file."""
         self.close()
         if self.path is not None:
-            with suppress(OSError):  # its lines are then delivered once more after a restart, which is free
+            with suppress(
+                OSError
+            ):  # its lines are then delivered once more after a restart, which is free
                 self.path.unlink()
 
 

@@ -1,12 +1,11 @@
 """Lines on disk until they are delivered: segments of JSON Lines, appended durably, removed once nobody waits for them.
 
-    000000000007.jsonl   the oldest segment with a line that waits
-    000000000008.jsonl   the one that is written
-    refused.jsonl        lines that cannot be delivered, each with the reason; renamed to a segment they are tried again
-    lock                 held by the process that writes here
+    000000000007.jsonl   the oldest segment with a line that waits 000000000008.jsonl   the one that
+    is written refused.jsonl        lines that cannot be delivered, each with the reason; renamed to
+    a segment they are tried again lock                 held by the process that writes here
 
-What of a segment is delivered is not written down: after a crash the lines of at most one segment are delivered twice,
-so a delivery must be known by its id.
+What of a segment is delivered is not written down: after a crash the lines of at most one segment
+are delivered twice, so a delivery must be known by its id.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -32,6 +31,10 @@ REFUSED = "refused.jsonl"
 WhenFull = Literal["drop_oldest", "block"]
 
 
+def _nothing(_content: bytes) -> str:
+    return ""
+
+
 class Spool:
     """A queue of lines in a folder, for one process and any of its threads.
 
@@ -39,19 +42,37 @@ class Spool:
         folder: Made where it is missing.
         limit: Most bytes of segments; `refused.jsonl` has the same limit of its own.
         when_full: `drop_oldest` segment, or `block` until something is delivered.
+        about: What a line is about; lines about one thing may be left waiting while others are
+            delivered.
+
+    Attributes:
+        inherited: What the lines are about that an earlier process has left here.
+        refused_path: File of the lines that were set aside.
 
     Raises:
         SpoolInUse: Another process, or another spool of this one, has the folder.
         OSError: The folder cannot be used.
     """
 
-    def __init__(self, folder: Path, limit: int, when_full: WhenFull = "drop_oldest") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limit: int,
+        when_full: WhenFull = "drop_oldest",
+        about: Callable[[bytes], str] = _nothing,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._limit, self._when_full = folder, limit, when_full
+        self._folder = folder
+        self._limit = limit
+        self._when_full = when_full
+        self._about = about
+        self.refused_path = folder / REFUSED
         self._folder_lock = FolderLock(folder)
-        self._segments = deque(Segment.left_in(folder))
+        self._segments = deque(Segment.left_in(folder, about))
+        self.inherited = frozenset(
+            line.about for segment in self._segments for line in segment.waiting
+        )
         self._number = self._segments[-1].number if self._segments else 0
-        self._segment_bytes = min(SEGMENT_BYTES, limit // SEGMENTS_AT_LEAST)
         self._changed = threading.Condition()
         self._closed = False
         self.dropped = 0
@@ -65,13 +86,20 @@ class Spool:
         with self._changed:
             return sum(len(segment.waiting) for segment in self._segments)
 
+    def waits(self, without: Container[str] = ()) -> bool:
+        """Whether a line waits, other than about those things."""
+        with self._changed:
+            return any(
+                line.about not in without for segment in self._segments for line in segment.waiting
+            )
+
     @property
     def size(self) -> int:
         """Bytes of all segments."""
         with self._changed:
             return sum(segment.size for segment in self._segments)
 
-    # ---- in ------------------------------------------------------------------------------------------------
+    # ---- in --------------------------------------------------------------------------------------
 
     def append(self, content: bytes) -> bool:
         """Add a line (without newline); true when it is durable, false when only memory has it, or it is dropped.
@@ -80,15 +108,20 @@ class Spool:
             ValueError: The spool is closed.
         """
         line = content + b"\n"
+        about = self._about(content)
         with self._changed:
             if not self._make_room(len(line)):
                 return False
             try:
-                self._writable(len(line)).append(line)
+                self._writable(len(line)).append(line, about)
                 return True
             except OSError as fault:
-                _log.error("the spool %s cannot be written (%s); a report is only in memory", self._folder, fault)
-                self._in_memory().append(line)
+                _log.error(
+                    "the spool %s cannot be written (%s); a report is only in memory",
+                    self._folder,
+                    fault,
+                )
+                self._in_memory().append(line, about)
                 return False
             finally:
                 self._changed.notify_all()
@@ -96,7 +129,11 @@ class Spool:
     def _make_room(self, length: int) -> bool:
         if length > self._limit:
             self.dropped += 1
-            _log.error("a report of %d bytes is larger than the whole spool %s and is lost", length, self._folder)
+            _log.error(
+                "a report of %d bytes is larger than the whole spool %s and is lost",
+                length,
+                self._folder,
+            )
             return False
         if self._when_full == "block":
             self._changed.wait_for(lambda: self._closed or self.size + length <= self._limit)
@@ -133,14 +170,20 @@ class Spool:
         self._number += 1
         return self._number
 
-    # ---- out -----------------------------------------------------------------------------------------------
+    # ---- out -------------------------------------------------------------------------------------
 
-    def oldest(self, most: int) -> list[tuple[Line, bytes]]:
-        """Up to ``most`` lines that have waited longest, in order, with what they say (about 4 MB of it at most)."""
+    def oldest(self, most: int, without: Container[str] = ()) -> list[tuple[Line, bytes]]:
+        """Up to ``most`` lines that have waited longest, in order, with what they say (about 4 MB of it at most).
+
+        Args:
+            most: How many.
+            without: Lines about these things are passed over.
+        """
         found: list[tuple[Line, bytes]] = []
         size = 0
         with self._changed:
-            waiting = chain.from_iterable(segment.waiting for segment in self._segments)
+            everything = chain.from_iterable(segment.waiting for segment in self._segments)
+            waiting = (line for line in everything if line.about not in without)
             for line in list(islice(waiting, most)):
                 try:
                     found.append((line, line.read()))
@@ -156,7 +199,9 @@ class Spool:
     def done(self, lines: Sequence[Line]) -> None:
         """Forget lines that are delivered; those that were dropped meanwhile are passed over."""
         with self._changed:
-            for line in lines if not self._closed else ():  # the folder may be another process's by now
+            for line in (
+                lines if not self._closed else ()
+            ):  # the folder may be another process's by now
                 if line in line.segment.waiting:
                     line.segment.waiting.remove(line)
                     self._remove_if_done(line.segment)
@@ -174,7 +219,7 @@ class Spool:
 
     def set_aside(self, content: bytes, reason: str) -> None:
         """Keep content that was refused, as far as there is room."""
-        path = self._folder / REFUSED
+        path = self.refused_path
         with self._changed:
             self.refused += 1
             try:
@@ -183,10 +228,15 @@ class Spool:
             except OSError as fault:
                 _log.error("a report is refused and lost (%s): %s", fault, reason)
 
-    def wait_empty(self, seconds: float) -> bool:
-        """Wait until everything is delivered; false when time ran out."""
+    def wait_empty(self, seconds: float, over: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until everything is delivered, or it is over for another reason; false when time ran out."""
         with self._changed:
-            return self._changed.wait_for(lambda: not len(self), seconds)
+            return self._changed.wait_for(lambda: not len(self) or over(), seconds)
+
+    def tell(self) -> None:
+        """Let those who wait look again."""
+        with self._changed:
+            self._changed.notify_all()
 
     def _lose(self, segment: Segment) -> None:
         self.dropped += len(segment.waiting)
@@ -199,7 +249,7 @@ class Spool:
             self._segments.remove(segment)
             segment.remove()
 
-    # ---- the end -------------------------------------------------------------------------------------------
+    # ---- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Let go of the folder; what waits on disk waits there for the next spool."""
@@ -210,7 +260,10 @@ class Spool:
             for segment in self._segments:
                 segment.close()
                 if segment.path is None:
-                    _log.error("%d reports that the disk did not take end with this process", len(segment.waiting))
+                    _log.error(
+                        "%d reports that the disk did not take end with this process",
+                        len(segment.waiting),
+                    )
             self._folder_lock.release()
             self._changed.notify_all()
 
@@ -222,7 +275,7 @@ def _append_refused(path: Path, content: bytes, reason: str, limit: int) -> None
     except ValueError:
         told = None
     told = told if isinstance(told, dict) else {"broken": content.decode(errors="replace")}
-    line = json.dumps({"refused": reason, **told}).encode() + b"\n"
+    line = json.dumps({**told, "refused": reason}).encode() + b"\n"
     with path.open("ab") as file:
         if file.tell() + len(line) > limit:
             raise OSError(f"{path} is full")

@@ -87,6 +87,8 @@ class Reward(Wire):
 
 def meant_value(raw: float) -> float | None:
     """The one of −1, 0 and 1 that a reward is, up to rounding; None where it is none of them."""
+    if raw in (0.0, 1.0):
+        return raw
     nearest = float(min(max(round(raw), -1), 1))
     return nearest if abs(raw - nearest) <= ROUNDING else None
 
@@ -163,7 +165,7 @@ class PoolShare(Wire):
 
 
 class CreateRun(Wire):
-    """Open a run. Asked again with the same content it answers the run that is there, so a trainer may restart."""
+    """Open a run. Asked for again, it is compared with what the run is now, so that a trainer may restart."""
 
     name: Name
     pool: Name | None = None
@@ -191,6 +193,17 @@ class ChangeRun(Wire):
     selection: Selection | None = None
 
 
+class Progress(Wire):
+    """How far a run has come, for a trainer that starts: is it the first one here?"""
+
+    next_sequence: int = Field(description="One past the highest sequence that a batch was answered for.")
+    policy_version: int | None = Field(description="That the batch with the highest sequence was asked for with.")
+    reported_draws: int = Field(description="One past the highest draw with an outcome; 0 where no draw has one.")
+    reporting_for: float | None = Field(
+        description="Seconds since the lowest such draw was reported; null where no draw has an outcome."
+    )
+
+
 class Run(Wire):
     """A run with every setting spelled out."""
 
@@ -211,6 +224,7 @@ class Run(Wire):
     state: State = Field("open", description="`archived`: it rests until it is opened again; `faulty`: it is broken.")
     fault: str | None = Field(None, description="What is wrong with a faulty run, and what to do.")
     created_at: str
+    progress: Progress | None = Field(None, description="How far it has come; null in the list of runs.")
 
 
 class Runs(Wire):
@@ -242,6 +256,9 @@ class Subset(Wire):
     whole: bool = Field(description="Whether it has every prompt that the run has now.")
     unknown: int = Field(description="Keys that no pool of the run has; they are left out.")
     unknown_keys: list[str] = Field(description="The first of them.")
+    run_keys: list[str] = Field(
+        default_factory=list, description="Some keys that the run has, where there are unknown ones, to compare."
+    )
 
 
 class Deleted(Wire):

@@ -7,7 +7,7 @@ where they are; longer ones in a thread, a few at a time, piece by piece (`readi
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from promptgps_service.api.turns import RunTurns
 from promptgps_service.errors import Busy, Forbidden
 from promptgps_service.flow.access import Access
 from promptgps_service.reading.inflate import BrokenGzip, Inflater
@@ -113,7 +114,7 @@ def json_body(model: type[M], *, most: int | None = None, changes: bool = True) 
     """
     reader = ModelReader(model)
 
-    async def read(request: Request) -> M:
+    async def read(request: Request) -> AsyncIterator[M]:
         check_rights_before_reading(request, changes=changes)
         if content_type(request) != JSON:
             raise WrongBody([_not_json(f"must be sent as {JSON}")])
@@ -126,10 +127,35 @@ def json_body(model: type[M], *, most: int | None = None, changes: bool = True) 
                 body += piece
             if not body:
                 raise WrongBody([_not_json("is missing")])
-            return await _model(bodies, reader, body)
+            value = await _model(bodies, reader, body)
+            del body
+            async with _turn(request, value, changes=changes):
+                yield value
 
     _MODELS[read] = model
     return Depends(read)
+
+
+def _turn(
+    request: Request, value: BaseModel, *, changes: bool
+) -> AbstractAsyncContextManager[None]:
+    """The turn of a request among those of its run; who has no right there takes none.
+
+    Raises:
+        Forbidden: the key is limited to other names.
+    """
+    run = request.path_params.get("run") or getattr(value, "run", None)
+    if run is None:
+        return nullcontext()
+    access = cast(Access, request.state.access)
+    if changes:
+        access.may_change(str(run))
+    else:
+        access.may_read(str(run))
+    turns = cast(RunTurns, request.app.state.turns)
+    sequence: int | None = getattr(value, "sequence", None)
+    waits = getattr(value, "wait_seconds", 0) > 0
+    return turns.turn(str(run), sequence=sequence, waits=waits)
 
 
 async def _model(bodies: Bodies, reader: ModelReader[M], body: bytearray) -> M:

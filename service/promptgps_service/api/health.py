@@ -38,10 +38,16 @@ async def healthz() -> Alive:  # async: no thread is needed, so it answers when 
 
 @router.get("/readyz", responses={503: {"model": Ready, "description": "Not ready"}})
 def readyz(context: Ctx, response: Response) -> Ready:
-    """Whether requests can be served: database, migrations, device, runs read."""
+    """Whether requests can be served, part by part: `ok`, or what is wrong.
+
+    `database` answers and takes writes, `migrations` are those of this version, the threads (`device`, `follow`,
+    `leases`, `keys`, `writes`) do their work in time, and all `runs` have been read since the start.
+    """
     checks = context.checks()
     ready = all(state == "ok" for state in checks.values())
-    response.status_code = 200 if ready else 503
+    if not ready:
+        response.status_code = 503
+        response.headers["Retry-After"] = "1"
     return Ready(ready=ready, checks=checks)
 
 
@@ -52,6 +58,8 @@ def readyz(context: Ctx, response: Response) -> Ready:
 def metrics(context: Ctx) -> Response:
     """Prometheus exposition."""
     DEVICE_JOBS.set(context.queue.depth)
+    for gauge in (LOG_POSITION, LEASED, MODEL_VERSION, MODEL_AGE, TRAINED_THROUGH, LAG):
+        gauge.clear()  # of runs that are put away since
     for desk in context.desks():
         state, table = desk.state, desk.state.table
         LOG_POSITION.labels(state.name).set(state.log_position)

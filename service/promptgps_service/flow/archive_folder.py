@@ -7,29 +7,37 @@ pools/0/123.safetensors     vectors of the prompts from position 123 on
 runs/0/outcomes.jsonl       the log; and a file for each other table of the run
 runs/0/7.safetensors        model version 7
 ```
+
+What is read is taken for what a stranger has sent: types of every value, lengths of lines and files, and no path that
+leaves the folder.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from promptgps_service.errors import Conflict, Invalid
+from promptgps_service.flow.archive_rows import ROWS, Manifest
 from promptgps_service.store.archive import Row
 from promptgps_service.store.tables import DRAWS, VECTORS
 
-P = ParamSpec("P")
-
 FORMAT = 1
 MANIFEST = "archive.json"
+MAX_MANIFEST = 64 * 2**20  # bytes
+MAX_LINE = 32 * 2**20  # bytes: a subset of two million rows, or the longest text with every character escaped
+MAX_ARRAYS = 2**30  # bytes of one safetensors file
+HEADER = 2**20  # bytes that its header may take, besides the arrays
 
 
 class Folder:
@@ -81,52 +89,111 @@ class Folder:
 
     # ---- reading -------------------------------------------------------------------------------------------
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """What is inside."""
         file = self._path / MANIFEST
         if not file.is_file():
             raise Invalid(f"{self._path} has no {MANIFEST}: it is no archive, or its export was not finished")
-        found = _checked(file.name, lambda: json.loads(file.read_text(encoding="utf-8")))
-        if found.get("format") != FORMAT:
-            raise Invalid(f"{file} is of format {found.get('format')}, this reads {FORMAT}")
+        body = self._bytes(file, MAX_MANIFEST)
+        try:
+            found = Manifest.model_validate_json(body)
+        except ValidationError as error:
+            raise Invalid(f"{file}: {_first(error)}") from error
+        if found.format != FORMAT:
+            raise Invalid(f"{file} is of format {found.format}, this reads {FORMAT}")
         return found
 
-    def read(self, name: str, columns: set[str], lines: int) -> Iterator[Row]:
-        """Rows of `{name}.jsonl` with these columns."""
+    def read(self, name: str, lines: int, check: Callable[[dict[str, Any]], None]) -> Iterator[dict[str, Any]]:
+        """Rows of `{name}.jsonl`, each checked; every refusal names file and line.
+
+        Args:
+            name: of the file, which ends with that of the table.
+            lines: how many were written.
+            check: raises a ValueError where a row cannot be, whose types are right.
+        """
         file, number = self._path / f"{name}.jsonl", 0
-        if not file.is_file():
-            raise Invalid(f"{file} is missing")
-        with file.open(encoding="utf-8") as opened:
-            for number, line in enumerate(opened, start=1):
+        self._require(file)
+        adapter = ROWS[file.stem]
+        with file.open("rb") as opened:
+            while line := opened.readline(MAX_LINE + 1):
+                number += 1
                 place = f"{file} line {number}"
-                row = _checked(place, self._packed, file, line)
-                if row.keys() != columns:
-                    raise Invalid(f"{place}: {', '.join(sorted(row.keys() ^ columns))} missing or unknown")
+                if len(line) > MAX_LINE:
+                    raise Invalid(f"{place} is over {MAX_LINE / 2**20:g} MB")
+                if number > lines:
+                    raise Invalid(f"{file} has over {lines} lines, {lines} were written")
+                try:
+                    row: dict[str, Any] = adapter.validate_json(line)
+                    check(row)
+                except ValidationError as error:
+                    raise Invalid(f"{place}: {_first(error)}") from error
+                except ValueError as error:
+                    raise Invalid(f"{place}: {error}") from error
                 yield row
         if number != lines:
             raise Invalid(f"{file} has {number} lines, {lines} were written")
 
-    def _packed(self, file: Path, line: str) -> dict[str, Any]:
-        row: dict[str, Any] = json.loads(line)
-        for name in DRAWS.keys() & row.keys():
-            row[name] = np.array(row[name], DRAWS[name]).tobytes()
-        if "digest" in row:
-            row["digest"] = bytes.fromhex(row["digest"])
-        if file.stem == "model_versions":
-            row["state"] = (file.parent / f"{row['version']}.safetensors").read_bytes()
-        if file.stem == "pool_chunks":
-            arrays = load_arrays((file.parent / f"{row['start']}.safetensors").read_bytes())
-            row |= {name: arrays[name].astype(kind).tobytes() for name, kind in VECTORS.items()}
-        return row
+    def arrays(self, name: str, most: int) -> dict[str, NDArray[Any]]:
+        """Arrays of `{name}.safetensors`.
+
+        Args:
+            name: of the file.
+            most: bytes that they may take.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        try:
+            return load_arrays(self.body(name, most))
+        except SafetensorError as error:
+            raise ValueError(f"{name}.safetensors cannot be read: {error}") from error
+
+    def body(self, name: str, most: int = MAX_ARRAYS) -> bytes:
+        """`{name}.safetensors` as it is.
+
+        Raises:
+            ValueError: it is missing or larger than ``most`` bytes.
+        """
+        try:
+            file = self._path / f"{name}.safetensors"
+            self._require(file)
+            return self._bytes(file, min(most + HEADER, MAX_ARRAYS))
+        except Invalid as error:
+            raise ValueError(error.detail) from error
+
+    def _require(self, file: Path) -> None:
+        """Check that a file is there, and in here."""
+        if not file.is_file():
+            raise Invalid(f"{file} is missing")
+        if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(self._path)):
+            raise Invalid(f"{file} leads out of the archive")
+
+    def _bytes(self, file: Path, most: int) -> bytes:
+        self._require(file)
+        with file.open("rb") as opened:
+            body = opened.read(most + 1)
+        if len(body) > most:
+            raise Invalid(f"{file} is over {most} bytes, more than it can have")
+        return body
 
 
-def _array(packed: bytes, name: str, rows: int) -> NDArray[Any]:
-    array = np.frombuffer(packed, VECTORS[name])
+def packed(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as the database has it: lists as arrays, the digest as bytes."""
+    made = dict(row)
+    for name in DRAWS.keys() & row.keys():
+        made[name] = np.array(row[name], DRAWS[name]).tobytes()
+    if "digest" in row:
+        made["digest"] = bytes.fromhex(row["digest"])
+    return made
+
+
+def _array(buffer: bytes, name: str, rows: int) -> NDArray[Any]:
+    array = np.frombuffer(buffer, VECTORS[name])
     return array if name == "identity" else array.reshape(rows, -1)
 
 
-def _checked(place: str, read: Callable[P, dict[str, Any]], *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-    try:
-        return read(*args, **kwargs)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
-        raise Invalid(f"{place} cannot be read: {error!r}") from error
+def _first(error: ValidationError) -> str:
+    """The first fault of a line, and where in it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]

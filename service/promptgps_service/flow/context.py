@@ -12,6 +12,7 @@ import structlog
 import torch
 
 from promptgps_service.errors import Busy, NotOpen, PromptGPSError, RunGone, Unavailable
+from promptgps_service.flow import readiness
 from promptgps_service.flow.catch_up import catch_up
 from promptgps_service.flow.device_queue import CALLERS, DeviceQueue
 from promptgps_service.flow.feature_space import FeatureSpace
@@ -30,8 +31,7 @@ from promptgps_service.store.unit import Store
 
 _log = structlog.get_logger(__name__)
 
-# So long without an answer from the database, or with one job, and a load balancer should ask another process.
-SILENCE_SECONDS = 15.0
+PROBE_SECONDS = 1.0
 RESTING = Learning(enabled=False, groups=1, seconds=0.0)
 MOST_RESTING = 2  # archived runs that are kept in memory after a prediction
 FAULT_LENGTH = 1_000  # characters of a reason that are kept
@@ -78,10 +78,19 @@ class Context:
         self._tickers["follow"] = Ticker("follow", self._poll_seconds, follower.look)
         self.sweeper.wake()  # a process that was killed may have left something half deleted
 
+    def probe_writes(self) -> None:
+        """Find out from now on whether the database takes writes, also where nobody writes."""
+        self._tickers[readiness.WRITES] = Ticker(readiness.WRITES, PROBE_SECONDS, self.store.probe_writes)
+
+    def watch(self, name: str, ticker: Ticker) -> None:
+        """Make readiness depend on a thread of somebody else, who also stops it."""
+        self._tickers[name] = ticker
+
     def close(self) -> None:
         """Stop learning, give the runs back and close the database; what was acknowledged is in the log."""
-        if "follow" in self._tickers:
-            self._tickers["follow"].stop()
+        for name in ("follow", readiness.WRITES):
+            if name in self._tickers:
+                self._tickers[name].stop()
         self._opener.shutdown(wait=False, cancel_futures=True)
         self.queue.stop()
         self._tickers["leases"].stop()  # what was being learned to its end was still this process's to learn
@@ -270,18 +279,7 @@ class Context:
 
     def checks(self) -> dict[str, str]:
         """Readiness part by part: `ok`, or what is wrong."""
-        checks = {"device": "ok" if self.queue.alive else "the thread of the device has stopped"}
-        checks["runs"] = "ok" if self._all_open else "runs are being read"
-        for name, ticker in self._tickers.items():
-            silent = ticker.silence
-            checks[name] = "ok" if silent < SILENCE_SECONDS else f"not done for {silent:.0f} s"
-        try:
-            current = self.store.is_current()
-            checks["database"] = "ok"
-            checks["migrations"] = "ok" if current else "the schema is not the newest: run `promptgps migrate`"
-        except Unavailable as error:
-            checks["database"] = error.detail
-        return checks
+        return readiness.check(self.store, self.queue, self._tickers, runs_are_read=self._all_open)
 
     def catch_up(self, state: RunState) -> RunRecord:
         """Bring a run's state up to the database; answers the heads that it has come to."""

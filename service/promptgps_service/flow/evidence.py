@@ -8,6 +8,7 @@ is known is no news. All else is a contradiction.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -50,9 +51,9 @@ def sort_out(known: Iterable[OutcomeRecord], report: Iterable[Line]) -> Sorted:
         known: every stored line of the draws that the report is about.
         report: its lines; those without a draw are always news.
     """
-    draws: dict[int | None, _Draw] = {}
+    draws: defaultdict[int | None, _Draw] = defaultdict(_Draw)
     for line in known:
-        draws.setdefault(line.draw, _Draw()).add(line)
+        draws[line.draw].add(line)
 
     answer = Sorted()
     for row, line, rollouts in report:
@@ -60,7 +61,7 @@ def sort_out(known: Iterable[OutcomeRecord], report: Iterable[Line]) -> Sorted:
             answer.fresh.append(line)
             continue
 
-        draw = draws.setdefault(line.draw, _Draw())
+        draw = draws[line.draw]
         news = draw.group(line, rollouts) if line.rollout == GROUP else draw.rollout(line, rollouts)
         if news is Verdict.DUPLICATE:
             answer.duplicates += 1

@@ -6,14 +6,14 @@ import hashlib
 import hmac
 import re
 import secrets
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import structlog
 
 from promptgps_service.errors import Conflict, Fault, Invalid, Unauthorized, Unavailable
 from promptgps_service.flow.access import Access
+from promptgps_service.flow.ticker import Ticker
 from promptgps_service.store.clock import utc_now, utc_seconds
 from promptgps_service.store.records import Detail, KeyRecord
 from promptgps_service.store.unit import Store
@@ -51,14 +51,41 @@ def add_key(store: Store, name: str, patterns: Sequence[str], *, read_only: bool
     return key
 
 
-def has_keys(store: Store) -> bool:
-    """Whether the database holds any key."""
+def has_had_keys(store: Store) -> bool:
+    """Whether the database holds any key, be it one that opens nothing any more."""
     with store.read() as unit:
         return bool(unit.keys.all())
 
 
+def forget_keys(store: Store) -> int:
+    """Forget all keys that open nothing any more, so that a service may be open again.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        Conflict: there is a key that still opens.
+    """
+    with store.write() as unit:
+        known = unit.keys.all()
+        valid = [record.name for record in known if is_valid(record)]
+        if valid:
+            raise Conflict(f"{', '.join(valid)}: revoke first what still opens the service")
+        unit.keys.forget_all()
+    return len(known)
+
+
+def is_valid(record: KeyRecord) -> bool:
+    """Whether a key opens anything now."""
+    return record.revoked_at is None and not _has_expired(record)
+
+
 class Keyring:
-    """Every key that opens this process: those of the settings, and those of the database as last read."""
+    """Every key that opens this process: those of the settings, and those of the database as last read.
+
+    Once the database has held a key, the service is never open by itself: revoked and expired keys
+    stay known, until somebody forgets them on purpose.
+    """
 
     def __init__(self, store: Store, given: Sequence[str], *, open_without_keys: bool) -> None:
         """Begin to read keys.
@@ -66,33 +93,38 @@ class Keyring:
         Args:
             store: where keys are.
             given: further keys, with all rights.
-            open_without_keys: whether everybody is let in as long as there is no key at all.
+            open_without_keys: whether everybody is let in as long as there never was a key.
         """
         self._store = store
         self._given = [_digest(key.encode()) for key in given]
         self._open = open_without_keys
         self._known: dict[str, KeyRecord] | None = None
         self._used: set[str] = set()
-        self._closed = threading.Event()
-        self._refresh()
-        self._thread = threading.Thread(target=self._keep_fresh, name="keyring", daemon=True)
-        self._thread.start()
+        try:
+            self._refresh()
+        except Unavailable as error:
+            _log.warning("API keys cannot be read yet", cause=error.detail)
+        self.ticker = Ticker("keys", REFRESH_SECONDS, self._refresh)
 
     def close(self) -> None:
         """Read no more."""
-        self._closed.set()
-        self._thread.join()
+        self.ticker.stop()
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody is asked for a key."""
+        return self._open and not self._given and self._known == {}
 
     def admit(self, authorization: bytes) -> Access:
         """Rights that an Authorization header gives; costs no look at the database.
 
         Raises:
-            Unauthorized: no key, an unknown or an expired one.
+            Unauthorized: no key, an unknown, a revoked or an expired one.
             Unavailable: keys could not be read yet.
         """
-        known = self._known
-        if self._open and not self._given and known == {}:
+        if self.open:
             return Access(None)
+        known = self._known
         scheme, _, key = authorization.partition(b" ")
         digest = _digest(key if scheme.lower() == b"bearer" else b"")
         # every key is compared, in constant time: how long a refusal takes tells nothing
@@ -104,30 +136,32 @@ class Keyring:
         form = _FORM.fullmatch(key)
         record = None if form is None else known.get(form[1].decode())
         if record is None or not hmac.compare_digest(digest, record.digest):
-            raise Unauthorized("no API key, or an unknown one: send `Authorization: Bearer KEY`")
+            raise Unauthorized(self._advice(known))
         return self._access(record)
 
+    def _advice(self, known: Mapping[str, KeyRecord]) -> str:
+        if self._given or any(is_valid(record) for record in known.values()):
+            return "no API key, or an unknown one: send `Authorization: Bearer KEY`"
+        return "no API key opens this service now: make one with `promptgps keys add NAME`"
+
     def _access(self, record: KeyRecord) -> Access:
-        if record.expires_at is not None and record.expires_at <= _stamp():
+        if record.revoked_at is not None:
+            raise Unauthorized("this API key has been revoked")
+        if _has_expired(record):
             raise Unauthorized("this API key has expired")
         self._used.add(record.id)
         return Access(record.name, tuple(record.runs), record.read_only)
 
-    def _keep_fresh(self) -> None:
-        while not self._closed.wait(REFRESH_SECONDS):
-            try:
-                self._refresh()
-            except Exception:  # noqa: BLE001  a ring that is no longer read would let revoked keys in for ever
-                _log.exception("API keys cannot be read")
-
     def _refresh(self) -> None:
-        """Read every key: there are few, and a stranger's guesses then cost the database nothing."""
-        try:
-            with self._store.read() as unit:
-                self._known = {record.id: record for record in unit.keys.all()}
-            self._note_use(self._known)
-        except Unavailable as error:  # nobody can revoke a key either
-            _log.warning("API keys cannot be read; those read before stand", cause=error.detail)
+        """Read every key: there are few, and a stranger's guesses then cost the database nothing.
+
+        Raises:
+            Unavailable: the database does not answer; nobody can revoke a key either, and those
+                that were read before stand.
+        """
+        with self._store.read() as unit:
+            self._known = {record.id: record for record in unit.keys.all()}
+        self._note_use(self._known)
 
     def _note_use(self, known: dict[str, KeyRecord]) -> None:
         used, self._used = self._used, set()
@@ -141,6 +175,10 @@ class Keyring:
 def _stamp(days: int = 0) -> str:
     """Now, or so much later, by the wall clock, as a key's term is; the order of stamps is that of time."""
     return datetime.fromtimestamp(utc_seconds() + days * 86_400, UTC).isoformat(timespec="milliseconds")
+
+
+def _has_expired(record: KeyRecord) -> bool:
+    return record.expires_at is not None and record.expires_at <= _stamp()
 
 
 def _digest(key: bytes) -> bytes:

@@ -18,4 +18,4 @@ class Limits:
 
     open_draws: int = 10_000_000
     embedding_root: Path | None = None
-    waiting: int = 96
+    waiting: int = 48

@@ -51,11 +51,13 @@ class Masks:
         return self._put(Mask(subset, mask.to(self._device), int(rows.size)))
 
     def over(self, mask: Mask, rows: int) -> Mask:
-        """The mask over all ``rows`` rows of the run: those that have come since are not in the subset."""
+        """The mask over all ``rows`` rows of the run; those that have come since are not in it."""
         missing = rows - mask.rows.numel()
         if missing == 0:
             return mask
-        return self._put(Mask(mask.subset, torch.nn.functional.pad(mask.rows, (0, missing)), mask.prompts))
+        return self._put(
+            Mask(mask.subset, torch.nn.functional.pad(mask.rows, (0, missing)), mask.prompts)
+        )
 
     def _put(self, mask: Mask) -> Mask:
         with self._lock:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from promptgps_client.wire import (
     ChangeRun,
     CreateRun,
     PoolShare,
+    Progress,
     Reward,
     Run,
     Runs,
@@ -21,10 +24,11 @@ from promptgps_service.flow.run_differences import conflict_with, stored_request
 from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.flow.run_state import ScoreTable
 from promptgps_service.flow.states import on_current_run, require_open, require_open_pool
+from promptgps_service.flow.trial import require_buildable
 from promptgps_service.flow.warm_start import pin, source_of
 from promptgps_service.model.features import Features
 from promptgps_service.model.registry import make_predictor
-from promptgps_service.store.records import Detail, PoolRecord, RunRecord, Segment
+from promptgps_service.store.records import Detail, PoolRecord, RunRecord, Segment, VersionRecord
 from promptgps_service.store.states import ARCHIVED, FAULTY
 from promptgps_service.store.unit import Unit
 
@@ -42,36 +46,79 @@ def create_run(
         Invalid: a setting does not fit the pools, or the run to start from does not fit this one.
     """
     settings = RunSettings.of(request)
+    with context.store.read() as unit:
+        found = unit.runs.find(request.name)
+        plan = None if found is not None else _plan(unit, settings, keep=False)
+    if plan is not None:
+        require_buildable(context, settings, plan.segments, plan.source)
+
+    made = None
     with context.store.write() as unit:
         found = unit.runs.find(request.name)
-        record = None
         if found is None:
-            pools = _pools(unit, settings)
-            for pool in pools:
-                require_open_pool(pool)
-            _check(unit, settings, pools)
-            source = source_of(unit, settings, pools)
-            record = unit.runs.create(request.name, stored_request(request), settings.dump())
-            if record is not None:
-                _add_rows(unit, record, pools)
-                unit.events.add("run-created", run=record.name, key=by, detail=_origin(settings))
-                if source is not None:
-                    pin(unit, record, source)
-            else:  # another process has made it just now
-                found = unit.runs.get(request.name)
-        refusal = None if found is None else conflict_with(found, request)
-        if refusal is not None:
-            raise refusal
-        if found is not None:
+            made = _make(unit, request, settings, by)
+            found = unit.runs.get(request.name)
+        if made is None:
             require_open(unit, found)
+            refusal = conflict_with(found, request)
+            if refusal is not None:
+                raise refusal
     context.desk(request.name)
-    return describe_run(context, request.name), record is not None
+    return describe_run(context, request.name), made is not None
 
 
-def _pools(unit: Unit, settings: RunSettings) -> list[PoolRecord]:
+@dataclass(frozen=True)
+class _Plan:
+    """What a run is to be made of.
+
+    Attributes:
+        pools: that it draws from.
+        segments: that its rows will be.
+        source: the state that it starts from, if another run has learned it.
+    """
+
+    pools: list[PoolRecord]
+    segments: list[Segment]
+    source: VersionRecord | None
+
+
+def _plan(unit: Unit, settings: RunSettings, *, keep: bool) -> _Plan:
+    pools = _pools(unit, settings, keep=keep)
+    for pool in pools:
+        require_open_pool(pool)
+    _check(unit, settings, pools)
+
+    segments = []
+    offset = 0
+    for pool in pools:
+        segments.append(Segment(offset, pool.id, 0, pool.prompts))
+        offset += pool.prompts
+    return _Plan(pools, segments, source_of(unit, settings, pools))
+
+
+def _make(
+    unit: Unit, request: CreateRun, settings: RunSettings, by: str | None
+) -> RunRecord | None:
+    """Make the run as the pools are now; None where another process has made it just now."""
+    plan = _plan(unit, settings, keep=True)
+    record = unit.runs.create(request.name, stored_request(request), settings.dump())
+    if record is None:
+        return None
+    for pool, segment in zip(plan.pools, plan.segments, strict=True):
+        unit.runs.add_segment(record.id, segment)
+        if pool.frame_rows == 0:
+            unit.pools.set_frame(pool.id, pool.prompts)
+    if plan.source is not None:
+        pin(unit, record, plan.source)
+    unit.events.add("run-created", run=record.name, key=by, detail=_origin(settings))
+    return record
+
+
+def _pools(unit: Unit, settings: RunSettings, *, keep: bool) -> list[PoolRecord]:
+    """The pools of a run; with ``keep`` nobody can delete them before the unit of work ends."""
     pools = []
     for row, share in enumerate(settings.pools):
-        pool = unit.pools.get(share.pool, keep=True)
+        pool = unit.pools.get(share.pool, keep=keep)
         if pool.prompts == 0:
             raise Invalid.at("pools", f"pool {pool.name!r} is empty: add prompts first", row)
         pools.append(pool)
@@ -81,15 +128,24 @@ def _pools(unit: Unit, settings: RunSettings) -> list[PoolRecord]:
 def _check(unit: Unit, settings: RunSettings, pools: list[PoolRecord]) -> None:
     if len({(str(pool.embedding), pool.dimension) for pool in pools}) > 1:
         raise Invalid.at("pools", "pools of one run must have the same embedding: one model learns from all of them")
-    if any(share.weight is not None or share.quota is not None for share in settings.pools):
-        _check_shares(settings)
-    _check_predictor(settings)
+    check_alone(settings)
     quotas = settings.selection.domain_quotas
     if quotas is not None:
         known = {domain for pool in pools for domain in unit.pools.domains(pool.id, 0, pool.prompts)}
         for domain in quotas:
             if domain not in known:
                 raise Invalid.at("selection.domain_quotas", f"no prompt has the domain {domain!r}")
+
+
+def check_alone(settings: RunSettings) -> None:
+    """Check what settings say by themselves, whatever the pools have.
+
+    Raises:
+        Invalid: shares or quotas that exclude each other or don't sum up, or a predictor with wrong parameters.
+    """
+    if any(share.weight is not None or share.quota is not None for share in settings.pools):
+        _check_shares(settings)
+    _check_predictor(settings)
 
 
 def _check_predictor(settings: RunSettings) -> None:
@@ -113,15 +169,6 @@ def _check_shares(settings: RunSettings) -> None:
             raise Invalid.at("pools", "a pool has a weight or a quota, not both", row)
 
 
-def _add_rows(unit: Unit, record: RunRecord, pools: list[PoolRecord]) -> None:
-    offset = 0
-    for pool in pools:
-        unit.runs.add_segment(record.id, Segment(offset, pool.id, 0, pool.prompts))
-        offset += pool.prompts
-        if pool.frame_rows == 0:
-            unit.pools.set_frame(pool.id, pool.prompts)
-
-
 def _origin(settings: RunSettings) -> dict[str, Detail]:
     return {
         "pools": ", ".join(share.pool for share in settings.pools),
@@ -143,13 +190,17 @@ def change_run(
         Invalid: a setting does not fit the pools.
         Conflict: another reward, and outcomes are stored that were read by the one that there is.
     """
+    with context.store.read() as unit:
+        record = unit.runs.get(name)
+        settings = _changed(unit, record, request, keep=False)
+        segments = unit.runs.segments(record.id)
+    if settings.predictor() != RunSettings.load(record.settings).predictor():
+        require_buildable(context, settings, segments, None)
+
     with context.store.write() as unit:
-        record = unit.runs.lock(unit.runs.get(name).id)
-        require_open(unit, record, or_faulty=True)
+        record = unit.runs.lock(record.id)
         present = RunSettings.load(record.settings)
-        _check_reward(request, present, record)
-        settings = present.changed(request, record.draws)
-        _check(unit, settings, _pools(unit, settings))
+        settings = _changed(unit, record, request, keep=True)
         if settings != present:  # a revision for nothing would have what is being learned dropped
             unit.runs.set_settings(record.id, settings.dump())
             told = differences(record.settings, settings.dump())
@@ -161,6 +212,18 @@ def change_run(
     _tell_what_is_learned(context, desk)
     desk.trainer.ask(desk.state.log_position)
     return describe_run(context, name)
+
+
+def _changed(
+    unit: Unit, record: RunRecord, request: ChangeRun, *, keep: bool
+) -> RunSettings:
+    """The settings that a run would have, checked."""
+    require_open(unit, record, or_faulty=True)
+    present = RunSettings.load(record.settings)
+    _check_reward(request, present, record)
+    settings = present.changed(request, record.draws)
+    _check(unit, settings, _pools(unit, settings, keep=keep))
+    return settings
 
 
 def _check_reward(request: ChangeRun, present: RunSettings, record: RunRecord) -> None:
@@ -184,7 +247,20 @@ def _tell_what_is_learned(context: Context, desk: Desk) -> None:
 def describe_run(context: Context, name: str) -> Run:
     """A run by name."""
     with context.store.read() as unit:
-        return _run(context, unit, unit.runs.get(name))
+        record = unit.runs.get(name)
+        return _run(context, unit, record).model_copy(update={"progress": _progress(unit, record)})
+
+
+def _progress(unit: Unit, record: RunRecord) -> Progress:
+    """How far a run has come."""
+    last = unit.selections.last(record.id)
+    reported = unit.log.reported(record.id)
+    return Progress(
+        next_sequence=0 if last is None else last[0] + 1,
+        policy_version=None if last is None else last[1],
+        reported_draws=0 if reported is None else reported[0] + 1,
+        reporting_for=None if reported is None else reported[1],
+    )
 
 
 def list_runs(context: Context) -> Runs:

@@ -14,7 +14,7 @@ from promptgps_service.embedding.surface import surface_features
 from promptgps_service.errors import Conflict, Fault, Invalid
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.prompt_columns import PromptChunk
-from promptgps_service.flow.same_prompts import Incoming, Sorted, StoredVectors, sort_out
+from promptgps_service.flow.same_prompts import Incoming, KnownContents, Sorted, StoredVectors, sort_out
 from promptgps_service.store.records import PoolChunk, PoolRecord
 from promptgps_service.store.states import ARCHIVED
 
@@ -116,6 +116,7 @@ class _Import:
         self._pool = self._begin(pool)  # as it was then
         self._length = self._pool.prompts
         self._aliases = self._pool.aliases
+        self._contents = KnownContents(self._pool.id)
         self._stored = StoredVectors(context.store, self._pool)
 
     def _begin(self, pool: PoolRecord) -> PoolRecord:
@@ -142,7 +143,7 @@ class _Import:
         rows = Incoming.of(chunk, vectors)
         with self._context.store.read() as unit:
             by_key = unit.pools.known_keys(self._pool.id, rows.keys)
-            by_content = unit.pools.known_digests(self._pool.id, rows.digests)
+            by_content = self._contents.of(unit, rows.digests)
         told = sort_out(rows, by_key, by_content, self._length, self._stored, merge=self._merges(chunk))
         staged = _pool_chunk(told, rows, chunk, vectors, self._embedder)
         with self._context.store.write() as unit:

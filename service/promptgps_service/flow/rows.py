@@ -1,9 +1,13 @@
-"""Prompts to rows of a run, and back. A prompt is (pool, key); a pool may be left out where only one has the key."""
+"""Prompts to rows of a run, and back.
+
+A prompt is (pool, key); the pool may be left out where only one pool of the run has the key.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +41,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Places:
-    """Where prompts are, int64[M] each: id of the pool, and position in it; both −1 for a key that no pool has."""
+    """Where prompts are, int64[M] each: id of the pool and position in it, −1 for unknown keys."""
 
     pool: NDArray[np.int64]
     position: NDArray[np.int64]
@@ -62,10 +66,10 @@ class Places:
 
 
 def rows_of(context: Context, state: RunState, *asked: Keys) -> list[NDArray[np.int64]]:
-    """Rows int64[M] of each list of keys, prompts that were added since the run was opened included.
+    """Rows int64[M] of each list of keys; prompts added since the run was opened have one, too.
 
-    Opens a unit of work, so it must not be called inside one. What it answers holds as long as the run does: rows are
-    only ever added.
+    Opens a unit of work, so it must not be called inside one. What it answers holds as long as the
+    run does: rows are only ever added.
 
     Raises:
         NotFound: naming the rows of the request whose key no pool of the run has.
@@ -79,12 +83,19 @@ def rows_of(context: Context, state: RunState, *asked: Keys) -> list[NDArray[np.
 
 
 def rows_at(context: Context, state: RunState, places: Sequence[Places]) -> list[NDArray[np.int64]]:
-    """Rows int64[M] of prompts, new ones of the run's pools included; −1 for keys that no pool has."""
-    rows = [found.rows(state.segments) for found in places]
-    if any(bool(((row < 0) & (found.pool >= 0)).any()) for row, found in zip(rows, places, strict=True)):
-        take_up_new_prompts(context, state)
+    """Rows int64[M] of prompts, new ones of the run's pools included; −1 for unknown keys."""
+    # Another process may have given the run its new rows already; then nothing is to be written.
+    for bring_up_to_date in (context.catch_up, partial(take_up_new_prompts, context)):
         rows = [found.rows(state.segments) for found in places]
-    return rows
+        if not any(_has_gap(row, found) for row, found in zip(rows, places, strict=True)):
+            return rows
+        bring_up_to_date(state)
+    return [found.rows(state.segments) for found in places]
+
+
+def _has_gap(rows: NDArray[np.int64], places: Places) -> bool:
+    """Whether the run has no row yet for a prompt that a pool has."""
+    return bool(((rows < 0) & (places.pool >= 0)).any())
 
 
 def places_of(unit: Unit, state: RunState, asked: Keys) -> Places:
@@ -107,7 +118,9 @@ def places_of(unit: Unit, state: RunState, asked: Keys) -> Places:
     return places
 
 
-def _asked_of(pools: Sequence[PoolRecord], asked: Keys) -> Iterator[tuple[PoolRecord, NDArray[np.int64]]]:
+def _asked_of(
+    pools: Sequence[PoolRecord], asked: Keys
+) -> Iterator[tuple[PoolRecord, NDArray[np.int64]]]:
     """Each pool that is asked for, with the rows of the request that ask for it."""
     every = np.arange(len(asked.keys))
     if asked.pools is None:
@@ -125,7 +138,9 @@ def _positions(unit: Unit, pool: PoolRecord, keys: Sequence[str]) -> NDArray[np.
     return np.fromiter((found.get(key, -1) for key in keys), np.int64, len(keys))
 
 
-def _ambiguous(unit: Unit, pools: Sequence[PoolRecord], asked: Keys, rows: NDArray[np.int64]) -> Invalid:
+def _ambiguous(
+    unit: Unit, pools: Sequence[PoolRecord], asked: Keys, rows: NDArray[np.int64]
+) -> Invalid:
     told = rows[:FAULTS_NAMED].tolist()
     keys = [asked.keys[row] for row in told]
     having = {pool.name: unit.pools.positions(pool, list(dict.fromkeys(keys))) for pool in pools}
@@ -133,9 +148,12 @@ def _ambiguous(unit: Unit, pools: Sequence[PoolRecord], asked: Keys, rows: NDArr
     for row, key in zip(told, keys, strict=True):
         names = " and ".join(repr(name) for name, found in having.items() if key in found)
         detail = f"the pools {names} both have" if len(pools) == 2 else f"the pools {names} have"
-        detail += f" the key {key!r}: name the one that is meant in `{asked.pool_field}`, beside `{asked.field}`"
+        detail += f" the key {key!r}: name the one that is meant in `{asked.pool_field}`,"
+        detail += f" beside `{asked.field}`"
         faults.append(Fault(asked.field, detail, row))
-    return Invalid(f"{rows.size} of {len(asked.keys)} keys are in several pools of the run", tuple(faults))
+    return Invalid(
+        f"{rows.size} of {len(asked.keys)} keys are in several pools of the run", tuple(faults)
+    )
 
 
 def _require_own(run: str, pools: Sequence[PoolRecord], asked: Keys) -> None:
@@ -149,7 +167,8 @@ def _require_own(run: str, pools: Sequence[PoolRecord], asked: Keys) -> None:
     foreign = [row for row, name in enumerate(names) if name not in known]
     if foreign:
         faults = tuple(
-            Fault(asked.pool_field, _not_own(run, own, names[row]), row) for row in foreign[:FAULTS_NAMED]
+            Fault(asked.pool_field, _not_own(run, own, names[row]), row)
+            for row in foreign[:FAULTS_NAMED]
         )
         raise Invalid(f"{len(foreign)} of {len(names)} pools are not the run's", faults)
 
@@ -166,7 +185,9 @@ def _require_all(asked: Keys, found: Places) -> None:
             Fault(asked.field, f"no prompt{where} has the key {asked.keys[row]!r}", row)
             for row in unknown[:FAULTS_NAMED].tolist()
         )
-        raise NotFound(f"{unknown.size} of {len(asked.keys)} keys are not in the run's pools", faults)
+        raise NotFound(
+            f"{unknown.size} of {len(asked.keys)} keys are not in the run's pools", faults
+        )
 
 
 def prompts_at(

@@ -1,4 +1,4 @@
-"""Which prompts of an import are new, which the pool has already, and which are other names of those that it has."""
+"""Which prompts of an import are new, which the pool has, and which are other names of those."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from promptgps_service.errors import Conflict, Fault
 from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.store.records import Known, PoolRecord
-from promptgps_service.store.unit import Store
+from promptgps_service.store.unit import Store, Unit
 
-# Length of the difference of two unit vectors that may be one, rounded to float16 by whoever sent it and again here.
+# How far a unit vector may lie from itself, rounded to float16 by whoever sent it and again here.
 ROUNDING = 2.0**-10 * 1.01
+CONTENTS_KEPT = 65_536
 CACHE_BYTES = 128 * 2**20  # of vectors read back to compare with
 ANOTHER = "give the changed prompt a key of its own, or send the content that the key had"
 
@@ -46,7 +47,9 @@ class Incoming:
         """Rows of a chunk whose vectors are ``vectors``."""
         digests = _digests(chunk, vectors)
         keys = chunk.keys if chunk.keys is not None else [digest.hex() for digest in digests]
-        return cls(keys, digests, vectors, chunk.keys is not None, chunk.texts is not None, chunk.first_row)
+        return cls(
+            keys, digests, vectors, chunk.keys is not None, chunk.texts is not None, chunk.first_row
+        )
 
 
 def _digests(chunk: PromptChunk, vectors: NDArray[np.float32] | None) -> list[bytes]:
@@ -102,7 +105,7 @@ def sort_out(
     for row, (key, digest) in enumerate(zip(rows.keys, rows.digests, strict=True)):
         known = by_key.get(key)
         if known is not None:
-            # Vectors alone that differ by rounding have other digests; what adds a text to a prompt changes it.
+            # Vectors that differ by rounding have other digests; to add a text is to change a prompt.
             may_be_same = known.digest == digest or not rows.texts
             if not may_be_same or not compared.same(row, known.position):
                 raise _another(rows, row, known.digest == digest)
@@ -115,20 +118,20 @@ def sort_out(
             continue
         at = length + len(told.fresh)
         told.fresh.append(row)
-        told.identities.append(digest[:8] if position is None else _identity(digest, key))
+        told.identities.append(digest[:8] if position is None else identity_beside(digest, key))
         by_key[key] = Known(at, digest)
         by_content.setdefault(digest, at)
     return told
 
 
-def _identity(digest: bytes, key: str) -> bytes:
+def identity_beside(digest: bytes, key: str) -> bytes:
     """Identity of a prompt whose content an earlier one of the pool has, too."""
     return hashlib.blake2b(b"k" + digest + key.encode(), digest_size=8).digest()
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """Vectors of a chunk beside those of the pool, whose positions from ``length`` on are its ``fresh`` rows."""
+    """Vectors of a chunk beside the pool's, whose positions from ``length`` on are ``fresh`` rows."""
 
     rows: Incoming
     length: int
@@ -136,22 +139,48 @@ class _Compared:
     stored: StoredVectors
 
     def same(self, row: int, position: int) -> bool:
-        """Whether a row's vector is a prompt's, but for rounding; where the pool embeds texts the text has told it."""
+        """Whether a row has a prompt's vector, but for rounding; an embedded text has told it already."""
         vectors = self.rows.vectors
         if vectors is None:
             return True
-        there = self.stored.at(position) if position < self.length else vectors[self.fresh[position - self.length]]
+        there = (
+            self.stored.at(position)
+            if position < self.length
+            else vectors[self.fresh[position - self.length]]
+        )
         return float(np.linalg.norm(vectors[row] - there.astype(np.float32))) <= ROUNDING
 
 
 def _another(rows: Incoming, row: int, same_text: bool) -> Conflict:
     key = rows.keys[row]
     if not rows.keyed:
-        detail = "an earlier prompt has the same text and another vector: give both a key (`keys`) to tell them apart"
+        detail = "an earlier prompt has the same text and another vector: "
+        detail += "give both a key (`keys`) to tell them apart"
         return Conflict(detail, (Fault("vectors", detail, rows.first_row + row),))
     what = "the same text with another vector" if same_text and rows.texts else "another content"
     detail = f"key {key!r} stands for {what} already: {ANOTHER}"
     return Conflict(detail, (Fault("keys", detail, rows.first_row + row),))
+
+
+class KnownContents:
+    """First positions of contents, those met last kept: of a common one the pool has many prompts to look through."""
+
+    def __init__(self, pool_id: int) -> None:
+        self._pool_id = pool_id
+        self._kept: OrderedDict[bytes, int] = OrderedDict()
+
+    def of(self, unit: Unit, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """First positions of those contents that the pool has, staged prompts included."""
+        asked = dict.fromkeys(digests)
+        found = {digest: self._kept[digest] for digest in asked if digest in self._kept}
+        missing = [digest for digest in asked if digest not in found]
+        found |= unit.pools.known_digests(self._pool_id, missing)
+        for digest, position in found.items():
+            self._kept[digest] = position
+            self._kept.move_to_end(digest)
+        while len(self._kept) > CONTENTS_KEPT:
+            self._kept.popitem(last=False)
+        return found
 
 
 class StoredVectors:
@@ -175,7 +204,7 @@ class StoredVectors:
         return vector
 
     def _start_of(self, position: int) -> int:
-        """Where the chunk begins; chunks that were staged since the last look are looked up anew."""
+        """Where the chunk begins; those staged since the last look are looked up anew."""
         if not self._stops.size or position >= self._stops[-1]:
             with self._store.read() as unit:
                 self._starts, self._stops = unit.pools.chunks(self._pool.id)

@@ -1,4 +1,4 @@
-"""Subsets of a run's prompts: sent once, known by what is in them, and then named with each batch."""
+"""Subsets of a run's prompts: sent once, known by what is in them, named with each batch."""
 
 from __future__ import annotations
 
@@ -7,27 +7,35 @@ from promptgps_client.wire import SendSubset, Subset
 
 from promptgps_service.errors import Fault, Invalid
 from promptgps_service.flow.context import Context
-from promptgps_service.flow.rows import Keys, places_of, rows_at
+from promptgps_service.flow.rows import Keys, places_of, prompts_at, rows_at
 from promptgps_service.store.subsets import subset_id
 
 KEYS_NAMED = 20
+EXAMPLES = 5
 
 
 def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
-    """Keep a subset of a run's prompts; the same prompts in any order, by whatever keys, are the same subset.
+    """Keep a subset of a run's prompts; the same prompts, in any order and by any keys, are the same.
 
     Raises:
         NotFound: no such run.
-        Invalid: none of the keys is known; a key without a pool that several pools have; a pool that is not the run's.
+        Invalid: none of the keys is known, several pools have one, or a pool is not the run's.
         Unavailable: the database does not answer; nothing was kept.
     """
     state = context.desk(name).state
     with context.store.read() as unit:
         places = places_of(unit, state, Keys(request.keys, request.pool))
     unknown = [request.keys[row] for row in places.unknown.tolist()]
+    if unknown:
+        with context.store.read() as unit:
+            some = np.arange(min(state.rows, EXAMPLES))
+            run_keys = [key for key, _ in prompts_at(unit, state.segments, some, text=False)]
+    else:
+        run_keys = []
     if len(unknown) == len(request.keys):
         shown = ", ".join(map(repr, unknown[:KEYS_NAMED]))
         detail = f"none of the {len(unknown)} keys is in the run's pools: {shown}"
+        detail += f"; their own are such as {', '.join(map(repr, run_keys))}"
         raise Invalid(detail, (Fault("keys", detail),))
 
     (found,) = rows_at(context, state, [places])
@@ -46,4 +54,5 @@ def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
         whole=rows.size == there,
         unknown=len(unknown),
         unknown_keys=unknown[:KEYS_NAMED],
+        run_keys=run_keys,
     )

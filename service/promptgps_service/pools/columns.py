@@ -46,8 +46,9 @@ def _next_rows(sources: dict[str, Iterator[Any]]) -> dict[str, list[Any]]:
     values: dict[str, list[Any]] = {name: [] for name in sources}
     size = taken = 0
     while size < CHUNK_BYTES and taken < CHUNK_ROWS:
+        step = STEP if size else 1  # the same for every column
         for name, source in sources.items():
-            fresh = list(islice(source, STEP if size else 1))
+            fresh = list(islice(source, step))
             values[name] += fresh
             if name == "texts":
                 size += sum(map(_memory, fresh))

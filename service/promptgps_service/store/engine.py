@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 
 from promptgps_service.errors import Invalid
+from promptgps_service.store.presence import PostgresqlPresence, SqlitePresence
 
 # Request threads, what learns and imports; a smaller pool would make threads queue where nobody sees it.
 CONNECTIONS = 48
@@ -23,6 +25,7 @@ _POSTGRESQL = {
 }  # fmt: skip
 # A process that is stopped in the middle of a unit of work says nothing either; here the database gives up on it.
 IDLE_TIMEOUT_MS = 20_000
+_PRESENCE = "promptgps_presence"
 
 
 def parse_url(url: str) -> URL:
@@ -52,8 +55,11 @@ def make_engine(url: str) -> Engine:
         engine = create_engine(
             parsed, pool_size=CONNECTIONS, max_overflow=0, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
         )
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        presence = SqlitePresence()
+        event.listen(engine, "do_connect", partial(_before_sqlite, presence))
+        event.listen(engine, "connect", partial(_prepare_sqlite, presence))
+        event.listen(engine, "close", lambda *_: presence.closed())
+        event.listen(engine, "begin", partial(_begin_sqlite, presence))
         return engine
     engine = create_engine(
         parsed,
@@ -63,39 +69,81 @@ def make_engine(url: str) -> Engine:
         isolation_level="READ COMMITTED",  # row locks of the runs serialise writers; readers see what is committed
         connect_args=_POSTGRESQL,
     )
-    event.listen(engine, "connect", _prepare_postgresql)
+    event.listen(engine, "connect", partial(_prepare_postgresql, PostgresqlPresence()))
     return engine
 
 
-def _prepare_postgresql(connection: psycopg.Connection[Any], _record: Any) -> None:
-    connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}")
-    connection.commit()
+def check_presence(connection: Connection) -> None:
+    """Check that what a connection has written is where the next process will read.
+
+    Raises:
+        Unavailable: the SQLite file was deleted, moved or replaced.
+    """
+    presence = connection.info.get(_PRESENCE)
+    if presence is not None:
+        presence.check()
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+def _prepare_postgresql(
+    presence: PostgresqlPresence, connection: psycopg.Connection[Any], _record: Any
+) -> None:
+    try:
+        connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}")
+        found = connection.execute("SELECT oid FROM pg_database WHERE datname = current_database()")
+        row = found.fetchone()
+        connection.commit()
+        assert row is not None  # we are in it
+        presence.connected(row[0])
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _before_sqlite(
+    presence: SqlitePresence, _dialect: Any, _record: Any, _arguments: Any, _options: Any
+) -> None:
+    """Keep SQLite from making new files where those of the other connections were."""
+    presence.check()
+
+
+def _prepare_sqlite(
+    presence: SqlitePresence, connection: sqlite3.Connection, record: Any
+) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves: the driver would begin too late and never IMMEDIATE
-    cursor = connection.cursor()
-    _write_ahead(cursor)
-    for pragma in (
-        "synchronous = FULL",  # acknowledged means on disk, also when the power fails
-        "foreign_keys = ON",
-        f"busy_timeout = {BUSY_TIMEOUT_MS}",
-        "cache_size = -65536",
-        "temp_store = MEMORY",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    try:
+        cursor = connection.cursor()
+        _write_ahead(cursor)
+        for pragma in (
+            "synchronous = FULL",  # acknowledged means on disk, also when the power fails
+            "foreign_keys = ON",
+            f"busy_timeout = {BUSY_TIMEOUT_MS}",
+            "cache_size = -65536",
+            "temp_store = MEMORY",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log, too
+        _, _, path = cursor.execute("PRAGMA database_list").fetchone()
+        presence.opened(path)
+        record.info[_PRESENCE] = presence
+        cursor.close()
+    except BaseException:
+        connection.close()
+        raise
 
 
-@stamina.retry(
-    on=sqlite3.OperationalError, attempts=None, timeout=BUSY_TIMEOUT_MS / 1000, wait_initial=0.02, wait_max=0.5
-)
+def _is_locked(error: Exception) -> bool:
+    name = str(getattr(error, "sqlite_errorname", ""))
+    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+@stamina.retry(on=_is_locked, attempts=None, timeout=BUSY_TIMEOUT_MS / 1000, wait_initial=0.02, wait_max=0.5)
 def _write_ahead(cursor: sqlite3.Cursor) -> None:
     """Readers never wait for the writer. The first switch of a new file does not heed the busy timeout."""
     cursor.execute("PRAGMA journal_mode = WAL")
 
 
-def _begin_sqlite(connection: Connection) -> None:
+def _begin_sqlite(presence: SqlitePresence, connection: Connection) -> None:
+    presence.check()
     # IMMEDIATE takes the write lock at once: a transaction that read first could not be upgraded without SQLITE_BUSY.
     write = connection.get_execution_options().get("promptgps_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN DEFERRED")

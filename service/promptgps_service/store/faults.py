@@ -17,7 +17,10 @@ _BY_CODE = {
     "SQLITE_CORRUPT": "the database file is damaged",
     "XX001": "the database is damaged",  # data_corrupted
     "42P01": "the database has not been migrated",  # undefined_table
+    "42703": "the database has not been migrated",  # undefined_column
+    "25006": "the database takes no writes: it is read-only",  # read_only_sql_transaction
 }
+_READ_ONLY = "the database takes no writes: its file is read-only"
 
 
 def fault_of(error: DBAPIError) -> str | None:
@@ -25,6 +28,8 @@ def fault_of(error: DBAPIError) -> str | None:
     code = str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None))
     if code in _BY_CODE:
         return _BY_CODE[code]
+    if code.startswith("SQLITE_READONLY"):
+        return _READ_ONLY
     # SQLite tells damage by the root of its errors; PostgreSQL a standby or a failing disk by InternalError
     if isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError:
         return "the database does not answer"

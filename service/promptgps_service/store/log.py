@@ -23,6 +23,11 @@ _INSERT_SQLITE = f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({', '.join('?' * le
 _OF_DRAWS = select(*(outcomes.c[name] for name in OutcomeRecord.__dataclass_fields__)).where(
     outcomes.c.run_id == bindparam("run"), outcomes.c.draw.in_(bindparam("draws", expanding=True))
 )
+_REPORTED = select(outcomes.c.draw, outcomes.c.received_at).where(
+    outcomes.c.run_id == bindparam("run"), outcomes.c.draw >= 0
+)
+_LOWEST = _REPORTED.order_by(outcomes.c.draw).limit(1)
+_HIGHEST = _REPORTED.order_by(outcomes.c.draw.desc()).limit(1)
 
 
 class Log:
@@ -38,6 +43,14 @@ class Log:
             asked = {"run": run_id, "draws": draws[start : start + LOOKUP]}
             found.extend(OutcomeRecord(*row) for row in self._connection.execute(_OF_DRAWS, asked).all())
         return found
+
+    def reported(self, run_id: int) -> tuple[int, float] | None:
+        """Highest draw with an outcome, and seconds since the lowest one with an outcome was reported."""
+        lowest = self._connection.execute(_LOWEST, {"run": run_id}).one_or_none()
+        highest = self._connection.execute(_HIGHEST, {"run": run_id}).one_or_none()
+        if lowest is None or highest is None:
+            return None
+        return int(highest.draw), max(utc_seconds() - lowest.received_at, 0.0)
 
     def has_reward(self, run_id: int, value: float) -> bool:
         """Whether some rollout that counts has had that reward, up to rounding; reads the log until it finds one."""

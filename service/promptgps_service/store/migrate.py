@@ -6,16 +6,19 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from promptgps_service.errors import Unavailable
+from promptgps_service.errors import Invalid, Unavailable
 from promptgps_service.store.faults import fault_of
 
+_log = structlog.get_logger(__name__)
 _LOCK = 7_209_310_455_108_116  # any constant: concurrent migrations of one PostgreSQL take turns
 
 
@@ -46,13 +49,43 @@ def downgrade(engine: Engine, revision: str) -> None:
 
 def is_current(connection: Connection) -> bool:
     """Whether the database is at the newest revision."""
-    return MigrationContext.configure(connection).get_current_revision() == newest_revision()
+    return schema_fault(connection) is None
+
+
+def schema_fault(connection: Connection) -> str | None:
+    """Why this code cannot work with the schema of a database; None where it can."""
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found == newest_revision():
+        return None
+    if found is None:
+        return "the database has no schema: run `promptgps migrate`"
+    if found in _revisions():
+        return f"the schema ({found}) is older than this version of promptgps: run `promptgps migrate`"
+    return f"the schema ({found}) is of a newer version of promptgps: run that one"
 
 
 @cache
 def newest_revision() -> str | None:
     """Revision that this code works with."""
     return ScriptDirectory.from_config(alembic_config()).get_current_head()
+
+
+@cache
+def _revisions() -> frozenset[str]:
+    scripts = ScriptDirectory.from_config(alembic_config()).walk_revisions()
+    return frozenset(script.revision for script in scripts)
+
+
+def _known_revision(connection: Connection) -> str | None:
+    """The revision of a database.
+
+    Raises:
+        Invalid: this code does not know it.
+    """
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is not None and found not in _revisions():
+        raise Invalid(schema_fault(connection) or found)
+    return found
 
 
 def _run(engine: Engine, action: Callable[[Config, str], None], revision: str) -> None:
@@ -62,7 +95,13 @@ def _run(engine: Engine, action: Callable[[Config, str], None], revision: str) -
             with connection.begin():
                 if connection.dialect.name == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+                before = _known_revision(connection)
                 action(alembic_config(connection), revision)
+                after = MigrationContext.configure(connection).get_current_revision()
+        if before != after:
+            _log.debug("migrated", before=before, after=after)
+    except CommandError as error:
+        raise Invalid(str(error)) from error
     except DBAPIError as error:
         fault = fault_of(error)
         if fault is None:

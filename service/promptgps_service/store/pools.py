@@ -295,37 +295,39 @@ class Pools:
             .group_by(prompts.c.digest)
         )
         found: dict[bytes, int] = {}
-        for part in _parts(digests):
+        for part in _parts(list(dict.fromkeys(digests))):
             rows = self._connection.execute(query.where(prompts.c.digest.in_(part))).all()
             found.update((bytes(digest), position) for digest, position in rows)
         return found
 
     def positions(self, pool: PoolRecord, keys: Sequence[str]) -> dict[str, int]:
         """Positions of those keys, prompts' own and aliases, that the pool had as the record says."""
-        own = select(prompts.c.key, prompts.c.position).where(
-            prompts.c.pool_id == pool.id, prompts.c.position < pool.prompts
-        )
+        own = select(prompts.c.key, prompts.c.position, prompts.c.position).where(prompts.c.pool_id == pool.id)
         found = self._found(own, prompts.c.key, keys, pool.prompts)
         if pool.aliases and len(found) < len(keys):
             missing = [key for key in keys if key not in found]
-            aliases = select(prompt_aliases.c.key, prompt_aliases.c.position).where(
-                prompt_aliases.c.pool_id == pool.id, prompt_aliases.c.ordinal < pool.aliases
-            )
+            aliases = select(
+                prompt_aliases.c.key, prompt_aliases.c.position, prompt_aliases.c.ordinal
+            ).where(prompt_aliases.c.pool_id == pool.id)
             found |= self._found(aliases, prompt_aliases.c.key, missing, pool.aliases)
         return found
 
     def _found(
-        self, query: Select[str, int], column: Column[Any], keys: Sequence[str], there: int
+        self, query: Select[str, int, int], column: Column[Any], keys: Sequence[str], committed: int
     ) -> dict[str, int]:
-        """(key, position) of those keys, of ``there`` that a query has; of most of them in one go."""
-        if len(keys) > LOOKUP and len(keys) * SCAN_SHARE > there:
+        """Positions by key, from rows (key, position, place) whose place is committed.
+
+        Most keys of a pool are looked up by reading them all. The place is compared here: as a condition it would
+        have SQLite read the pool up to there instead of looking keys up.
+        """
+        if len(keys) > LOOKUP and len(keys) * SCAN_SHARE > committed:
             asked = set(keys)
-            rows = self._connection.execute(query, execution_options={"yield_per": LOOKUP})
-            return {key: position for key, position in rows if key in asked}
+            every = self._connection.execute(query, execution_options={"yield_per": LOOKUP})
+            return {key: position for key, position, place in every if key in asked and place < committed}
         found: dict[str, int] = {}
         for part in _parts(keys):
-            rows = self._connection.execute(query.where(column.in_(part)))
-            found.update((key, position) for key, position in rows.all())
+            rows = self._connection.execute(query.where(column.in_(part))).all()
+            found.update((key, position) for key, position, place in rows if place < committed)
         return found
 
     def keys_at(self, pool_id: int, positions: Sequence[int], *, text: bool) -> dict[int, tuple[str, str | None]]:

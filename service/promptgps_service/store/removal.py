@@ -78,10 +78,11 @@ class Removal:
 
     def abandon_import(self, run_id: int) -> None:
         """Mark as deleted what an import of an archive has brought so far."""
-        values = {"state": DELETING}
-        importing = pools.c.state == IMPORTING, pools.c.import_token == hidden_name(run_id)
-        self._connection.execute(update(pools).where(*importing).values(**values, import_token=None))
-        self._connection.execute(update(runs).where(runs.c.id == run_id, runs.c.state == IMPORTING).values(**values))
+        mine = update(runs).where(runs.c.id == run_id, runs.c.state == IMPORTING)
+        if self._connection.execute(mine.values(state=DELETING)).rowcount == 0:
+            return
+        brought = pools.c.state == IMPORTING, pools.c.import_token == hidden_name(run_id)
+        self._connection.execute(update(pools).where(*brought).values(state=DELETING, import_token=None))
         for table in (leases, run_segments):
             self._connection.execute(delete(table).where(table.c.run_id == run_id))
 

@@ -16,6 +16,12 @@ _FIND = select(selections).where(
     selections.c.run_id == bindparam("run"), selections.c.sequence == bindparam("sequence")
 )
 _HIGHEST = select(func.max(selections.c.sequence)).where(selections.c.run_id == bindparam("run"))
+_LAST = (
+    select(selections.c.sequence, selections.c.policy_version)
+    .where(selections.c.run_id == bindparam("run"))
+    .order_by(selections.c.sequence.desc())
+    .limit(1)
+)
 _PLAIN = (
     "sequence", "ordinal", "request", "seed", "clock", "policy_version", "model_version", "trained_through",
     "strategy", "rollouts", "first_draw", "warnings", "epoch",
@@ -44,6 +50,11 @@ class Selections:
         """One past the highest sequence so far."""
         highest = self._connection.execute(_HIGHEST, {"run": run_id}).scalar_one()
         return 0 if highest is None else int(highest) + 1
+
+    def last(self, run_id: int) -> tuple[int, int | None] | None:
+        """Highest sequence so far, and the policy version it was asked for with."""
+        row = self._connection.execute(_LAST, {"run": run_id}).one_or_none()
+        return None if row is None else (int(row.sequence), row.policy_version)
 
     def since(self, run_id: int, ordinal: int) -> list[SelectionRecord]:
         """Selections with that ordinal or a later one, in the order of issue."""

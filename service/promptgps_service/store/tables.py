@@ -73,7 +73,8 @@ prompts = Table(
     Column("prior_trials", Float),
     PrimaryKeyConstraint("pool_id", "position"),
     UniqueConstraint("pool_id", "key"),
-    Index("ix_prompts_pool_id_digest", "pool_id", "digest"),  # prompts with other keys may have the same content
+    # Prompts with other keys may have the same content; the position saves a look at each of them for the first.
+    Index("ix_prompts_pool_id_digest", "pool_id", "digest", "position"),
 )
 # A pool is read at every start: without this, all its texts would be, to find that none has a pass rate.
 Index(
@@ -275,6 +276,14 @@ leases = Table(
     metadata,
     Column("run_id", Integer, ForeignKey("runs.id"), primary_key=True),
     Column("holder", String(64), ForeignKey("workers.id", ondelete="CASCADE"), nullable=False, index=True),
+)
+
+# Rows that come and go at once: they show that the database takes writes.
+write_probes = Table(
+    "write_probes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("room", LargeBinary, nullable=False),
 )
 
 # ---- snapshots, and what a restore has superseded ------------------------------------------------------------

@@ -11,13 +11,13 @@ from sqlalchemy import Connection
 
 from promptgps_service.errors import PromptGPSError
 from promptgps_service.store.archive import Archive
-from promptgps_service.store.engine import make_engine
+from promptgps_service.store.engine import check_presence, make_engine
 from promptgps_service.store.events import Events
 from promptgps_service.store.faults import unavailable
 from promptgps_service.store.keys import Keys
 from promptgps_service.store.leases import Leases
 from promptgps_service.store.log import Log
-from promptgps_service.store.migrate import is_current
+from promptgps_service.store.migrate import is_current, schema_fault
 from promptgps_service.store.pools import Pools
 from promptgps_service.store.removal import Removal
 from promptgps_service.store.runs import Runs
@@ -26,6 +26,7 @@ from promptgps_service.store.snapshots import Snapshots
 from promptgps_service.store.subsets import Subsets
 from promptgps_service.store.superseded import SupersededLog
 from promptgps_service.store.versions import Versions
+from promptgps_service.store.writing import Writing, give_room_back, take_room, write_little
 
 _mine = threading.local()  # the stores that the thread has a connection to
 
@@ -142,6 +143,7 @@ class Store:
     def __init__(self, url: str) -> None:
         self.engine = make_engine(url)
         self._reader = self.engine
+        self.writing = Writing()
         if self.engine.dialect.name == "postgresql":  # SQLite reads from one snapshot anyway
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
 
@@ -168,10 +170,36 @@ class Store:
         Raises:
             Unavailable: the database does not answer, is full, or stayed locked; nothing of the block is stored.
         """
-        with _only_connection(self), unavailable(), self.engine.connect() as connection:
+        with _only_connection(self), self.writing.watched(), self._write() as connection:
+            yield Unit(connection)
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with unavailable(), self.engine.connect() as connection:
             connection = connection.execution_options(promptgps_write=True)
             with connection.begin(), _without_leftovers(connection):
-                yield Unit(connection)
+                yield connection
+            check_presence(connection)  # what went into a file that nobody finds again is not stored
+
+    def probe_writes(self) -> None:
+        """Make sure that the database takes writes; costs a look while the last writes say so.
+
+        Raises:
+            Unavailable: it takes none.
+        """
+        with self.read():
+            pass  # it is there, and it is the one that it was
+        if not self.writing.needs_probe:
+            return
+        with self.writing.watched(settles=True):
+            if self.writing.trouble is None:
+                with self._write() as connection:
+                    write_little(connection)
+            else:
+                with self._write() as connection:
+                    take_room(connection)
+                with self._write() as connection:
+                    give_room_back(connection)
 
     def is_current(self) -> bool:
         """Whether the schema is the newest.
@@ -182,7 +210,15 @@ class Store:
         with self.read() as unit:
             return is_current(unit.connection)
 
+    def schema_fault(self) -> str | None:
+        """Why this code cannot work with the database's schema; None where it can.
+
+        Raises:
+            Unavailable: no answer.
+        """
+        with self.read() as unit:
+            return schema_fault(unit.connection)
+
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
-

@@ -14,6 +14,7 @@ import numpy
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from promptgps_client import ExistingRun
 from promptgps_client.adapters.seam import Seam
 from verl import DataProto
 from verl.trainer.ppo.ray_trainer import RayPPOTrainer
@@ -153,6 +154,21 @@ def test_without_the_service_it_trains_on_and_tells_it_later(run: Run, tmp_path:
     told = sorted(KEYS[row["row"]] for row in run.outcomes())
     assert told == sorted(key for step in made.rolled_out for key in step)
     assert sum(row["trials"] for row in run.outcomes()) == 18 * ROLLOUTS
+
+
+def test_a_relaunch_is_stopped_or_does_what_is_said(run: Run, tmp_path: Path) -> None:
+    trained(config(run, tmp_path, steps=2))
+    before = reported(run)
+    again = f"trainer.default_local_dir={tmp_path}/again"
+    made = Trainer(config(run, tmp_path, again, steps=2), seed=1)
+    with pytest.raises(ExistingRun, match="has been trained on before"):
+        made.fit()
+    made.seam.close()
+    assert reported(run) == before
+    trained(config(run, tmp_path, again, "+data.promptgps.on_existing=new", steps=2), seed=2)
+    assert reported(run) == before
+    second = Run(f"{run.name}-2", run.server, run.client, run.database)
+    assert len(reported(second)) == len(before)
 
 
 def test_what_cannot_be_is_told(run: Run, tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from datasets import Dataset
+from promptgps_client import ExistingRun
 from promptgps_client.adapters.seam import Seam
 from promptgps_client.adapters.verl import PromptGPSDataset
 
@@ -202,6 +205,76 @@ def test_what_cannot_be_is_told(run: Run, tmp_path: Path) -> None:
     made = trainer(given, Replies(given))
     with pytest.raises(RuntimeError, match="custom_cls must name PromptGPSDataset"):
         made.replay_buffer.sample(1, "train", 4)
+
+
+def test_a_relaunch_is_stopped_or_does_what_is_said(run: Run, tmp_path: Path) -> None:
+    def started(name: str, *overrides: str, seed: int = 0) -> tuple[Any, Replies]:
+        folder = f"trainer.default_local_dir={tmp_path}/{name}"
+        given = config(run, tmp_path, folder, *overrides)
+        replies = Replies(given, seed=seed)
+        return trainer(given, replies), replies
+
+    made, replies = started("first")
+    step(made)
+    killed(made, replies)
+    before = reported(run)
+
+    made, replies = started("second", seed=1)
+    with pytest.raises(ExistingRun, match="has been trained on before"):
+        step(made)
+    killed(made, replies)
+    assert reported(run) == before
+
+    made, replies = started("third", "+data.promptgps.on_existing=resume", seed=2)
+    step(made)
+    killed(made, replies)
+    assert len(reported(run)) == 2 * len(before)
+    assert before.items() <= reported(run).items()
+
+    second = Run(f"{run.name}-2", run.server, run.client, run.database)
+    made, replies = started("fourth", "+data.promptgps.on_existing=new", seed=3)
+    step(made)
+    save(made)
+    killed(made, replies)
+    assert len(reported(second)) == len(before)
+    made, replies = started("fourth", "+data.promptgps.on_existing=new", seed=4)  # from its checkpoint
+    step(made)
+    made.train_dataset.seam.close()
+    assert len(reported(second)) == 2 * len(before)
+    assert len(reported(run)) == 2 * len(before)
+
+
+def test_files_that_each_count_anew_are_pools_of_their_own(run: Run, tmp_path: Path) -> None:
+    sources = {"openai/gsm8k": f"{run.name}-gsm8k", "lighteval/MATH": f"{run.name}-math"}
+    files = []
+    for source, pool in sources.items():
+        texts = [f"{source}: {text}" for text in TEXTS[:8]]
+        run.client.create_pool(pool)
+        run.client.add_prompts(pool, keys=range(8), texts=texts)
+        path = tmp_path / f"{pool}.parquet"
+        Dataset.from_list([
+            {"data_source": source, "prompt": [{"role": "user", "content": text}],
+             "reward_model": {"ground_truth": "0"}, "extra_info": {"index": index}}
+            for index, text in enumerate(texts)
+        ]).to_parquet(path)  # fmt: skip
+        files.append(str(path))
+    name = f"{run.name}-pools"
+    run.client.create_run(name=name, pools=[{"pool": pool} for pool in sources.values()], rollouts_per_prompt=ROLLOUTS)
+    own = Run(name, run.server, run.client, run.database)
+    given = (f"data.train_files={files}", f"data.promptgps.run={name}")
+    with pytest.raises(ValueError, match=r"'0' is there twice.*pool: \{SOURCE: POOL"):
+        trainer(config(run, tmp_path, *given), Replies(config(run, tmp_path, *given)))
+    mapping = ",".join(f"{source}:{pool}" for source, pool in sources.items())
+    mapped = config(run, tmp_path, *given, f"+data.promptgps.pool={{{mapping}}}")
+    replies = Replies(mapped)
+    made = trainer(mapped, replies)
+    for _ in range(3):
+        step(made)
+    made.train_dataset.seam.close()
+    drawn = {number(info["promptgps_draw_id"]): info["index"] for info in replies.infos}
+    assert drawn == {row["draw"]: row["row"] % 8 for row in own.outcomes()}
+    assert len(reported(own)) == 3 * 4 * ROLLOUTS
+    assert {row["row"] // 8 for row in own.outcomes()} == {0, 1}
 
 
 def test_rewards_that_come_later_are_told(run: Run, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class _Line:
         self.turns = asyncio.Semaphore(self.most)
 
 
-class Admission:
+class RunTurns:
     """Turns for the requests of runs; belongs to one event loop."""
 
     def __init__(self) -> None:

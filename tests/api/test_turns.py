@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from promptgps_service.api import admission
-from promptgps_service.api.admission import Admission
+from promptgps_service.api import turns as turns_module
+from promptgps_service.api.turns import RunTurns
 from promptgps_service.errors import Busy
 
 
@@ -19,7 +19,7 @@ async def settled() -> None:
 class Crowd:
     """Requests that stay at work until they are let go."""
 
-    def __init__(self, turns: Admission) -> None:
+    def __init__(self, turns: RunTurns) -> None:
         self.turns = turns
         self.at_work: list[str] = []
         self.most = 0
@@ -37,17 +37,17 @@ class Crowd:
 
 def test_one_run_holds_only_so_many_threads_and_others_are_not_kept_waiting() -> None:
     async def scenario() -> None:
-        crowd = Crowd(Admission())
+        crowd = Crowd(RunTurns())
         flood = [asyncio.create_task(crowd.ask(f"flood-{n}", "flood")) for n in range(300)]
         await settled()
-        assert len(crowd.at_work) == admission.AT_WORK
+        assert len(crowd.at_work) == turns_module.AT_WORK
 
         calm = asyncio.create_task(crowd.ask("calm", "calm"))
         await settled()
         assert "calm" in crowd.at_work
         crowd.go.set()
         await asyncio.gather(*flood, calm)
-        assert crowd.most == admission.AT_WORK + 1
+        assert crowd.most == turns_module.AT_WORK + 1
         assert not crowd.turns._lines
 
     asyncio.run(scenario())
@@ -55,7 +55,7 @@ def test_one_run_holds_only_so_many_threads_and_others_are_not_kept_waiting() ->
 
 def test_requests_that_wait_for_the_model_leave_room_for_the_reports_that_it_waits_for() -> None:
     async def scenario() -> None:
-        crowd = Crowd(Admission())
+        crowd = Crowd(RunTurns())
         waiting = [
             asyncio.create_task(crowd.ask(f"waits-{n}", "run", waits=True)) for n in range(100)
         ]
@@ -71,7 +71,7 @@ def test_requests_that_wait_for_the_model_leave_room_for_the_reports_that_it_wai
 
 def test_ranks_that_ask_for_one_sequence_wait_for_the_first_of_them() -> None:
     async def scenario() -> None:
-        crowd = Crowd(Admission())
+        crowd = Crowd(RunTurns())
         ranks = [asyncio.create_task(crowd.ask(f"rank-{n}", "run", sequence=7)) for n in range(256)]
         other = asyncio.create_task(crowd.ask("other", "run", sequence=8))
         await settled()
@@ -86,7 +86,7 @@ def test_ranks_that_ask_for_one_sequence_wait_for_the_first_of_them() -> None:
 @pytest.mark.parametrize("ending", ["fails", "hangs up"])
 def test_where_the_first_comes_to_nothing_the_others_go_on(ending: str) -> None:
     async def scenario() -> None:
-        turns = Admission()
+        turns = RunTurns()
         begun, done = asyncio.Event(), []
 
         async def first() -> None:
@@ -117,11 +117,11 @@ def test_where_the_first_comes_to_nothing_the_others_go_on(ending: str) -> None:
 
 
 def test_a_line_that_is_too_long_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "IN_LINE", 5)
-    monkeypatch.setattr(admission, "AT_WORK", 2)
+    monkeypatch.setattr(turns_module, "IN_LINE", 5)
+    monkeypatch.setattr(turns_module, "AT_WORK", 2)
 
     async def scenario() -> None:
-        crowd = Crowd(Admission())
+        crowd = Crowd(RunTurns())
         there = [asyncio.create_task(crowd.ask(str(n), "run")) for n in range(5)]
         await settled()
         with pytest.raises(Busy):
@@ -134,11 +134,11 @@ def test_a_line_that_is_too_long_takes_no_more(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_who_waits_in_line_for_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "LINE_SECONDS", 0.05)
-    monkeypatch.setattr(admission, "AT_WORK", 1)
+    monkeypatch.setattr(turns_module, "LINE_SECONDS", 0.05)
+    monkeypatch.setattr(turns_module, "AT_WORK", 1)
 
     async def scenario() -> None:
-        crowd = Crowd(Admission())
+        crowd = Crowd(RunTurns())
         holder = asyncio.create_task(crowd.ask("holder", "run", sequence=1))
         await settled()
         for sequence in (1, 2):

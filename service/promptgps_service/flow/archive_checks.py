@@ -1,0 +1,537 @@
+"""What must be so between the rows of an archive, so that the run in it can be built; told line by line.
+
+Each check takes the rows of one table in their order and raises a ValueError at the first that cannot be. Memory is
+bounded by some bytes a prompt, a draw and an outcome.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from promptgps_client.wire import CreateRun, OutcomesStored, Restored
+from pydantic import ValidationError
+
+from promptgps_service.embedding.surface import SURFACE_NAMES
+from promptgps_service.errors import Invalid
+from promptgps_service.flow.archive_folder import Folder
+from promptgps_service.flow.archive_rows import PoolHead, RunHead
+from promptgps_service.flow.open_run import check_alone
+from promptgps_service.flow.run_differences import GIVEN
+from promptgps_service.flow.run_settings import NULLABLE, RunSettings
+from promptgps_service.flow.same_prompts import identity_beside
+from promptgps_service.flow.timeline import Timeline
+from promptgps_service.flow.warm_start import PINNED
+from promptgps_service.model.checkpoint import from_safetensors, unpack
+from promptgps_service.store.subsets import subset_id
+from promptgps_service.store.tables import VECTORS
+
+WORDLLAMA_DIMENSION = 256
+LENGTH_TOLERANCE = 0.01  # of a unit vector that was rounded to float16
+Row = dict[str, Any]
+
+
+# ---- settings ------------------------------------------------------------------------------------------------
+
+
+def settings_of(stored: Mapping[str, Any], draws: int) -> RunSettings:
+    """Settings of a run, as strict as if somebody asked for such a run now.
+
+    Args:
+        stored: as JSON has them.
+        draws: of the run: shares of domains hold from one of these on.
+
+    Raises:
+        ValueError: they cannot be; says which.
+    """
+    own = dict(stored)
+    quotas_from = own.pop("quotas_from", 0)
+    if type(quotas_from) is not int or not 0 <= quotas_from <= draws:
+        raise ValueError(f"settings.quotas_from is {quotas_from!r}, not a number up to the {draws} draws")
+    try:
+        CreateRun.model_validate_json(json.dumps({"name": "archived", **own}))
+        settings = RunSettings.load(dict(stored))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ValueError(f"settings.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"settings cannot be read: {error!r}") from error
+    gaps = [
+        name for name, value in settings.selection.model_dump().items()
+        if value is None and name not in NULLABLE | {"predictor_parameters"}
+    ]  # fmt: skip
+    if gaps:
+        raise ValueError(f"settings.selection.{gaps[0]} is missing")
+    try:
+        check_alone(settings)
+    except Invalid as error:
+        raise ValueError(f"settings.{error.faults[0].field}: {error.detail}") from error
+    return settings
+
+
+# ---- pools ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class PoolCheck:
+    """Rows of one pool.
+
+    Attributes:
+        head: the pool's own row.
+        place: where its files are.
+        folder: the archive.
+        domains: those that some run's settings name, as far as prompts have them.
+    """
+
+    head: PoolHead
+    place: str
+    folder: Folder
+    domains: set[str] = field(default_factory=set)
+    _keys: array[int] = field(default_factory=lambda: array("Q"))
+    _first: array[int] = field(default_factory=lambda: array("q"))
+    _beside: array[int] = field(default_factory=lambda: array("q"))
+    _texts: bytearray = field(default_factory=bytearray)
+    _identities: list[NDArray[np.int64]] = field(default_factory=list)
+    _start: int = 0
+
+    def head_fits(self) -> None:
+        """Check the pool's own row."""
+        head = self.head
+        expected = {"given": head.embedding.dimension, "wordllama": WORDLLAMA_DIMENSION}
+        if expected.get(head.embedding.kind, head.dimension) != head.dimension:
+            raise ValueError(f"dimension {head.dimension} is not the embedding's")
+        if head.frame_rows > head.prompts:
+            raise ValueError(f"frame_rows {head.frame_rows} is more than the {head.prompts} prompts")
+
+    def prompts(self, row: Row) -> None:
+        """Check a prompt."""
+        if row["position"] != len(self._keys):
+            raise ValueError(f"position {row['position']} does not follow the one before")
+        digest, text = bytes.fromhex(row["digest"]), row["text"]
+        if text is None and self.head.embedding.kind != "given":
+            raise ValueError("text is missing, of which the embedding is made")
+        if text is not None and digest != hashlib.blake2b(b"t" + text.encode(), digest_size=16).digest():
+            raise ValueError("digest is not that of the text")
+        successes, trials = row["prior_successes"], row["prior_trials"]
+        if (successes or 0.0) > (trials or 0.0):
+            raise ValueError(f"prior_successes {successes} of {trials} trials")
+        if row["domain"] is not None:
+            self.domains.add(row["domain"])
+        self._keys.append(_hash(row["key"]))
+        self._first.append(_signed(digest[:8]))
+        self._beside.append(_signed(identity_beside(digest, row["key"])))
+        self._texts.append(text is not None)
+
+    def prompt_aliases(self, row: Row) -> None:
+        """Check another key of a prompt."""
+        if row["position"] >= self.head.prompts:
+            raise ValueError(f"position {row['position']} is not one of the {self.head.prompts} prompts")
+        self._keys.append(_hash(row["key"]))
+
+    def keys_differ(self) -> None:
+        """Check, once all of them were read, that no key is there twice."""
+        self._whole(len(self._texts), "prompts")
+        keys = np.frombuffer(self._keys, np.uint64)
+        _, first = np.unique(keys, return_index=True)
+        if first.size != keys.size:
+            again = int(np.setdiff1d(np.arange(keys.size), first)[0])
+            where = f"prompts.jsonl line {again + 1}"
+            if again >= len(self._texts):
+                where = f"prompt_aliases.jsonl line {again - len(self._texts) + 1}"
+            raise ValueError(f"{where}: the key is there already")
+
+    def pool_chunks(self, row: Row) -> None:
+        """Check vectors, and put them into the row."""
+        head, start, size = self.head, row["start"], row["size"]
+        if start != self._start or start + size > head.prompts:
+            raise ValueError(f"prompts {start} to {start + size} do not follow those before, up to {head.prompts}")
+        most = size * (8 + 2 * head.dimension + 4 * len(SURFACE_NAMES))
+        arrays = self.folder.arrays(f"{self.place}/{start}", most)
+        shapes = {"identity": (size,), "embedding": (size, head.dimension)}
+        if arrays.keys() != VECTORS.keys():
+            raise ValueError(f"the arrays are {', '.join(sorted(arrays))}, not {', '.join(sorted(VECTORS))}")
+        for name, kind in VECTORS.items():
+            if arrays[name].dtype != np.dtype(kind):
+                raise ValueError(f"{name} is of type {arrays[name].dtype}, not {np.dtype(kind)}")
+            if name in shapes and arrays[name].shape != shapes[name]:
+                raise ValueError(f"{name} has shape {arrays[name].shape}, not {shapes[name]}")
+            if name != "identity" and not np.isfinite(arrays[name]).all():
+                raise ValueError(f"{name} is not finite")
+        self._check_surface(arrays["surface"], start, size)
+        self._check_embedding(arrays["embedding"])
+        self._check_identity(arrays["identity"], start, size)
+        row |= {name: arrays[name].tobytes() for name in VECTORS}
+        self._start += size
+
+    def _check_surface(self, surface: NDArray[np.float32], start: int, size: int) -> None:
+        texts = bytes(self._texts[start : start + size])
+        if texts.count(texts[0]) != size:
+            raise ValueError("some of its prompts have a text and some have none")
+        expected = (size, len(SURFACE_NAMES) if texts[0] else 0)
+        if surface.shape != expected:
+            raise ValueError(f"surface has shape {surface.shape}, not {expected}")
+
+    def _check_embedding(self, embedding: NDArray[np.float16]) -> None:
+        length = np.linalg.norm(embedding.astype(np.float32), axis=1)
+        unit = np.abs(length - 1.0) <= LENGTH_TOLERANCE
+        if self.head.embedding.kind != "given":
+            unit |= length == 0.0  # of a text without any token
+        if not unit.all():
+            row = int(np.flatnonzero(~unit)[0])
+            raise ValueError(f"embedding {row} has length {length[row]:g}, not 1")
+
+    def _check_identity(self, identity: NDArray[np.int64], start: int, size: int) -> None:
+        part = slice(start, start + size)
+        first, beside = (np.frombuffer(column, np.int64)[part] for column in (self._first, self._beside))
+        if not ((identity == first) | (identity == beside)).all():
+            raise ValueError("identity is not that of the prompts")
+        self._identities.append(identity)
+
+    def vectors_are_whole(self) -> None:
+        """Check, once all of them were read, that every prompt has a vector and an identity of its own."""
+        self._whole(self._start, "vectors")
+        identities = np.concatenate(self._identities)
+        if np.unique(identities).size != identities.size:
+            raise ValueError("pool_chunks.jsonl: two prompts have one identity")
+
+    def _whole(self, found: int, what: str) -> None:
+        if found != self.head.prompts:
+            raise ValueError(f"{found} {what}, the pool has {self.head.prompts}")
+
+
+# ---- runs ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class RunCheck:
+    """Rows of one run; tables must come in the order of the methods.
+
+    Attributes:
+        head: the run's own row.
+        place: where its files are.
+        folder: the archive.
+        pools: those of the archive, by the id that they have there.
+    """
+
+    head: RunHead
+    place: str
+    folder: Folder
+    pools: Mapping[int, PoolCheck]
+
+    def __post_init__(self) -> None:
+        self.rows = 0
+        self.settings = settings_of(self.head.settings, self.head.draws)
+        self._taken: dict[int, int] = {}
+        self._snapshots: list[Row] = []
+        self._tags: set[tuple[str, int]] = set()
+        self._restores = 0
+        self._sequence = -1
+        self._issued: dict[str, array[int]] = {
+            name: array("q") for name in ("ordinal", "first_draw", "size", "rollouts", "epoch")
+        }
+        self._rows: list[NDArray[np.int32]] = []
+        self._row_of_draw = np.zeros(0, np.int32)
+        self._rollouts_of_draw = np.zeros(0, np.int16)
+        self._epoch_of_draw: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._position = 0
+        self._lines = array("q")
+        self._parts = array("h")
+        self._farthest = -1
+        self._farthest_at: dict[int, int] = {}
+        self._subsets: set[str] = set()
+        self._receipts: set[str] = set()
+        self._versions: dict[int, int] = {}
+        self._step = 0
+        self._late: dict[str, set[tuple[int, ...]]] = {}
+
+    def head_fits(self) -> None:
+        """Check the run's own row, and what it was opened with."""
+        head = self.head
+        opened = {name: value for name, value in head.request.items() if name != GIVEN}
+        settings_of(opened, head.draws)
+        given = head.request.get(GIVEN, [])
+        if not isinstance(given, list) or not all(isinstance(name, str) and len(name) < 200 for name in given):
+            raise ValueError(f"request.{GIVEN} is not a list of names")
+        self._settings_fit(self.settings)
+        if head.trained_through > head.log_position:
+            raise ValueError(f"trained_through {head.trained_through} is past the log, {head.log_position}")
+        if (head.state == "faulty") != (head.fault is not None):
+            raise ValueError("fault is there where the state is `faulty`, and only there")
+
+    def _settings_fit(self, settings: RunSettings) -> None:
+        by_name = {pool.head.name: pool for pool in self.pools.values()}
+        for share in settings.pools:
+            if share.pool not in by_name:
+                raise ValueError(f"settings.pools: the archive has no pool {share.pool!r}")
+        own = [by_name[share.pool] for share in settings.pools]
+        if len({(pool.head.embedding.model_dump_json(), pool.head.dimension) for pool in own}) > 1:
+            raise ValueError("settings.pools: they have different embeddings")
+        for domain in settings.selection.domain_quotas or ():
+            if not any(domain in pool.domains for pool in own):
+                raise ValueError(f"settings.selection.domain_quotas: no prompt has the domain {domain!r}")
+        same = ("pools", "seed", "warm_start_from")
+        if any(getattr(settings, name) != getattr(self.settings, name) for name in same):
+            raise ValueError("settings have other pools, another seed or another source than the run's")
+
+    def run_segments(self, row: Row) -> None:
+        """Check a stretch of a pool."""
+        pool = self.pools.get(row["pool_id"])
+        names = [share.pool for share in self.settings.pools]
+        if pool is None or pool.head.name not in names:
+            raise ValueError(f"pool_id {row['pool_id']} is none of the run's pools")
+        if row["offset"] != self.rows:
+            raise ValueError(f"offset {row['offset']} does not follow the rows before, {self.rows}")
+        if row["start"] != self._taken.get(row["pool_id"], 0):
+            raise ValueError(f"start {row['start']} does not follow what the run has of the pool")
+        if row["start"] + row["size"] > pool.head.prompts:
+            raise ValueError(f"it ends past the {pool.head.prompts} prompts of the pool")
+        self._taken[row["pool_id"]] = row["start"] + row["size"]
+        self.rows += row["size"]
+
+    def segments_are_whole(self) -> None:
+        """Check, once all of them were read, that every pool takes part."""
+        if len(self._taken) != len(self.settings.pools):
+            raise ValueError("run_segments.jsonl: some pool of the run has no rows")
+
+    def snapshots(self, row: Row) -> None:
+        """Check a snapshot; what it says of other tables is checked with these."""
+        head = self.head
+        identity = row["tag"], row["superseded_in"]
+        if identity in self._tags:
+            raise ValueError(f"tag {row['tag']!r} is there already")
+        self._tags.add(identity)
+        if row["epoch"] > head.epoch or row["superseded_in"] > head.epoch:
+            raise ValueError(f"epoch {row['epoch']} or {row['superseded_in']} is past the run's, {head.epoch}")
+        self._settings_fit(settings_of(row["settings"], row["draws"]))
+        if row["superseded_in"]:
+            return
+        heads = ("log_position", "draws", "selections", "model_version")
+        before = self._snapshots[-1] if self._snapshots else dict.fromkeys((*heads, "epoch"), 0)
+        for name in heads:
+            if not before[name] <= row[name] <= getattr(head, name):
+                raise ValueError(f"{name} {row[name]} is not between the snapshot before and the run's")
+        if row["trained_through"] > row["log_position"]:
+            raise ValueError(f"trained_through {row['trained_through']} is past the log, {row['log_position']}")
+        self._snapshots.append(row)
+
+    def restores(self, row: Row) -> None:
+        """Check a restore."""
+        self._restores += 1
+        if row["epoch"] != self._restores:
+            raise ValueError(f"epoch {row['epoch']} does not follow the one before")
+
+    def restores_are_whole(self) -> None:
+        """Check, once all of them were read, that there are as many as the run tells of."""
+        if self._restores != self.head.epoch:
+            raise ValueError(f"restores.jsonl: {self._restores} of them, the run has epoch {self.head.epoch}")
+
+    def selections(self, row: Row) -> None:
+        """Check a selection; they come by sequence, which is not the order of issue."""
+        if row["sequence"] <= self._sequence:
+            raise ValueError(f"sequence {row['sequence']} does not follow the one before")
+        self._sequence = row["sequence"]
+        self._selection(row)
+        if row["model_version"] > self.head.model_version or row["trained_through"] > self.head.log_position:
+            raise ValueError("model_version or trained_through is past the run's")
+        for name, column in self._issued.items():
+            column.append(row[name])
+        self._rows.append(np.array(row["rows"], np.int32))
+
+    def _selection(self, row: Row) -> None:
+        for name in ("rows", "predicted", "uncertainty", "uniform"):
+            if len(row[name]) != row["size"]:
+                raise ValueError(f"{name} has {len(row[name])} entries, size is {row['size']}")
+        if max(row["rows"]) >= self.rows:
+            raise ValueError(f"row {max(row['rows'])} is not one of the run's {self.rows}")
+        if len(set(row["rows"])) != row["size"]:
+            raise ValueError("a prompt is drawn twice")
+        if row["epoch"] > self.head.epoch:
+            raise ValueError(f"epoch {row['epoch']} is past the run's, {self.head.epoch}")
+
+    def selections_are_whole(self) -> None:
+        """Check, once all of them were read, that draws and selections have no gaps."""
+        head = self.head
+        columns = {name: np.frombuffer(column, np.int64) for name, column in self._issued.items()}
+        order = np.argsort(columns["ordinal"], kind="stable")
+        columns = {name: column[order] for name, column in columns.items()}
+        count = order.size
+        if count != head.selections or not np.array_equal(columns["ordinal"], np.arange(count)):
+            raise ValueError(f"selections.jsonl: the ordinals are not 0 to {head.selections - 1}, each once")
+        ends = np.cumsum(columns["size"])
+        if not np.array_equal(columns["first_draw"], ends - columns["size"]):
+            raise ValueError("selections.jsonl: first_draw does not follow the draws before it")
+        if (ends[-1] if count else 0) != head.draws:
+            raise ValueError(f"selections.jsonl: {ends[-1] if count else 0} draws, the run has {head.draws}")
+        if (np.diff(columns["epoch"]) < 0).any():
+            raise ValueError("selections.jsonl: an epoch goes back")
+        for snapshot in self._snapshots:
+            at = snapshot["selections"]
+            if (ends[at - 1] if at else 0) != snapshot["draws"]:
+                raise ValueError(f"snapshots.jsonl: {snapshot['tag']!r} has other draws than selections")
+        rows = [self._rows[number] for number in order.tolist()]
+        self._row_of_draw = np.concatenate(rows) if rows else np.zeros(0, np.int32)
+        self._rollouts_of_draw = np.repeat(columns["rollouts"], columns["size"]).astype(np.int16)
+        self._rows = []
+
+    def outcomes(self, row: Row) -> None:
+        """Check a line of the log."""
+        self._position += 1
+        if row["position"] != self._position:
+            raise ValueError(f"position {row['position']} does not follow the one before")
+        draw = row["draw"]
+        self._outcome(row)
+        if draw is None:
+            if row["row"] >= self.rows:
+                raise ValueError(f"row {row['row']} is not one of the run's {self.rows}")
+        else:
+            if draw >= self.head.draws:
+                raise ValueError(f"draw {draw} is not one of the run's {self.head.draws}")
+            if row["row"] != self._row_of_draw[draw]:
+                raise ValueError(f"row {row['row']} is not that of draw {draw}, {self._row_of_draw[draw]}")
+            if row["rollout"] >= self._rollouts_of_draw[draw]:
+                raise ValueError(f"rollout {row['rollout']} is not one of the draw's {self._rollouts_of_draw[draw]}")
+            self._lines.append(draw * 4_097 + row["rollout"] + 1)
+            self._parts.append(row["part"])
+            self._farthest = max(self._farthest, draw)
+        for snapshot in self._snapshots:
+            if snapshot["log_position"] == self._position:
+                self._farthest_at[self._position] = self._farthest
+
+    def _outcome(self, row: Row) -> None:
+        most = row["trials"] if row["rollout"] < 0 else min(row["trials"], 1)
+        if row["successes"] > most or row["trials"] > (4_096 if row["rollout"] < 0 else 1):
+            raise ValueError(f"successes {row['successes']:g} of {row['trials']} trials")
+        if row["draw"] is None and (row["part"] or row["rollout"] >= 0):
+            raise ValueError("an outcome by prompt is one of a whole group")
+
+    def log_is_whole(self) -> None:
+        """Check, once all of it was read, that nothing is told twice, and that snapshots go back to whole logs."""
+        head = self.head
+        if self._position != head.log_position:
+            raise ValueError(f"outcomes.jsonl: {self._position} lines, the log is at {head.log_position}")
+        lines, parts = np.frombuffer(self._lines, np.int64), np.frombuffer(self._parts, np.int16)
+        order = np.lexsort((np.arange(lines.size), lines))  # of one rollout in the order of the log
+        new = np.diff(lines[order], prepend=-1) != 0
+        start = np.maximum.accumulate(np.where(new, np.arange(order.size), 0))
+        if not np.array_equal(parts[order], np.arange(order.size) - start):
+            raise ValueError("outcomes.jsonl: the parts of a rollout or group are not 0, 1, … in the order of the log")
+        for snapshot in self._snapshots:
+            if self._farthest_at.get(snapshot["log_position"], -1) >= snapshot["draws"]:
+                raise ValueError(f"snapshots.jsonl: the log of {snapshot['tag']!r} tells of draws that came after it")
+
+    def run_subsets(self, row: Row) -> None:
+        """Check a subset."""
+        rows = np.array(row["rows"], np.int64)
+        if rows.size != row["size"]:
+            raise ValueError(f"rows has {rows.size} entries, size is {row['size']}")
+        if rows[-1] >= self.rows or (np.diff(rows) <= 0).any():
+            raise ValueError(f"rows are not ascending below the run's {self.rows}")
+        if row["id"] != subset_id(rows) or row["id"] in self._subsets:
+            raise ValueError("id is not that of the rows, or is there already")
+        self._subsets.add(row["id"])
+
+    def receipts(self, row: Row) -> None:
+        """Check an answer that was given."""
+        if row["idempotency_key"] in self._receipts:
+            raise ValueError("idempotency_key is there already")
+        self._receipts.add(row["idempotency_key"])
+        if row["log_position"] > self.head.log_position:
+            raise ValueError(f"log_position {row['log_position']} is past the log, {self.head.log_position}")
+        kind = Restored if "tag" in row["answer"] else OutcomesStored
+        kind.model_validate_json(json.dumps(row["answer"]))
+
+    def model_versions(self, row: Row) -> None:
+        """Check a model version, and put its state into the row; one that was damaged already has none."""
+        version = row["version"]
+        if version <= max(self._versions, default=-1):
+            raise ValueError(f"version {version} does not follow the one before")
+        if version > self.head.model_version:
+            raise ValueError(f"version {version} is past the run's, {self.head.model_version}")
+        if row["trained_through"] > self.head.log_position:
+            raise ValueError(f"trained_through {row['trained_through']} is past the log, {self.head.log_position}")
+        warm = self.settings.warm_start_from is not None
+        damaged = row.pop("damaged", False)
+        if version == PINNED and (not warm or damaged):
+            raise ValueError("version 0 is what a run starts from: this one starts from nothing, or it is damaged")
+        self._versions[version] = row["trained_through"]
+        row["state"] = b"" if damaged else self._state(version)
+
+    def _state(self, version: int) -> bytes:
+        state = from_safetensors(self.folder.body(f"{self.place}/{version}"))
+        try:
+            tensors, metadata = unpack(state)
+            rows, timeline = int(metadata["rows"]), Timeline.load(metadata["timeline"])
+            if not isinstance(metadata["identity"], str):
+                raise ValueError("it does not say its predictor")
+            timeline.ages(np.zeros(1, np.int64))
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{version}.safetensors cannot be read: {error}") from error
+        if rows < 1 or (version != PINNED and rows > self.rows):
+            raise ValueError(f"{version}.safetensors is about {rows} rows, the run has {self.rows}")
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{version}.safetensors: {name} is not finite")
+        return state
+
+    def versions_are_whole(self) -> None:
+        """Check, once all of them were read, that the published one is there, and those of the snapshots."""
+        head = self.head
+        heads = [(head.model_version, head.trained_through, "the run")]
+        heads += [(row["model_version"], row["trained_through"], repr(row["tag"])) for row in self._snapshots]
+        for version, through, whose in heads:
+            if version and version not in self._versions:
+                raise ValueError(f"model_versions.jsonl: version {version}, that of {whose}, is missing")
+            if through > self._versions.get(version, 0):
+                raise ValueError(f"trained_through {through} of {whose} is past that of its version")
+        if self.settings.warm_start_from is not None and PINNED not in self._versions:
+            raise ValueError("model_versions.jsonl: version 0, which the run started from, is missing")
+
+    def steps(self, row: Row) -> None:
+        """Check the metrics of a step."""
+        if not self._step < row["version"] <= self.head.model_version:
+            raise ValueError(f"version {row['version']} does not follow the one before, up to the run's")
+        if row["trained_through"] > self.head.log_position:
+            raise ValueError(f"trained_through {row['trained_through']} is past the log")
+        self._step = row["version"]
+
+    def superseded_selections(self, row: Row) -> None:
+        """Check a selection that a restore has superseded."""
+        self._late_row("selections", row, row["ordinal"])
+        self._selection(row)
+
+    def superseded_outcomes(self, row: Row) -> None:
+        """Check an outcome that a restore has superseded, or that came later."""
+        self._late_row("outcomes", row, row["position"])
+        self._outcome(row)
+        if row["row"] >= self.rows:
+            raise ValueError(f"row {row['row']} is not one of the run's {self.rows}")
+        if row["draw"] is not None:
+            self._late_row("draws", row, row["draw"], row["rollout"], row["part"])
+
+    def superseded_steps(self, row: Row) -> None:
+        """Check the metrics of a step that a restore has superseded."""
+        self._late_row("steps", row, row["version"])
+
+    def _late_row(self, kind: str, row: Row, *key: int) -> None:
+        if row["superseded_in"] > self.head.epoch:
+            raise ValueError(f"superseded_in {row['superseded_in']} is past the run's epoch, {self.head.epoch}")
+        seen = self._late.setdefault(kind, set())
+        identity = (row["superseded_in"], *key)
+        if identity in seen:
+            raise ValueError("it is there already")
+        seen.add(identity)
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def _signed(digest: bytes) -> int:
+    return int.from_bytes(digest, "little", signed=True)
