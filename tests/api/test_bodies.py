@@ -128,7 +128,7 @@ def guarded(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def status_without_reading(http: TestClient, method: str, path: str, key: str, kind: str = "application/json") -> int:
     """Status of the answer to a request whose body must not be asked for."""
-    head = [(b"content-type", kind.encode()), (b"authorization", f"Bearer {key}".encode())]
+    head = [(b"host", b"testserver"), (b"content-type", kind.encode()), (b"authorization", f"Bearer {key}".encode())]
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "path": path,
         "raw_path": path.encode(), "query_string": b"", "headers": head, "scheme": "http", "root_path": "",

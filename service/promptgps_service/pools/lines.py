@@ -12,8 +12,18 @@ from typing import Any, BinaryIO, cast
 from pydantic_core import from_json
 
 from promptgps_service.errors import Invalid
-from promptgps_service.pools.mapping import FIELDS, MOST_NAME, MOST_NAMED, ColumnMapping, absent, called, find, head_of
-from promptgps_service.pools.mapping import names_of as names_of_record
+from promptgps_service.pools.mapping import (
+    FIELDS,
+    MOST_NAME,
+    MOST_NAMED,
+    ColumnMapping,
+    absent,
+    called,
+    find,
+    head_of,
+    names_of,
+    nothing_to_embed,
+)
 from promptgps_service.pools.raw import CHUNK_ROWS, Assembly, Bounds, RawChunk
 from promptgps_service.pools.values import READ, Unfit, number_in
 from promptgps_service.reading.shown import shown
@@ -76,7 +86,7 @@ class Records:
         for record in records:
             if len(self._seen) < MOST_NAMED + len(FIELDS):
                 self._seen.update(dict.fromkeys(record))
-        self._names = self._names or names_of_record(records[0])
+        self._names = self._names or names_of(records[0])
         if not self._assembly.rows:
             self._check_first(records)
         values = {name: self._values(name, records) for name in FIELDS}
@@ -142,13 +152,13 @@ def read_csv(file: BinaryIO, mapping: ColumnMapping, bounds: Bounds) -> Iterator
     text = io.TextIOWrapper(cast(Any, _Bounded(unpacked(file))), encoding="utf-8-sig", newline="")
     records = Records(mapping, bounds, _CSV_READ)
     try:
-        yield from records.chunks(_cells(csv.reader(text, strict=True)))
+        yield from records.chunks(_cells(csv.reader(text, strict=True), mapping))
     finally:
         text.detach()
     yield records.ignored
 
 
-def _cells(reader: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+def _cells(reader: Any, mapping: ColumnMapping) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a CSV reader as records, with their sizes."""
     row, names = -1, None
     try:
@@ -158,6 +168,9 @@ def _cells(reader: Any) -> Iterator[tuple[int, dict[str, Any]]]:
             if names is None:
                 names = cells
                 row = 0
+                wanted = (mapping.path(name) for name in ("text", "vector"))
+                if not any(head_of(names, path) for path in wanted if path):
+                    raise nothing_to_embed(names, 0)
                 continue
             if len(cells) != len(names):
                 raise Invalid.at("file", f"has {len(cells)} cells, but there are {len(names)} columns", row)
