@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 
 from sqlalchemy import Connection
@@ -26,6 +26,7 @@ from promptgps_service.store.snapshots import Snapshots
 from promptgps_service.store.subsets import Subsets
 from promptgps_service.store.superseded import SupersededLog
 from promptgps_service.store.versions import Versions
+from promptgps_service.store.write_turn import WriteTurn
 from promptgps_service.store.writing import Writing, give_room_back, take_room, write_little
 
 _mine = threading.local()  # the stores that the thread has a connection to
@@ -142,10 +143,13 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.engine = make_engine(url)
+        self._turn: AbstractContextManager[None] = nullcontext()
         self._reader = self.engine
         self.writing = Writing()
         if self.engine.dialect.name == "postgresql":  # SQLite reads from one snapshot anyway
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
+        else:
+            self._turn = WriteTurn()
 
     @contextmanager
     def read(self) -> Iterator[Unit]:
@@ -175,7 +179,7 @@ class Store:
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        with unavailable(), self.engine.connect() as connection:
+        with self._turn, unavailable(), self.engine.connect() as connection:
             connection = connection.execution_options(promptgps_write=True)
             with connection.begin(), _without_leftovers(connection):
                 yield connection
