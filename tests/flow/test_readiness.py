@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from promptgps_service.flow.ticker import Ticker
 from promptgps_service.flow.trainer import Learning
 from promptgps_service.store.unit import Store
 from promptgps_service.store.writing import QUIET_SECONDS, Writing
-from sqlalchemy import make_url, text
+from sqlalchemy import event, make_url, text
 
 from tests.databases import copied_file, opened_store, postgres_database
 from tests.server import wait_for
@@ -196,11 +197,18 @@ def test_a_failed_write_is_told_until_a_probe_finds_room(sqlite_url: str) -> Non
         context._tickers["writes"].stop()
         engine = context.store.engine
 
+        allowed = 2**30
+
+        def restrict(connection: sqlite3.Connection, _: object) -> None:
+            connection.execute(f"PRAGMA max_page_count = {allowed}")
+
+        event.listen(engine, "connect", restrict)
+
         def limit(pages: int) -> None:
-            engine.dispose()
+            nonlocal allowed
             with engine.connect() as connection:
-                found = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-                connection.exec_driver_sql(f"PRAGMA max_page_count = {found + pages}")
+                allowed = connection.exec_driver_sql("PRAGMA page_count").scalar_one() + pages
+            engine.dispose()
 
         def write(size: int) -> None:
             with context.store.write() as unit:
