@@ -169,6 +169,25 @@ def test_only_the_last_archived_runs_that_were_asked_stay_in_memory(context: Con
     assert context.desks() == []
 
 
+def test_an_archived_run_that_others_push_out_while_it_is_opened_is_answered(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(context, 10)
+    open_run(context)
+    lifecycle.archive_run(context, "run", None)
+    monkeypatch.setattr(context, "_forget_pools", context._resting.clear)
+    answer = predict_difficulty(context, PredictDifficulty(run="run", keys=["pool-3"]))
+    assert len(answer.success_mean) == 1
+    assert not context._resting
+
+
+def test_names_of_no_run_cost_no_memory(context: Context) -> None:
+    for number in range(100):
+        with pytest.raises(NotFound):
+            select(context, 1, run=f"no-run-{number}")
+    assert len(context._opening) == len(context.features._locks) == 0
+
+
 def test_what_was_reported_before_a_run_was_archived_is_learned_when_it_is_opened_again(database_url: str) -> None:
     with opened_context(database_url, learning=SERVING) as replica:
         add(replica, 30)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from promptgps_service.flow.catch_up import catch_up
 from promptgps_service.flow.device_queue import CALLERS, DeviceQueue
 from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.follow import POLL_SECONDS, Follower
+from promptgps_service.flow.keyed_locks import KeyedLocks
 from promptgps_service.flow.leases import LEASE_SECONDS, Leases
 from promptgps_service.flow.limits import Limits
 from promptgps_service.flow.run_state import RunState
@@ -68,7 +68,8 @@ class Context:
         self._tickers = {"leases": Ticker("leases", self.leases.pause, self.leases.beat)}
         self._desks: dict[str, Desk] = {}
         self._resting: dict[int, Desk] = {}  # of archived runs, by id, opened for a prediction
-        self._opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._resting_lock = threading.Lock()
+        self._opening = KeyedLocks()
         self._opener = ThreadPoolExecutor(1, "open-runs")
         self._all_open = False
 
@@ -126,7 +127,8 @@ class Context:
         with self.store.read() as unit:
             record = unit.runs.get(name)
             require_open(unit, record)
-        self._resting.pop(record.id, None)
+        with self._resting_lock:
+            self._resting.pop(record.id, None)
         desk = self._desks[name] = self._read(record, self.learning)
         self._drop_if_put_away(desk)
         desk.trainer.follow()  # from here on the follower knows the run; what it has passed over until now
@@ -181,12 +183,18 @@ class Context:
         if record.state != ARCHIVED:
             return self.desk(name)
         with self._opening[name]:
-            if record.id not in self._resting:
-                self._resting[record.id] = self._read(record, RESTING)
-                while len(self._resting) > MOST_RESTING:
-                    self._resting.pop(next(iter(self._resting)))
-                self._forget_pools()
-            return self._resting[record.id]
+            desk = self._resting.get(record.id)
+            if desk is None:
+                desk = self._read(record, RESTING)
+                self._let_rest(desk)
+            return desk
+
+    def _let_rest(self, desk: Desk) -> None:
+        with self._resting_lock:
+            self._resting[desk.state.id] = desk
+            while len(self._resting) > MOST_RESTING:
+                self._resting.pop(next(iter(self._resting)))
+        self._forget_pools()
 
     def open_soon(self, record: RunRecord) -> None:
         """Open a run that this process is to learn, without waiting for it."""
@@ -232,7 +240,8 @@ class Context:
 
     def drop_id(self, run_id: int) -> None:
         """The same, by id: another run may have the name by now."""
-        self._resting.pop(run_id, None)
+        with self._resting_lock:
+            self._resting.pop(run_id, None)
         for name, desk in list(self._desks.items()):
             if desk.state.id == run_id and self._desks.get(name) is desk:
                 del self._desks[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from promptgps_service.acquisition.randomness import distinct
 from promptgps_service.embedding import Embedder, make_embedder
 from promptgps_service.embedding.surface import surface_features
+from promptgps_service.flow.keyed_locks import KeyedLocks
 from promptgps_service.model.features import Features, Frame, fit_frame, offline_log_odds
 from promptgps_service.store.records import PoolRecord, Segment
 from promptgps_service.store.unit import Store, Unit
@@ -104,7 +104,7 @@ class FeatureSpace:
         self._embedding_root = embedding_root
         self._device = device
         self._lock = threading.Lock()
-        self._locks: defaultdict[int | str, threading.Lock] = defaultdict(threading.Lock)
+        self._locks = KeyedLocks()
         self._vectors: dict[int, PoolVectors] = {}
         self._matrices: dict[tuple[Key, Key], Matrix] = {}
         self._embeddings: dict[Key, Tensor] = {}
@@ -115,16 +115,12 @@ class FeatureSpace:
         known = self._vectors.get(pool_id)
         if known is not None and known.length >= length:
             return known
-        with self._lock_of(pool_id):
+        with self._locks[pool_id]:
             known = self._vectors.get(pool_id)
             if known is None or known.length < length:
                 known = self._extended(unit, pool_id, known, length)
                 self._vectors[pool_id] = known
             return known
-
-    def _lock_of(self, name: int | str) -> threading.Lock:
-        with self._lock:
-            return self._locks[name]
 
     def _extended(self, unit: Unit, pool_id: int, known: PoolVectors | None, length: int) -> PoolVectors:
         start = 0 if known is None else known.length
@@ -213,7 +209,7 @@ class FeatureSpace:
         """The pool's own embedder."""
         kind = str(pool.embedding["kind"])
         key = f"{kind}:{pool.dimension}:{pool.embedding.get('path')}"
-        with self._lock_of(key):
+        with self._locks[key]:
             if key not in self._embedders:
                 self._embedders[key] = make_embedder(
                     kind,
