@@ -38,7 +38,8 @@ def connect(server: Server) -> socket.socket:
 
 
 def head(path: str, length: int, kind: str = "application/json") -> bytes:
-    return f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n".encode()
+    lines = (f"POST {path} HTTP/1.1", "host: 127.0.0.1", f"content-type: {kind}", f"content-length: {length}", "", "")
+    return "\r\n".join(lines).encode()
 
 
 def dribble(link: socket.socket, part: bytes, pause: float = 0.1) -> bytes:
@@ -71,7 +72,7 @@ def test_a_connection_that_says_nothing_is_closed(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("beginning", "part"),
-    [(b"", b"G"), (b"GET /healthz HTTP/1.1\r\nhost: x\r\n", b"a"), (b"", b"\r\n"), (b"GET /", b"x: y\r\n")],
+    [(b"", b"G"), (b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n", b"a"), (b"", b"\r\n"), (b"GET /", b"x: y\r\n")],
     ids=["line", "header", "blank lines", "no end"],
 )
 def test_a_head_that_dribbles_in_is_cut_off(server: Server, beginning: bytes, part: bytes) -> None:
@@ -82,7 +83,7 @@ def test_a_head_that_dribbles_in_is_cut_off(server: Server, beginning: bytes, pa
 
 def test_blank_lines_do_not_keep_a_connection_that_has_been_served(server: Server) -> None:
     with closing(connect(server)) as link:
-        link.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        link.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
         assert status(link.recv(LARGE)) == "HTTP/1.1 200"
         dribble(link, b"\r\n")
 
@@ -109,7 +110,7 @@ def test_a_body_that_never_comes_is_cut_off(server: Server) -> None:
 
 def test_headers_without_end_are_refused(server: Server) -> None:
     with closing(connect(server)) as link:
-        link.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n")
+        link.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n")
         assert status(dribble(link, b"x-more: " + b"y" * 8_000 + b"\r\n", pause=0.005)) in ("HTTP/1.1 431", "")
 
 
@@ -119,7 +120,7 @@ def test_a_reader_that_does_not_read_is_cut_off(server: Server) -> None:
     with closing(connect(server)) as link:
         link.settimeout(0.5)
         with suppress(TimeoutError):
-            link.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * requests)
+            link.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * requests)
         time.sleep(3 * SECONDS)
         link.settimeout(PATIENCE)
         read = 0
