@@ -162,7 +162,7 @@ def export(
     database_url: Url = None,
 ) -> None:
     """Write a run with its pools, models and log to a folder, also while it is served."""
-    from promptgps_service.flow.archive import export_run
+    from promptgps_service.flow.archive_export import export_run
 
     with _store(database_url) as store:
         export_run(store, run, folder)
@@ -176,7 +176,7 @@ def import_(
     database_url: Url = None,
 ) -> None:
     """Put an exported run into this database, all of it or nothing; it goes on with the same draws."""
-    from promptgps_service.flow.archive import import_run
+    from promptgps_service.flow.archive_import import import_run
 
     with _store(database_url) as store:
         done = import_run(store, folder, name)

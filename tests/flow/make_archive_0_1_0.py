@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from promptgps_client.wire import CreatePool, Embedding, ReportOutcomes, Restore, TakeSnapshot
-from promptgps_service.flow.archive import export_run
+from promptgps_service.flow.archive_export import export_run
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.flow.record import record_outcomes

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from promptgps_client.wire import PredictDifficulty, Restore, Run, TakeSnapshot
 from promptgps_service.errors import Conflict, Invalid, NotFound
-from promptgps_service.flow.archive import Imported, export_run, import_run
+from promptgps_service.flow.archive_export import export_run
+from promptgps_service.flow.archive_import import Imported, import_run
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.metrics import run_metrics
 from promptgps_service.flow.open_run import describe_run

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from promptgps_client.wire import PredictDifficulty, Restore, SendSubset
 from promptgps_service.errors import Conflict, Invalid, PromptGPSError
 from promptgps_service.flow import lifecycle
-from promptgps_service.flow.archive import export_run, import_run
+from promptgps_service.flow.archive_export import export_run
+from promptgps_service.flow.archive_import import import_run
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.open_run import describe_run, list_runs
 from promptgps_service.flow.predict import predict_difficulty
@@ -414,7 +415,7 @@ def test_what_a_killed_import_has_left_is_taken_away(
     database_url: str, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened_store(database_url) as store:
-        monkeypatch.setattr("promptgps_service.flow.archive._Arrival.abandon", lambda self: None)
+        monkeypatch.setattr("promptgps_service.flow.archive_import._Arrival.abandon", lambda self: None)
 
         def killed(*_: object) -> None:
             raise Invalid("killed")
@@ -535,7 +536,7 @@ def tamper_at_random(folder: Path, data: st.DataObject) -> str:
     return f"{name} line {number + 1} {how} {where}"
 
 
-@settings(max_examples=int(os.environ.get("PROMPTGPS_TAMPER", "25")),
+@settings(max_examples=int(os.environ.get("PROMPTGPS_TEST_TAMPERINGS", "25")),
           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
 @given(data=st.data())
 def test_whatever_is_changed_is_refused_or_works(

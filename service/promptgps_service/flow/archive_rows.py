@@ -21,7 +21,7 @@ from promptgps_client.wire import (
     Wire,
 )
 from promptgps_client.wire.base import NO_NUL
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 LARGEST_POOL = 2**30  # rows; positions of the database end at twice as many
@@ -96,8 +96,8 @@ class Manifest(Wire):
     runs: Annotated[list[RunEntry], Field(min_length=1, max_length=1_024)]
 
 
+@with_config(_STRICT)
 class _Prompt(TypedDict):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     position: Rows
     key: Key
     digest: Digest
@@ -107,36 +107,36 @@ class _Prompt(TypedDict):
     prior_trials: Evidence | None
 
 
+@with_config(_STRICT)
 class _Alias(TypedDict):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     key: Key
     position: Rows
 
 
+@with_config(_STRICT)
 class _Chunk(TypedDict):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     start: Rows
     size: Annotated[int, Field(ge=1, le=LARGEST_POOL)]
 
 
+@with_config(_STRICT)
 class _Segment(TypedDict):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     offset: Rows
     pool_id: Id
     start: Rows
     size: Annotated[int, Field(ge=1, le=LARGEST_POOL)]
 
 
+@with_config(_STRICT)
 class _Subset(TypedDict):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     id: SubsetId
     size: Annotated[int, Field(ge=1, le=LARGEST_POOL)]
     rows: list[Rows]
     created_at: Stamp
 
 
+@with_config(_STRICT)
 class _Selection(TypedDict):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     sequence: Count
     ordinal: Count
     request: Request
@@ -159,13 +159,13 @@ class _Selection(TypedDict):
     waited: Annotated[int, Field(ge=0, le=1)]
 
 
+@with_config(_STRICT)
 class _LateSelection(_Selection):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     superseded_in: Annotated[int, Field(ge=1)]
 
 
+@with_config(_STRICT)
 class _Outcome(TypedDict):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     position: Annotated[int, Field(ge=1, lt=2**53)]
     draw: Count | None
     row: Rows
@@ -179,21 +179,21 @@ class _Outcome(TypedDict):
     part: NotRequired[Annotated[int, Field(ge=0, le=4096)]]
 
 
+@with_config(_STRICT)
 class _LateOutcome(_Outcome):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     superseded_in: Annotated[int, Field(ge=1)]
 
 
+@with_config(_STRICT)
 class _Receipt(TypedDict):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     idempotency_key: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")]
     request: Request
     answer: dict[str, Any]
     log_position: Count
 
 
+@with_config(_STRICT)
 class _Version(TypedDict):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     version: Count
     trained_through: Count
     predictor: PredictorName
@@ -201,21 +201,21 @@ class _Version(TypedDict):
     damaged: NotRequired[Literal[True]]
 
 
+@with_config(_STRICT)
 class _Step(TypedDict):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     version: Annotated[int, Field(ge=1, lt=2**53)]
     trained_through: Count
     metrics: Annotated[dict[MetricName, float | None], Field(max_length=4_096)]
     created_at: Stamp
 
 
+@with_config(_STRICT)
 class _LateStep(_Step):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     superseded_in: Annotated[int, Field(ge=1)]
 
 
+@with_config(_STRICT)
 class _Snapshot(TypedDict):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     tag: Name
     epoch: Small
     settings: dict[str, Any]
@@ -228,8 +228,8 @@ class _Snapshot(TypedDict):
     superseded_in: Small
 
 
+@with_config(_STRICT)
 class _Restore(TypedDict):
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
     epoch: Annotated[int, Field(ge=1)]
     tag: Name
     created_at: Stamp

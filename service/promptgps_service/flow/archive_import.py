@@ -1,7 +1,4 @@
-"""A run out of one database and into another, with its pools, its models and everything that was superseded.
-
-There it goes on with the same draws. A run that started from what another had learned takes that one along: its
-features are framed by the other's pools.
+"""An exported run into a database, where it goes on with the same draws.
 
 What comes in is looked at twice: all of it is checked before a row is written, and a run is built on trial before
 anybody sees it. Its rows are written in short units of work, so that no other run notices.
@@ -15,33 +12,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import structlog
-from promptgps_client.wire import Name
-from pydantic import TypeAdapter, ValidationError
 
 from promptgps_service.errors import Conflict, Invalid
-from promptgps_service.flow.archive_checks import PoolCheck, RunCheck
-from promptgps_service.flow.archive_folder import MANIFEST, Folder, packed
-from promptgps_service.flow.archive_rows import OLDER, Manifest, PoolEntry, RunEntry
+from promptgps_service.flow.archive_folder import Folder
+from promptgps_service.flow.archive_reader import ArchiveReader
+from promptgps_service.flow.archive_run_checks import RunCheck
 from promptgps_service.flow.leases import LEASE_SECONDS, Leases
-from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.flow.states import require_open_pool
 from promptgps_service.flow.stored_trial import build_on_trial
 from promptgps_service.flow.sweep import sweep
 from promptgps_service.flow.ticker import Ticker
-from promptgps_service.flow.warm_start import sources
-from promptgps_service.model.checkpoint import as_safetensors
 from promptgps_service.store.archive import POOL_TABLES, RUN_TABLES, WRITE_AT_ONCE, Row
 from promptgps_service.store.records import PoolRecord, RunRecord, Segment
 from promptgps_service.store.states import FAULTY
 from promptgps_service.store.tables import VECTORS
 from promptgps_service.store.unit import Store, Unit
 
-_log = structlog.get_logger(__name__)
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
 ROWS_AT_ONCE = 1_000  # of small rows, in one unit of work
 
 # Builds a run on trial: (store, id, segments of its source, segments that frame it); raises Invalid.
@@ -62,70 +50,6 @@ class Imported:
     same_draw_ids: bool
 
 
-# ---- out -----------------------------------------------------------------------------------------------------
-
-
-def export_run(store: Store, name: str, path: Path) -> None:
-    """Write a run, as it is at one moment, to a new folder.
-
-    Raises:
-        NotFound: there is no such run.
-        Conflict: something is there, or the run is broken so that nobody could read it.
-    """
-    folder = Folder(path)
-    with store.read() as unit:
-        chain = _chain(unit, unit.runs.get(name))
-        folder.begin()
-        lengths: dict[int, int] = {}
-        for record in chain:
-            for segment in unit.runs.segments(record.id):
-                lengths[segment.pool_id] = max(lengths.get(segment.pool_id, 0), segment.start + segment.count)
-        pools = [_export_pool(unit, folder, number, *pool) for number, pool in enumerate(lengths.items())]
-        runs = [_export_run(unit, folder, number, record) for number, record in enumerate(chain)]
-        folder.finish({"schema": unit.archive.schema, "pools": pools, "runs": runs})
-
-
-def _chain(unit: Unit, record: RunRecord) -> list[RunRecord]:
-    """A run, the one that it started from, the one that that started from, and so on."""
-    try:
-        return [record, *sources(unit, RunSettings.load(record.settings))]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Conflict(f"run {record.name!r} cannot be exported: its settings make no sense ({error})") from error
-
-
-def _export_pool(unit: Unit, folder: Folder, number: int, pool_id: int, length: int) -> dict[str, Any]:
-    lines = {
-        table: folder.write(f"pools/{number}/{table}", unit.archive.rows(table, pool_id, length))
-        for table in POOL_TABLES
-    }
-    return {"row": {**unit.archive.head("pools", pool_id), "prompts": length}, "lines": lines}
-
-
-def _export_run(unit: Unit, folder: Folder, number: int, record: RunRecord) -> dict[str, Any]:
-    lines = {}
-    for table in RUN_TABLES:
-        rows = unit.archive.rows(table, record.id)
-        if table == "model_versions":
-            rows = _as_safetensors(rows)
-        lines[table] = folder.write(f"runs/{number}/{table}", rows)
-    return {"row": unit.archive.head("runs", record.id), "lines": lines}
-
-
-def _as_safetensors(versions: Iterator[Row]) -> Iterator[Row]:
-    """Model versions without their wrapping; of one that cannot be read only that: the log makes up for it."""
-    for version in versions:
-        try:
-            state = as_safetensors(bytes(version["state"]))
-        except ValueError as error:
-            _log.warning("a damaged model is left out", model_version=version["version"], cause=str(error))
-            yield {name: value for name, value in version.items() if name != "state"} | {"damaged": True}
-        else:
-            yield {**version, "state": state}
-
-
-# ---- in ------------------------------------------------------------------------------------------------------
-
-
 def import_run(
     store: Store, path: Path, name: str | None = None, *, by: str | None = None, trial: Trial = build_on_trial
 ) -> Imported:
@@ -144,7 +68,7 @@ def import_run(
         Conflict: the run is there, or a pool of that name with other prompts.
         PoolNotOpen: a pool that is there is archived.
     """
-    archive = _Archive(Folder(path), path, name)
+    archive = ArchiveReader(Folder(path), path, name)
     with store.read() as unit:
         archive.require_schema(unit.archive.schema)
     archive.check()
@@ -163,141 +87,6 @@ def import_run(
     return Imported(archive.name, head.selections, head.log_position, arrival.run_ids[0] == head.id)
 
 
-class _Archive:
-    """What is to be read, and how it is checked; each reading of a table checks its rows."""
-
-    def __init__(self, folder: Folder, path: Path, name: str | None) -> None:
-        self._folder = folder
-        self._manifest = manifest = folder.manifest()
-        self._file = path / MANIFEST
-        self._begin(manifest)
-        try:
-            self.name = _NAME.validate_python(name or self.runs[0].head.name, strict=True)
-        except ValidationError as error:
-            raise Invalid.at("name", f"{name!r} is not 1 to 128 letters, digits, `.`, `_`, `-`") from error
-        if name is not None and name in [run.head.name for run in self.runs[1:]]:
-            raise Conflict(f"the archive brings another run {self.name!r}, from which this one started")
-
-    def _begin(self, manifest: Manifest) -> None:
-        """Take the heads in, and forget what the last reading has found."""
-        self.pools = [
-            PoolCheck(entry.row, f"pools/{number}", self._folder) for number, entry in enumerate(manifest.pools)
-        ]
-        by_id = {pool.head.id: pool for pool in self.pools}
-        with self._told():
-            self.runs = [
-                RunCheck(entry.row, f"runs/{number}", self._folder, by_id)
-                for number, entry in enumerate(manifest.runs)
-            ]
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Tell what is wrong between rows, which names its file itself unless it is the manifest."""
-        try:
-            yield
-        except ValueError as error:
-            where = "" if ".jsonl" in str(error) else f" {MANIFEST}:"
-            raise Invalid(f"{self._file.parent}:{where} {error}") from error
-
-    def require_schema(self, newest: str) -> None:
-        """Check that this code knows what the rows mean.
-
-        Raises:
-            Invalid: they are of another schema.
-        """
-        schema = self._manifest.schema_
-        if schema != newest and schema not in OLDER:
-            known = ", ".join([*OLDER, newest])
-            raise Invalid(f"{self._file} has schema {schema}, this reads {known}: export it anew, or upgrade")
-
-    def check(self) -> None:
-        """Read all of it once.
-
-        Raises:
-            Invalid: something of it cannot be; names file and line.
-        """
-        self._check_heads()
-        for number, _ in enumerate(self.pools):
-            for table in POOL_TABLES:
-                for _ in self.pool_rows(number, table):
-                    pass
-        for number, run in enumerate(self.runs):
-            with self._told():
-                run.head_fits()
-            for table in RUN_TABLES:
-                for _ in self.run_rows(number, table):
-                    pass
-        self._begin(self._manifest)
-
-    def _check_heads(self) -> None:
-        with self._told():
-            for what, heads in (("pools", self.pools), ("runs", self.runs)):
-                for attribute in ("id", "name"):
-                    if len({getattr(each.head, attribute) for each in heads}) != len(heads):
-                        raise ValueError(f"{what} have one {attribute} twice")
-            for pool in self.pools:
-                pool.head_fits()
-            used = {share.pool for run in self.runs for share in run.settings.pools}
-            if used != {pool.head.name for pool in self.pools}:
-                raise ValueError("pools are not those of the runs")
-            sources = [run.settings.warm_start_from for run in self.runs]
-            if sources != [*(run.head.name for run in self.runs[1:]), None]:
-                raise ValueError("runs are not those that each has started from")
-
-    def lines(self, what: str, number: int) -> dict[str, int]:
-        """How many lines each file of a pool or of a run has."""
-        entry: PoolEntry | RunEntry = getattr(self._manifest, what)[number]
-        return entry.lines
-
-    def pool_rows(self, number: int, table: str) -> Iterator[Row]:
-        """Rows of a table of a pool, as the database has them."""
-        pool = self.pools[number]
-        rows = self._rows(pool.place, table, self.lines("pools", number), getattr(pool, table))
-        yield from rows
-        with self._told():
-            if table == "prompt_aliases":
-                pool.keys_differ()
-            if table == "pool_chunks":
-                pool.vectors_are_whole()
-
-    def run_rows(self, number: int, table: str) -> Iterator[Row]:
-        """Rows of a table of a run, as the database has them."""
-        run = self.runs[number]
-        yield from self._rows(run.place, table, self.lines("runs", number), getattr(run, table))
-        whole = {
-            "run_segments": run.segments_are_whole,
-            "restores": run.restores_are_whole,
-            "selections": run.selections_are_whole,
-            "outcomes": run.log_is_whole,
-            "model_versions": run.versions_are_whole,
-        }
-        with self._told():
-            if table in whole:
-                whole[table]()
-
-    def _rows(
-        self, place: str, table: str, lines: dict[str, int], check: Callable[[dict[str, Any]], None]
-    ) -> Iterator[Row]:
-        absent, defaults = OLDER.get(self._manifest.schema_, (set(), {}))
-        if table in absent:
-            return
-        if table not in lines:
-            raise Invalid(f"{self._file}: the number of lines of {place}/{table}.jsonl is missing")
-        added = defaults.get(table, {})
-
-        def checked(row: dict[str, Any]) -> None:
-            for name, value in added.items():
-                if name in row:
-                    raise ValueError(f"{name} is not of schema {self._manifest.schema_}")
-                row[name] = value
-            if "outcomes" in table and "part" not in row:
-                raise ValueError("part: Field required")
-            check(row)
-
-        for row in self._folder.read(f"{place}/{table}", lines[table], checked):
-            yield packed(row)
-
-
 @dataclass(frozen=True)
 class _Places:
     """What of an archive is here already: ids of pools and of runs, None for those that are to come."""
@@ -306,7 +95,7 @@ class _Places:
     runs: list[RunRecord | None]
 
     @classmethod
-    def found(cls, unit: Unit, archive: _Archive) -> _Places:
+    def found(cls, unit: Unit, archive: ArchiveReader) -> _Places:
         """Look for it.
 
         Raises:
@@ -331,7 +120,7 @@ def _source_here(unit: Unit, run: RunCheck) -> RunRecord | None:
     return there
 
 
-def _pool_here(unit: Unit, archive: _Archive, number: int) -> PoolRecord | None:
+def _pool_here(unit: Unit, archive: ArchiveReader, number: int) -> PoolRecord | None:
     """The pool of that name, if there is one; it must begin with the same prompts."""
     head = archive.pools[number].head
     there = unit.pools.find(head.name)
@@ -345,7 +134,7 @@ def _pool_here(unit: Unit, archive: _Archive, number: int) -> PoolRecord | None:
     return there
 
 
-def _same_prompts(unit: Unit, archive: _Archive, number: int, there: PoolRecord) -> bool:
+def _same_prompts(unit: Unit, archive: ArchiveReader, number: int, there: PoolRecord) -> bool:
     prompts = unit.archive.rows("prompts", there.id, archive.pools[number].head.prompts)
     if any(one != other for one, other in zip(prompts, archive.pool_rows(number, "prompts"), strict=True)):
         return False
@@ -377,7 +166,7 @@ def _worker(store: Store) -> Iterator[Leases]:
 class _Arrival:
     """An archive on its way in, hidden until it is whole."""
 
-    def __init__(self, store: Store, archive: _Archive, places: _Places, leases: Leases) -> None:
+    def __init__(self, store: Store, archive: ArchiveReader, places: _Places, leases: Leases) -> None:
         self._store = store
         self._archive = archive
         self._places = places
