@@ -13,6 +13,7 @@ from promptgps_service.flow.feature_space import Matrix
 from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.flow.run_state import ScoreTable
 from promptgps_service.flow.timeline import Timeline
+from promptgps_service.flow.warm_start import places
 from promptgps_service.model.checkpoint import pack, unpack
 from promptgps_service.model.features import Features
 from promptgps_service.model.panel import Panel
@@ -124,6 +125,26 @@ def stored_panel(
         panel.grow(features)
     require_finite(panel)
     return panel, timeline
+
+
+def start_from(panel: Panel, pinned: VersionRecord, there: Tensor, here: Tensor) -> None:
+    """Let a predictor that has learned nothing start from what that of another run had learned.
+
+    Args:
+        panel: over the prompts here.
+        pinned: state of the other run's predictor.
+        there: int64[N'], identity of the other run's prompts, in its order.
+        here: int64[N], identity of the prompts that the panel is about.
+
+    Raises:
+        ValueError: the state is damaged, or of no use here.
+    """
+    tensors, metadata = unpack(pinned.state)
+    rows = int(_text(metadata, "rows"))
+    if not 0 < rows <= len(there):
+        raise ValueError(f"it is about {rows} rows, its run has {len(there)}")
+    panel.begin(tensors, places(there[:rows], here))
+    require_finite(panel)
 
 
 def require_finite(panel: Panel) -> None:

@@ -9,9 +9,9 @@ import torch
 from promptgps_service.errors import Invalid, PromptGPSError
 from promptgps_service.flow.catch_up import catch_up
 from promptgps_service.flow.feature_space import FeatureSpace, Matrix
-from promptgps_service.flow.loaded_model import new_panel, require_finite, stored_panel
+from promptgps_service.flow.loaded_model import new_panel, require_finite, start_from, stored_panel
 from promptgps_service.flow.run_state import RunState
-from promptgps_service.flow.warm_start import PINNED, places, state_and_rows
+from promptgps_service.flow.warm_start import PINNED
 from promptgps_service.store.records import Segment, VersionRecord
 from promptgps_service.store.unit import Store
 
@@ -69,11 +69,7 @@ def _build(state: RunState, stored: VersionRecord, matrix: Matrix, there: Matrix
     if stored.version == PINNED:
         if there is None:
             raise ValueError("version 0 is there, and no run that it comes from")
-        tensors, rows = state_and_rows(stored)
-        if rows > there.features.rows:
-            raise ValueError(f"version 0 is about {rows} rows, its run has {there.features.rows}")
         panel = new_panel(state.settings, matrix.features, state.device)
-        panel.begin(tensors, places(there.identity[:rows], matrix.identity))
-        require_finite(panel)
+        start_from(panel, stored, there.identity, matrix.identity)
     elif stored.state:  # else it was damaged where it came from; the log makes up for it
         stored_panel(stored, str(state.settings.predictor()), state.settings, matrix.features, state.device)

@@ -11,34 +11,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import TypeVar
 
 import structlog
 import torch
 
-from promptgps_service.errors import Busy, NotOpen, PromptGPSError, RunGone, Unavailable
+from promptgps_service.errors import NotOpen, PromptGPSError, RunGone, Unavailable
 from promptgps_service.flow.device_queue import DeviceQueue, Steps
-from promptgps_service.flow.feature_space import FeatureSpace, Matrix
+from promptgps_service.flow.faults import PASSING, is_short_of_memory
+from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.leases import Leases
-from promptgps_service.flow.loaded_model import (
-    LoadedModel,
-    new_panel,
-    require_finite,
-    stored_panel,
-)
+from promptgps_service.flow.loaded_model import LoadedModel
+from promptgps_service.flow.model_loader import ModelLoader
 from promptgps_service.flow.publish import Origin, Overtaken, publish
-from promptgps_service.flow.run_settings import RunSettings
 from promptgps_service.flow.run_state import NewPrompts, RunState, ScoreTable
 from promptgps_service.flow.step_metrics import Metrics, step_metrics
 from promptgps_service.flow.steps import Step, at_most, due, split_steps, waits
 from promptgps_service.flow.timeline import Timeline
-from promptgps_service.flow.warm_start import (
-    PINNED,
-    framing,
-    places,
-    source_segments,
-    state_and_rows,
-)
 from promptgps_service.model.panel import Panel
 from promptgps_service.model.predictor import Posterior
 from promptgps_service.store.records import LogSlice, RunRecord, VersionRecord
@@ -49,8 +38,7 @@ _log = structlog.get_logger(__name__)
 RETRY_SECONDS = 1.0  # after the database did not answer, or memory was short
 TRIES = 2  # at something that breaks, before the run is taken for broken
 
-PASSING = (Unavailable, Busy, NotOpen, RunGone)  # no fault of the run, or one that was told already
-
+T = TypeVar("T")
 # What goes wrong with a run: (what was done, the error) to the error that callers get.
 OnFault = Callable[[str, Exception], PromptGPSError]
 
@@ -69,21 +57,6 @@ class Learning:
     enabled: bool
     groups: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What the database has of a run, to load a model from."""
-
-    record: RunRecord
-    settings: RunSettings
-    epoch: int
-    revision: int
-    matrix: Matrix
-
-    @property
-    def identity(self) -> str:
-        return str(self.settings.predictor())
 
 
 @dataclass(frozen=True)
@@ -126,6 +99,7 @@ class Trainer:
         self._leases = leases
         self._catch_up = catch_up
         self._features = features
+        self._loader = ModelLoader(store, features, queue, state, catch_up)
         self._queue = queue
         self._state = state
         self._learning = learning
@@ -172,7 +146,7 @@ class Trainer:
             NotOpen: the run is broken.
             Unavailable: the database does not answer.
         """
-        self._queue.call(self, lambda: self._guarded("load", self._load_if_other))
+        self._queue.call(self, lambda: self._guarded("load", self._loaded))
 
     def refresh(self) -> None:
         """The same, without waiting for it."""
@@ -188,7 +162,7 @@ class Trainer:
 
     # ---- faults ------------------------------------------------------------------------------
 
-    def _guarded(self, doing: str, work: Callable[[], Steps[None]]) -> Steps[None]:
+    def _guarded(self, doing: str, work: Callable[[], Steps[T]]) -> Steps[T]:
         """Do something; where it breaks for no fault of the database or of memory, the run is broken.
 
         Raises:
@@ -196,18 +170,16 @@ class Trainer:
             PromptGPSError: of what was done.
         """
         try:
-            yield from work()
+            return (yield from work())
         except PASSING:
             raise
         except Exception as error:
             if is_short_of_memory(error):
                 raise
             fault = error
-        else:
-            return
         raise (yield from self._queue.aside(lambda: self._on_fault(doing, fault)))
 
-    def _in_background(self, key: str, work: Callable[[], Steps[None]]) -> Steps[None]:
+    def _in_background(self, key: str, work: Callable[[], Steps[object]]) -> Steps[None]:
         """Do something that nobody waits for, again and again where the reason why it failed may pass."""
         if self._state.over:
             return
@@ -228,17 +200,17 @@ class Trainer:
             fault = error
             yield from self._queue.aside(lambda: self._on_fault(key, fault))
 
-    def _again(self, key: str, work: Callable[[], Steps[None]]) -> None:
+    def _again(self, key: str, work: Callable[[], Steps[object]]) -> None:
         self._queue.submit(self, key, lambda: self._in_background(key, work), RETRY_SECONDS)
 
     # ---- loading, on the device --------------------------------------------------------------
 
-    def load(self) -> Steps[None]:
+    def load(self) -> Steps[LoadedModel]:
         """Build the model over the run's rows and serve the newest stored version, or the prior."""
-        yield from self._guarded("load", self._load_if_other)
+        return (yield from self._guarded("load", self._loaded))
 
     def _refresh(self) -> Steps[None]:
-        yield from self._in_background("load", self._load_if_other)
+        yield from self._in_background("load", self._loaded)
 
     def _follow(self) -> Steps[None]:
         yield from self._in_background("follow", self._catch_up_and_load)
@@ -250,135 +222,19 @@ class Trainer:
         if table is None or table.made_of != heads:
             yield from self._loaded()
 
-    def _load_if_other(self) -> Steps[None]:
-        yield from self._loaded()
-
     def _loaded(self) -> Steps[LoadedModel]:
         """The model as the database has it, and served so."""
-        found = yield from self._queue.aside(self._find)
-        record, model, table = found.record, self._model, self._state.table
-        rows = found.matrix.features.rows
-
-        served = (found.epoch, found.revision, record.model_version, rows)
-        if model is not None and table is not None and table.made_of == served:
-            return model
+        found = yield from self._queue.aside(self._loader.find)
+        at_hand, table = self._model, self._state.table
+        if at_hand is not None and table is not None and table.made_of == found.made_of:
+            return at_hand
 
         self._model = None  # what breaks off here is not served, and not learned on
-        if model is not None and self._goes_on(model, found):
-            if model.matrix is not found.matrix:
-                model.predictor.grow(found.matrix.features)
-            model.predictor.replaceable = bool(found.settings.selection.fallback)
-            model = replace(model, matrix=found.matrix, revision=found.revision)
-        else:
-            model = yield from self._restored(found)
-            if model.through < record.trained_through:
-                through = model.through
-                yield from self._queue.aside(lambda: self._tell_what_is_lost(record, through))
-
+        model = yield from self._loader.load(at_hand, found)
         self._model = model
         table = yield from self._table(model, model.version, model.through)
         self._state.publish(table)
         return model
-
-    def _find(self) -> _Found:
-        record = self._catch_up(self._state)
-        with self._state.lock:
-            segments = list(self._state.segments)
-            settings = self._state.settings
-            epoch, revision = self._state.epoch, self._state.revision
-        with self._store.read() as unit:
-            framed_by = framing(unit, settings, segments)
-        matrix = self._features.matrix(segments, framed_by)
-        return _Found(record, settings, epoch, revision, matrix)
-
-    def _goes_on(self, model: LoadedModel, found: _Found) -> bool:
-        """Whether the model is the published version, by the predictor that the run asks for."""
-        own = (model.identity, model.epoch, model.version)
-        return own == (found.identity, found.epoch, found.record.model_version)
-
-    def _tell_what_is_lost(self, record: RunRecord, through: int) -> None:
-        """What the newest version had learned is to be learned again: the run is behind, which a worker sees."""
-        self._state.want(record.trained_through)
-        heads = (record.epoch, record.revision, record.model_version)
-        with self._store.write() as unit:
-            now = unit.runs.lock(record.id)
-            if (now.epoch, now.revision, now.model_version) == heads:
-                unit.runs.advance(record.id, trained_through=through)
-                unit.runs.want(record.id, record.trained_through)
-
-    def _restored(self, found: _Found) -> Steps[LoadedModel]:
-        """The newest stored state; at the start of a run, the prior, or what the run it is to start from has learned.
-
-        A state of another predictor, or one that cannot be read, is left alone: the log is learned from where the one
-        before it stopped, or from its start.
-        """
-        newest = stored = yield from self._queue.aside(lambda: self._stored(None))
-        fresh = self._fresh(found, version=0 if newest is None else newest.version)
-
-        while stored is not None:
-            current = stored
-            try:
-                if current.version == PINNED:
-                    return (yield from self._warm(fresh, found, current))
-                if current.trained_through > found.record.log_position:
-                    raise ValueError(f"it has learned up to {current.trained_through}, past the log")
-                loaded = stored_panel(
-                    current, found.identity, found.settings, found.matrix.features, self._state.device
-                )
-                if loaded is not None:
-                    panel, timeline = loaded
-                    return replace(
-                        fresh, predictor=panel, timeline=timeline, through=current.trained_through
-                    )
-            except PASSING:
-                raise
-            except Exception as error:
-                if is_short_of_memory(error):
-                    raise  # else bytes that are damaged: they can break anything
-                _log.error(
-                    "a stored model cannot be read; what it had learned is learned anew",
-                    run=self._state.name, model_version=current.version, cause=repr(error),
-                )  # fmt: skip
-            stored = yield from self._stored_below(current.version)
-        return fresh
-
-    def _stored_below(self, version: int) -> Steps[VersionRecord | None]:
-        return (yield from self._queue.aside(lambda: self._stored(version)))
-
-    def _stored(self, below: int | None) -> VersionRecord | None:
-        with self._store.read() as unit:
-            return unit.versions.latest(self._state.id, below=below)
-
-    def _fresh(self, found: _Found, version: int) -> LoadedModel:
-        features = found.matrix.features
-        return LoadedModel(
-            predictor=new_panel(found.settings, features, self._state.device),
-            matrix=found.matrix,
-            identity=found.identity,
-            epoch=found.epoch,  # should a restore come in between, publishing finds out
-            revision=found.revision,
-            version=version,
-            through=0,
-            timeline=Timeline(),
-            informed=features.offline is not None,
-        )
-
-    def _warm(
-        self, fresh: LoadedModel, found: _Found, pinned: VersionRecord
-    ) -> Steps[LoadedModel]:
-        there, rows = yield from self._queue.aside(lambda: self._source(found.settings, pinned))
-        state, _ = state_and_rows(pinned)
-        panel = new_panel(found.settings, found.matrix.features, self._state.device)
-        panel.begin(state, places(there.identity[:rows], found.matrix.identity))
-        require_finite(panel)
-        return replace(fresh, predictor=panel, informed=True)
-
-    def _source(self, settings: RunSettings, pinned: VersionRecord) -> tuple[Matrix, int]:
-        """Features of the run that this one started from, and how many of its rows the pinned state is about."""
-        _, rows = state_and_rows(pinned)
-        with self._store.read() as unit:
-            segments = source_segments(unit, settings)
-        return self._features.matrix(segments), rows
 
     # ---- learning, on the device -------------------------------------------------------------
 
@@ -545,10 +401,7 @@ class Trainer:
         """One job for all parts: nothing is learned between them."""
         model = self._model
         if model is None:
-            yield from self.load()
-            model = self._model
-        if model is None:
-            self._not_loaded()
+            model = yield from self.load()
         table = self._state.served
         posteriors = []
         for part in parts:
@@ -556,12 +409,3 @@ class Trainer:
             posteriors.append(model.predictor.predict_new(x))
             yield None
         return posteriors, table
-
-    def _not_loaded(self) -> NoReturn:
-        raise RuntimeError(f"run {self._state.name!r} was loaded, and has no model")
-
-
-def is_short_of_memory(error: Exception) -> bool:
-    """Whether it is the machine, and not the run, that is at fault; torch has no class of its own for the host."""
-    short = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
-    return short or (isinstance(error, RuntimeError) and "alloc" in str(error))

@@ -9,11 +9,11 @@ import torch
 from promptgps_service.errors import Busy, Invalid
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.device_queue import Steps
+from promptgps_service.flow.faults import PASSING, is_short_of_memory
 from promptgps_service.flow.feature_space import Matrix
-from promptgps_service.flow.loaded_model import new_panel, require_finite
+from promptgps_service.flow.loaded_model import new_panel, require_finite, start_from
 from promptgps_service.flow.run_settings import RunSettings
-from promptgps_service.flow.trainer import PASSING, is_short_of_memory
-from promptgps_service.flow.warm_start import framing, places, source_segments, state_and_rows
+from promptgps_service.flow.warm_start import framing, source_segments
 from promptgps_service.model.predictor import Visits
 from promptgps_service.store.records import Segment, VersionRecord
 
@@ -55,9 +55,7 @@ def _build(
         if pinned is not None:
             at_fault = "warm_start_from"
             there = yield from context.queue.aside(lambda: _source(context, settings))
-            state, rows = state_and_rows(pinned)
-            panel.begin(state, places(there.identity[:rows], matrix.identity[: features.rows]))
-            require_finite(panel)
+            start_from(panel, pinned, there.identity, matrix.identity[: features.rows])
             at_fault = "selection.predictor"
             yield None
 

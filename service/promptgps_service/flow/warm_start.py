@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from promptgps_service.errors import Fault, Invalid, NotFound
 from promptgps_service.flow.run_settings import RunSettings
-from promptgps_service.model.checkpoint import unpack
 from promptgps_service.model.features import Features
 from promptgps_service.model.predictor import Continuing
 from promptgps_service.model.registry import make_predictor
@@ -78,13 +77,3 @@ def places(there: Tensor, here: Tensor) -> Tensor:
     at = torch.searchsorted(here[order], there).clamp_max(len(here) - 1)
     rows = order[at]
     return torch.where(here[rows] == there, rows, -1)
-
-
-def state_and_rows(pinned: VersionRecord) -> tuple[Mapping[str, Tensor], int]:
-    """The pinned state, and how many rows of its run it is about.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    tensors, metadata = unpack(pinned.state)
-    return tensors, int(metadata["rows"])
