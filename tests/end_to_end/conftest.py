@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from promptgps_client import PromptGPS
 
+from tests.databases import copied_file
 from tests.server import Server, running
 
 
@@ -16,8 +16,7 @@ from tests.server import Server, running
 def server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server a process of the test session, on a SQLite file of its own."""
     folder = tmp_path_factory.mktemp("server")
-    shutil.copyfile(sqlite_template, folder / "promptgps.db")
-    with running(f"sqlite:///{folder}/promptgps.db", folder) as started:
+    with running(copied_file(sqlite_template, folder), folder) as started:
         yield started
 
 

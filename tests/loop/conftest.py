@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from promptgps_client import DrawnBatch, PromptGPS, Selector
 
+from tests.databases import copied_file
 from tests.faults.conftest import DIMENSION, vector
 from tests.server import Server, running
 
@@ -25,8 +25,7 @@ Make = Callable[..., Selector]
 def server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server a process of the test session, on a SQLite file of its own."""
     folder = tmp_path_factory.mktemp("server")
-    shutil.copyfile(sqlite_template, folder / "promptgps.db")
-    with running(f"sqlite:///{folder}/promptgps.db", folder) as started:
+    with running(copied_file(sqlite_template, folder), folder) as started:
         yield started
 
 

@@ -505,10 +505,7 @@ class Selector:
         if self._on_existing == "fail" or (self._launch.settled and self._course.shift is not None):
             return
         with self._lock:
-            try:
-                self._settle()
-            except (Silence, BadAnswer) as fault:
-                _log.debug("it is not known yet which run this is: %s", fault)
+            if not self._try_to_settle():
                 self._courier.hold()
             if self._launch.settled and (version := first_version(report)) is not None:
                 self._course = self._course.begun(version)
@@ -530,13 +527,17 @@ class Selector:
 
     def _meet(self) -> None:
         """Where reports are held because it is not known which run they are of, try to find out."""
-        if self._launch.settled:
-            return
-        with self._lock:
-            try:
-                self._settle()
-            except (Silence, BadAnswer) as fault:
-                _log.debug("it is not known yet which run this is: %s", fault)
+        if not self._launch.settled:
+            with self._lock:
+                self._try_to_settle()
+
+    def _try_to_settle(self) -> bool:
+        try:
+            self._settle()
+        except (Silence, BadAnswer) as fault:
+            _log.debug("it is not known yet which run this is: %s", fault)
+            return False
+        return True
 
     @property
     def counters(self) -> dict[str, int]:

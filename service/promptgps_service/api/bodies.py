@@ -121,14 +121,7 @@ def json_body(model: type[M], *, most: int | None = None, changes: bool = True) 
         bodies = cast(Bodies, request.app.state.bodies)
         limit = bodies.most if most is None else min(most, bodies.most)
         with bodies.held() as add:
-            body = bytearray()
-            async for piece in pieces_of(request, limit):
-                add(len(piece))
-                body += piece
-            if not body:
-                raise WrongBody([_not_json("is missing")])
-            value = await _model(bodies, reader, body)
-            del body
+            value = await read_json(request, reader, limit, add)
             async with _turn(request, value, changes=changes):
                 yield value
 
@@ -158,7 +151,29 @@ def _turn(
     return turns.turn(str(run), sequence=sequence, waits=waits)
 
 
-async def _model(bodies: Bodies, reader: ModelReader[M], body: bytearray) -> M:
+async def read_json(
+    request: Request, reader: ModelReader[M], most: int, add: Callable[[int], None]
+) -> M:
+    """The body of a request as a model.
+
+    Args:
+        request: whose body is read.
+        reader: of that model.
+        most: bytes that it may have, once it is inflated.
+        add: is told of each piece's size.
+
+    Raises:
+        WrongBody: it is not what the model asks for.
+        HTTPException: as of `pieces_of`.
+        Busy: there is no room for it, or too many wait for a thread.
+    """
+    bodies = cast(Bodies, request.app.state.bodies)
+    body = bytearray()
+    async for piece in pieces_of(request, most):
+        add(len(piece))
+        body += piece
+    if not body:
+        raise WrongBody([_not_json("is missing")])
     read = reader.small if len(body) <= SHORT else reader.large
     try:
         return await bodies.run(lambda: read(body), len(body))

@@ -16,12 +16,11 @@ from starlette.requests import ClientDisconnect
 
 from promptgps_service.api.bodies import (
     JSON,
-    SHORT,
     Bodies,
-    WrongBody,
     check_rights_before_reading,
     content_type,
     pieces_of,
+    read_json,
 )
 from promptgps_service.errors import Unavailable
 from promptgps_service.flow.context import Context
@@ -30,7 +29,7 @@ from promptgps_service.flow.uploads import may_import
 from promptgps_service.pools.columns import chunks_of
 from promptgps_service.pools.mapping import FIELDS, ColumnMapping
 from promptgps_service.pools.reading import PLAIN, Cancelled, Readers, Task, Upload
-from promptgps_service.reading.json_model import ModelReader, Refused
+from promptgps_service.reading.json_model import ModelReader
 
 SPOOL_IN_MEMORY = 8 * 2**20
 KINDS = {
@@ -202,15 +201,7 @@ async def incoming(pool: Name, request: Request) -> AsyncIterator[Incoming]:
 async def _json_columns(request: Request) -> AsyncIterator[Incoming]:
     bodies = cast(Bodies, request.app.state.bodies)
     with bodies.held() as add:
-        body = bytearray()
-        async for piece in pieces_of(request, bodies.most):
-            add(len(piece))
-            body += piece
-        read = _COLUMNS.small if len(body) <= SHORT else _COLUMNS.large
-        try:
-            columns = await bodies.run(lambda: read(body), len(body))
-        except Refused as refused:
-            raise WrongBody(refused.errors, complete=refused.complete) from None
+        columns = await read_json(request, _COLUMNS, bodies.most, add)
         yield Incoming(request, None, columns=columns)
 
 

@@ -15,6 +15,7 @@ from promptgps_service.errors import Conflict, Fault, Invalid
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.flow.same_prompts import Incoming, KnownContents, Sorted, StoredVectors, sort_out
+from promptgps_service.flow.uploads import is_dead
 from promptgps_service.store.records import PoolChunk, PoolRecord
 from promptgps_service.store.states import ARCHIVED
 
@@ -124,8 +125,8 @@ class _Import:
         context = self._context
         with context.store.write() as unit:
             other = unit.pools.importing(pool.id)
-            still = context.imports.seconds(pool.id, other)
-            unit.pools.begin_import(pool, self._token, other if still >= context.import_seconds else None)
+            dead = other if is_dead(context, pool.id, other) else None
+            unit.pools.begin_import(pool, self._token, dead)
             return unit.pools.by_id(pool.id)
 
     @property

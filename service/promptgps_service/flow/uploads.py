@@ -19,5 +19,16 @@ def may_import(context: Context, name: str) -> None:
         pool = unit.pools.get(name)
         require_open_pool(pool)
         other = unit.pools.importing(pool.id)
-    if other is not None and context.imports.seconds(pool.id, other) < context.import_seconds:
+    if other is not None and not is_dead(context, pool.id, other):
         raise Busy(f"another import into pool {name!r} is under way", retry_after=2.0)
+
+
+def is_dead(context: Context, pool_id: int, beating: tuple[str, float] | None) -> bool:
+    """Whether this process has seen an import stand still for so long that it makes room for another.
+
+    Args:
+        context: of this process.
+        pool_id: of the pool.
+        beating: token and beat of the import, as they are now.
+    """
+    return context.imports.seconds(pool_id, beating) >= context.import_seconds

@@ -18,36 +18,19 @@ from promptgps_service.store.ids import claimed_id, fresh_id
 from promptgps_service.store.migrate import newest_revision
 from promptgps_service.store.states import IMPORTING, hidden_name
 from promptgps_service.store.tables import (
+    OF_POOL,
+    OF_RUN,
     leases,
-    model_versions,
-    outcomes,
-    pool_chunks,
     pools,
     prompt_aliases,
-    prompts,
-    receipts,
-    restores,
-    run_segments,
-    run_subsets,
     runs,
-    selections,
     snapshots,
-    steps,
-    superseded_outcomes,
-    superseded_selections,
-    superseded_steps,
 )
 
 Row = Mapping[str, Any]
 
-# In an order in which each can be checked against those before it.
-_OF_POOL = (prompts, prompt_aliases, pool_chunks)
-_OF_RUN = (
-    run_segments, snapshots, restores, selections, outcomes, run_subsets, receipts, model_versions, steps,
-    superseded_selections, superseded_outcomes, superseded_steps,
-)  # fmt: skip
-_TABLES = {table.name: table for table in (pools, runs, *_OF_RUN, *_OF_POOL)}
-_OWNER = {table.name: table.c.run_id for table in _OF_RUN} | {table.name: table.c.pool_id for table in _OF_POOL}
+_TABLES = {table.name: table for table in (pools, runs, *OF_RUN, *OF_POOL)}
+_OWNER = {table.name: table.c.run_id for table in OF_RUN} | {table.name: table.c.pool_id for table in OF_POOL}
 # What the database that takes a row gives it anew, or what has a meaning only where it was.
 _OWN = {
     "pools": {"import_token", "import_beat", "aliases"},
@@ -58,8 +41,9 @@ _OWN = {
 _ORDER = {"snapshots": [snapshots.c.id], "prompt_aliases": [prompt_aliases.c.ordinal]}
 _DELETION = {"runs": RUN_DELETED, "pools": POOL_DELETED}
 
-POOL_TABLES = tuple(table.name for table in _OF_POOL)
-RUN_TABLES = tuple(table.name for table in _OF_RUN)
+# In an order in which each can be checked against those before it.
+POOL_TABLES = tuple(table.name for table in OF_POOL)
+RUN_TABLES = tuple(table.name for table in OF_RUN)
 READ_AT_ONCE = 1_000  # rows
 # Rows that are written in one unit of work; others than these are small.
 WRITE_AT_ONCE = {"pool_chunks": 1, "model_versions": 1, "run_subsets": 1, "selections": 50, "prompts": 500}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from promptgps_service.store.log import LOOKUP
+from promptgps_service.store.lookup import in_parts
 from promptgps_service.store.named import insert_named
 from promptgps_service.store.states import IMPORTING, OPEN
 from promptgps_service.store.tables import leases, runs, workers
@@ -64,8 +64,8 @@ class Leases:
     def held(self, run_ids: Sequence[int], besides: str) -> set[int]:
         """Which of the runs another worker holds."""
         found: set[int] = set()
-        for start in range(0, len(run_ids), LOOKUP):
-            query = select(leases).where(leases.c.run_id.in_(run_ids[start : start + LOOKUP]))
+        for part in in_parts(run_ids):
+            query = select(leases).where(leases.c.run_id.in_(part))
             found.update(row.run_id for row in self._connection.execute(query) if row.holder != besides)
         return found
 

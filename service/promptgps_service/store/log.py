@@ -10,10 +10,10 @@ from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import registry
 
 from promptgps_service.store.clock import utc_seconds
+from promptgps_service.store.lookup import in_parts
 from promptgps_service.store.records import LogSlice, OutcomeRecord
 from promptgps_service.store.tables import outcomes
 
-LOOKUP = 8_192
 _COLUMNS = ", ".join(f'"{column.name}"' for column in outcomes.columns)
 _POSTGRESQL = registry.load("postgresql")()
 # One statement of arrays: 8,192 rollouts one by one would keep PostgreSQL busy three times as long.
@@ -39,8 +39,8 @@ class Log:
     def of_draws(self, run_id: int, draws: Sequence[int]) -> list[OutcomeRecord]:
         """Everything that has been reported of those draws."""
         found: list[OutcomeRecord] = []
-        for start in range(0, len(draws), LOOKUP):
-            asked = {"run": run_id, "draws": draws[start : start + LOOKUP]}
+        for part in in_parts(draws):
+            asked = {"run": run_id, "draws": part}
             found.extend(OutcomeRecord(*row) for row in self._connection.execute(_OF_DRAWS, asked).all())
         return found
 

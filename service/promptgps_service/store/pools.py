@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +27,12 @@ from promptgps_service.errors import Busy, NotFound, PoolNotOpen
 from promptgps_service.store.clock import utc_now
 from promptgps_service.store.events import POOL_DELETED, Events
 from promptgps_service.store.ids import fresh_id
+from promptgps_service.store.lookup import LOOKUP, in_parts
 from promptgps_service.store.named import insert_named
 from promptgps_service.store.records import Known, PoolArrays, PoolChunk, PoolRecord, record_of
 from promptgps_service.store.states import ARCHIVED, DELETING, OPEN, VISIBLE, hidden_name
 from promptgps_service.store.tables import VECTORS, pool_chunks, pools, prompt_aliases, prompts
 
-T = TypeVar("T")
-
-LOOKUP = 8_192  # bound parameters in one query; SQLite takes 32,766, PostgreSQL 65,535
 SCAN_SHARE = 4  # a look-up of more than one in so many of a pool's prompts reads all its keys instead
 
 _MANY: BindParameter[Any] = bindparam("many", expanding=True)
@@ -78,9 +76,9 @@ class Pools:
         return record_of(PoolRecord, self._connection.execute(select(pools).where(pools.c.id == pool_id)).one())
 
     def named(self, names: Sequence[str]) -> list[PoolRecord]:
-        """The pools of those names, which must exist, in their order."""
+        """The pools of those names, as far as there are any, in the order of the names."""
         found = {row.name: row for row in self._connection.execute(_NAMED, {"many": names}).all()}
-        return [record_of(PoolRecord, found[name]) for name in names]
+        return [record_of(PoolRecord, found[name]) for name in names if name in found]
 
     def all(self) -> list[PoolRecord]:
         """Every pool, by name."""
@@ -282,7 +280,7 @@ class Pools:
         )
         found: dict[str, Known] = {}
         for query, column in ((own, prompts.c.key), (aliases, prompt_aliases.c.key)):
-            for part in _parts([key for key in keys if key not in found]):
+            for part in in_parts([key for key in keys if key not in found]):
                 for key, position, digest in self._connection.execute(query.where(column.in_(part))).all():
                     found[key] = Known(position, bytes(digest))
         return found
@@ -295,7 +293,7 @@ class Pools:
             .group_by(prompts.c.digest)
         )
         found: dict[bytes, int] = {}
-        for part in _parts(list(dict.fromkeys(digests))):
+        for part in in_parts(list(dict.fromkeys(digests))):
             rows = self._connection.execute(query.where(prompts.c.digest.in_(part))).all()
             found.update((bytes(digest), position) for digest, position in rows)
         return found
@@ -325,7 +323,7 @@ class Pools:
             every = self._connection.execute(query, execution_options={"yield_per": LOOKUP})
             return {key: position for key, position, place in every if key in asked and place < committed}
         found: dict[str, int] = {}
-        for part in _parts(keys):
+        for part in in_parts(keys):
             rows = self._connection.execute(query.where(column.in_(part))).all()
             found.update((key, position) for key, position, place in rows if place < committed)
         return found
@@ -333,7 +331,7 @@ class Pools:
     def keys_at(self, pool_id: int, positions: Sequence[int], *, text: bool) -> dict[int, tuple[str, str | None]]:
         """Key and, if asked for, text of the prompts at those positions."""
         found: dict[int, tuple[str, str | None]] = {}
-        for part in _parts(positions):
+        for part in in_parts(positions):
             rows = self._connection.execute(_AT_WITH_TEXT if text else _AT, {"pool": pool_id, "many": part}).all()
             found.update((row[0], (row[1], row[2] if text else None)) for row in rows)
         return found
@@ -411,7 +409,3 @@ def archived_pool(name: str) -> str:
     """What is told of a pool that takes nothing."""
     how = f"open it with POST /pools/{name}/open or `promptgps pools open {name}`"
     return f"pool {name!r} is archived: it takes no prompts and no new runs; {how}"
-
-
-def _parts(values: Sequence[T]) -> list[Sequence[T]]:
-    return [values[start : start + LOOKUP] for start in range(0, len(values), LOOKUP)]

@@ -6,34 +6,27 @@ from sqlalchemy import Connection, Table, delete, select, text, update
 
 from promptgps_service.store.states import DELETING, IMPORTING, hidden_name
 from promptgps_service.store.tables import (
+    OF_POOL,
+    OF_RUN,
     leases,
-    model_versions,
-    outcomes,
-    pool_chunks,
     pools,
-    prompt_aliases,
-    prompts,
-    receipts,
-    restores,
     run_segments,
-    run_subsets,
     runs,
-    selections,
     snapshots,
-    steps,
-    superseded_outcomes,
-    superseded_selections,
-    superseded_steps,
 )
 
-# Tables of a run and of a pool, with how many of their rows make a slice.
-_OF_RUN: dict[Table, int] = {
-    model_versions: 1, run_subsets: 1, selections: 100, superseded_selections: 100, outcomes: 1_000,
-    superseded_outcomes: 1_000, steps: 200, superseded_steps: 200, receipts: 200, snapshots: 200, restores: 500,
-    run_segments: 500, leases: 1,
+# The last row to go, after those of all these tables, which may go in any order.
+_HEADS: dict[str, tuple[Table, tuple[Table, ...]]] = {
+    "runs": (runs, (*OF_RUN, leases)),
+    "pools": (pools, OF_POOL),
+}
+# How many rows of a table make a slice.
+_SLICE = {
+    "pool_chunks": 1, "prompts": 200, "prompt_aliases": 1_000,
+    "model_versions": 1, "run_subsets": 1, "selections": 100, "superseded_selections": 100, "outcomes": 1_000,
+    "superseded_outcomes": 1_000, "steps": 200, "superseded_steps": 200, "receipts": 200, "snapshots": 200,
+    "restores": 500, "run_segments": 500, "leases": 1,
 }  # fmt: skip
-_OF_POOL: dict[Table, int] = {pool_chunks: 1, prompts: 200, prompt_aliases: 1_000}
-_HEADS: dict[str, tuple[Table, dict[Table, int]]] = {"runs": (runs, _OF_RUN), "pools": (pools, _OF_POOL)}
 # The hidden column by which a row is found without any index.
 _PLACE = {"sqlite": "{table}.rowid IN (", "postgresql": "{table}.ctid = ANY(ARRAY("}
 _CLOSE = {"sqlite": ")", "postgresql": "))"}
@@ -64,8 +57,9 @@ class Removal:
         mine = select(head.c.id).where(head.c.id == owner, head.c.state == DELETING)
         if self._connection.execute(mine.with_for_update()).one_or_none() is None:
             return False
-        for table, rows in tables.items():
-            if self._delete_some(table, owner, max(round(rows * scale), 1)):
+        for table in tables:
+            rows = max(round(_SLICE[table.name] * scale), 1)
+            if self._delete_some(table, owner, rows):
                 return True
         self._connection.execute(delete(head).where(head.c.id == owner))
         return False

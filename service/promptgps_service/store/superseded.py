@@ -8,7 +8,7 @@ import numpy as np
 from sqlalchemy import Connection, func, insert, select
 
 from promptgps_service.store.clock import utc_seconds
-from promptgps_service.store.log import LOOKUP
+from promptgps_service.store.lookup import in_parts
 from promptgps_service.store.records import OutcomeRecord, SupersededDraw
 from promptgps_service.store.tables import DRAWS
 from promptgps_service.store.tables import superseded_outcomes as outcomes
@@ -39,10 +39,10 @@ class SupersededLog:
     def of_draws(self, run_id: int, superseded_in: int, draws: Sequence[int]) -> list[OutcomeRecord]:
         """Everything that has been reported of draws that one restore has superseded."""
         found: list[OutcomeRecord] = []
-        for start in range(0, len(draws), LOOKUP):
+        for part in in_parts(draws):
             query = select(*(outcomes.c[name] for name in OutcomeRecord.__dataclass_fields__)).where(
                 outcomes.c.run_id == run_id, outcomes.c.superseded_in == superseded_in,
-                outcomes.c.draw.in_(draws[start : start + LOOKUP]),
+                outcomes.c.draw.in_(part),
             )  # fmt: skip
             found.extend(OutcomeRecord(*row) for row in self._connection.execute(query))
         return found

@@ -336,3 +336,10 @@ superseded_steps = _superseded(steps, "version")
 # What is reported late of a superseded draw is looked up by the draw, and kept once.
 Index(None, *(superseded_selections.c[name] for name in ("run_id", "epoch", "first_draw")))
 superseded_outcomes.append_constraint(UniqueConstraint("run_id", "superseded_in", "draw", "rollout", "part"))
+
+# The rows of one pool, by `pool_id`, and of one run, by `run_id`: each table after those that its rows refer to.
+OF_POOL = (prompts, prompt_aliases, pool_chunks)
+OF_RUN = (
+    run_segments, snapshots, restores, selections, outcomes, run_subsets, receipts, model_versions, steps,
+    superseded_selections, superseded_outcomes, superseded_steps,
+)  # fmt: skip
