@@ -21,11 +21,11 @@ from promptgps_client.wire import (
     SendSubset,
     TakeSnapshot,
 )
-from promptgps_service.errors import Conflict, NotFound, NotOpen, PoolNotOpen
+from promptgps_service.errors import Conflict, NotFound, NotOpen, PoolNotOpen, RunGone
 from promptgps_service.flow import lifecycle
 from promptgps_service.flow import sweep as sweeping
 from promptgps_service.flow.allocate import allocate_budget
-from promptgps_service.flow.archive import export_run
+from promptgps_service.flow.archive_export import export_run
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.events import list_events, pool_events, run_events
 from promptgps_service.flow.metrics import run_metrics
@@ -34,6 +34,7 @@ from promptgps_service.flow.predict import predict_difficulty
 from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.flow.register import add_prompts, create_pool, describe_pool
 from promptgps_service.flow.restore import restore_run
+from promptgps_service.flow.rows import Keys, rows_of
 from promptgps_service.flow.snapshot import list_snapshots, take_snapshot
 from promptgps_service.flow.subsets import send_subset
 from promptgps_service.flow.sweep import sweep
@@ -372,6 +373,21 @@ def test_a_run_of_the_same_name_made_elsewhere_is_the_one_that_is_meant(context:
         assert {key.partition("-")[0] for key in batch.draws.prompt} == {("new", "pool")[turn % 2]}
         assert second.desk("run").state.id != old
         lifecycle.delete_run(second, "run", None, dry_run=False)
+
+
+def test_keys_of_a_run_that_was_deleted_with_its_pools(context: Context, second: Context) -> None:
+    """Between two looks of a process that has the run open: its pool cannot be there any more."""
+    add(context, 30)
+    open_run(context)
+    state = second.desk("run").state
+    lifecycle.delete_run(context, "run", None, dry_run=False)
+    lifecycle.delete_pool(context, "pool", None, dry_run=False)
+    with pytest.raises(RunGone):
+        rows_of(second, state, Keys(["pool-3"], None))
+    with pytest.raises(NotFound, match="no run 'run': it was deleted at 20"):
+        predict_difficulty(second, PredictDifficulty(run="run", keys=["pool-3"]))
+    with pytest.raises(NotFound, match="no run 'run': it was deleted at 20"):
+        select(second, 3, candidates=["pool-3"])
 
 
 def test_a_run_is_not_deleted_while_another_started_from_it(context: Context) -> None:

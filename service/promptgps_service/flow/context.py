@@ -14,6 +14,7 @@ from promptgps_service.errors import Busy, NotOpen, PromptGPSError, RunGone, Una
 from promptgps_service.flow import readiness
 from promptgps_service.flow.catch_up import catch_up
 from promptgps_service.flow.device_queue import CALLERS, DeviceQueue
+from promptgps_service.flow.faults import PASSING, is_short_of_memory
 from promptgps_service.flow.feature_space import FeatureSpace
 from promptgps_service.flow.follow import POLL_SECONDS, Follower
 from promptgps_service.flow.keyed_locks import KeyedLocks
@@ -24,7 +25,7 @@ from promptgps_service.flow.states import require_open
 from promptgps_service.flow.stillness import Stillness
 from promptgps_service.flow.sweep import Sweeper
 from promptgps_service.flow.ticker import Ticker
-from promptgps_service.flow.trainer import PASSING, Learning, Trainer, is_short_of_memory
+from promptgps_service.flow.trainer import Learning, Trainer
 from promptgps_service.store.records import RunRecord
 from promptgps_service.store.states import ARCHIVED, FAULTY, OPEN
 from promptgps_service.store.unit import Store

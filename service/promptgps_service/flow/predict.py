@@ -12,7 +12,7 @@ from promptgps_client.wire import MAX_PREDICTIONS, AllocateBudget, Calibration, 
 from promptgps_service.embedding.given import unit_vectors
 from promptgps_service.errors import Fault, Invalid
 from promptgps_service.flow.context import Context, Desk
-from promptgps_service.flow.rows import Keys, rows_of
+from promptgps_service.flow.rows import Keys, known_places, rows_at
 from promptgps_service.flow.run_state import NewPrompts, ScoreTable
 from promptgps_service.flow.states import on_current_run, require_readable
 from promptgps_service.model.predictor import Posterior
@@ -88,7 +88,8 @@ def _known(context: Context, desk: Desk, keys: Keys) -> NDArray[np.int64]:
     """Rows of keys; the served table has them."""
     with context.store.read() as unit:
         require_readable(unit, desk.state.id)
-    (rows,) = rows_of(context, desk.state, keys)
+        places = known_places(unit, desk.state, keys)
+    (rows,) = rows_at(context, desk.state, places)
     if rows.size and int(rows.max()) >= desk.state.served.rows:
         desk.trainer.update()
     return rows

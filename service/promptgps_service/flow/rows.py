@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from promptgps_service.errors import Fault, Invalid, NotFound
+from promptgps_service.errors import Fault, Invalid, NotFound, RunGone
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.growth import take_up_new_prompts
 from promptgps_service.flow.run_state import RunState
@@ -74,12 +74,25 @@ def rows_of(context: Context, state: RunState, *asked: Keys) -> list[NDArray[np.
     Raises:
         NotFound: naming the rows of the request whose key no pool of the run has.
         Invalid: a key without a pool that several pools have, or a pool that is not the run's.
+        RunGone: the run was deleted.
     """
     with context.store.read() as unit:
-        places = [places_of(unit, state, keys) for keys in asked]
+        places = known_places(unit, state, *asked)
+    return rows_at(context, state, places)
+
+
+def known_places(unit: Unit, state: RunState, *asked: Keys) -> list[Places]:
+    """Where the prompts of each list of keys are.
+
+    Raises:
+        NotFound: naming the rows of the request whose key no pool of the run has.
+        Invalid: a key without a pool that several pools have, or a pool that is not the run's.
+        RunGone: the run was deleted.
+    """
+    places = [places_of(unit, state, keys) for keys in asked]
     for keys, found in zip(asked, places, strict=True):
         _require_all(keys, found)
-    return rows_at(context, state, places)
+    return places
 
 
 def rows_at(context: Context, state: RunState, places: Sequence[Places]) -> list[NDArray[np.int64]]:
@@ -103,8 +116,9 @@ def places_of(unit: Unit, state: RunState, asked: Keys) -> Places:
 
     Raises:
         Invalid: a key without a pool that several pools have, or a pool that is not the run's.
+        RunGone: the run was deleted.
     """
-    pools = unit.pools.named([share.pool for share in state.settings.pools])
+    pools = _pools(unit, state)
     _require_own(state.name, pools, asked)
     places = Places(np.full(len(asked.keys), -1, np.int64), np.full(len(asked.keys), -1, np.int64))
     several = np.zeros(len(asked.keys), np.bool_)
@@ -209,10 +223,18 @@ def pools_at(unit: Unit, state: RunState, rows: NDArray[np.int64]) -> list[str] 
     """Names of the pools that rows are of; None where the run has only one."""
     if len(state.settings.pools) == 1:
         return None
-    pools = unit.pools.named([share.pool for share in state.settings.pools])
-    names = {pool.id: pool.name for pool in pools}
+    names = {pool.id: pool.name for pool in _pools(unit, state)}
     of_segment = [names[segment.pool_id] for segment in state.segments]
     return [of_segment[index] for index in _segment_of(state.segments, rows).tolist()]
+
+
+def _pools(unit: Unit, state: RunState) -> list[PoolRecord]:
+    """The run's pools; one that is gone was deleted after the run, which alone makes that possible."""
+    names = [share.pool for share in state.settings.pools]
+    pools = unit.pools.named(names)
+    if len(pools) < len(names):
+        raise RunGone(state.id)
+    return pools
 
 
 def _segment_of(segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -201,6 +201,7 @@ class RunState:
         """Begin an epoch: everything read of the selections and of the log is to be read anew."""
         self.epoch = epoch
         self.issued = Issued()
+        self.sequences: set[int] = set()  # of the selections that were read
         self.ordinal = 0
         self.log_position = 0
         self.wanted = 0
@@ -263,6 +264,7 @@ class RunState:
         self.traffic.last_draw[rows] = torch.arange(selection.size, device=self.device) + selection.first_draw
         self.traffic.open[rows] += 1
         self.issued.add(selection)
+        self.sequences.add(selection.sequence)
         self.ordinal = selection.ordinal + 1
 
     def apply_log(self, part: LogSlice) -> None:

@@ -81,12 +81,14 @@ def _replay(
 ) -> Batch | None:
     """What a sequence was answered before, which many ranks may ask for at once: it holds the run against nobody.
 
+    None where this process knows of no such answer. Another may have given one: it is found before anything is drawn.
+
     Raises:
         Conflict: the sequence has answered another request; names what differs.
         NotOpen: the run is archived or faulty.
         RunGone: it was deleted.
     """
-    if request.sequence is None:
+    if request.sequence not in state.sequences:
         return None
     with context.store.read() as unit:
         require_open(unit, unit.runs.by_id(state.id))  # it may have been put away by another process
