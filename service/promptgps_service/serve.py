@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 
@@ -17,8 +18,9 @@ from promptgps_service.store.engine import make_engine
 from promptgps_service.store.migrate import upgrade
 from promptgps_service.store.unit import Store
 
-# Under load a request thread must not wait 5 ms, the interpreter's default, for the training thread's turn to end.
-SWITCH_SECONDS = 0.0005
+# Each of the thousands of short operations of a training step gives the interpreter up and waits to get it back: beside
+# threads that compute, 5 ms a time, the interpreter's default, would make seconds of one step.
+SWITCH_SECONDS = 0.0001
 KEEP_ALIVE_SECONDS = 30  # longer than clients keep an idle connection, or they would write into one that just closes
 OTHER_FILES = 512  # open files besides connections: the database, spooled bodies, modules
 
@@ -38,6 +40,7 @@ def run_server(settings: Settings, *, migrate: bool) -> None:
         http=limited(settings.max_connections, settings.request_seconds), ws="none", proxy_headers=False,
         server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )  # fmt: skip
+    gc.freeze()  # what was imported stays: to look through it again and again would stop every thread for .2 s
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -9,6 +9,7 @@ import gzip
 import io
 import itertools
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -129,11 +130,12 @@ def main(url: str, attack: str, seconds: float) -> None:
     BODIES.extend(_many_wrong(8_000_000) if attack == "bodies" else [])
     UPLOADS.extend(_small_files() if attack == "uploads" else [])
     act, threads = ATTACKS[attack]
+    os.nice(19)  # it would be on a machine of its own: what it computes itself is nobody's burden
     until = time.monotonic() + seconds
     statuses: Counter[int] = Counter()
 
     def work(thread: int) -> None:
-        with httpx.Client(base_url=url, timeout=120.0, trust_env=False) as http:
+        with httpx.Client(base_url=url, timeout=120.0, trust_env=False, verify=False) as http:
             for turn in itertools.count():
                 if time.monotonic() > until:
                     return

@@ -30,7 +30,7 @@ JSON = "application/json"
 SHORT = 32 * 2**10  # bytes that are validated at once, in a few milliseconds at worst
 SMALL = 10**6  # bytes of requests that name things and settings, and carry no columns
 MIDDLE = 2**20
-READERS = {MIDDLE: 4, 2**63: 2}  # threads at work on bodies up to that size
+READERS = {MIDDLE: 2, 2**63: 1}  # threads at work on bodies up to that size
 WAITING = 64  # bodies that may wait for such a thread
 ROOM = 512 * 2**20  # bytes of bodies that one process holds at a time
 

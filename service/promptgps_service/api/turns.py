@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from promptgps_service.errors import Busy
 
-AT_WORK = 24  # of one run, of the threads that there are
+AT_WORK = 4
 WAITING_FOR_THE_MODEL = 16  # of one run: these hold their thread for as long as they wait
 IN_LINE = 4_096  # of one run; each costs its body's memory
 LINE_SECONDS = 60.0

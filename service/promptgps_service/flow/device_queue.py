@@ -28,7 +28,7 @@ Steps: TypeAlias = Generator[float | Future[Any] | None, None, T]
 
 _log = structlog.get_logger(__name__)
 
-TURN_SECONDS = 0.25  # after which a job that yields makes way for other owners
+TURN_SECONDS = 0.1  # after which a job that yields makes way for other owners
 CALL_SECONDS = 30.0  # a device that is held up must not take every request's thread
 ASIDE_THREADS = 4
 CALLERS = 32  # each holds a thread of the server, of which some must be left for others

@@ -64,12 +64,14 @@ class _Plan:
     """What to learn now.
 
     Attributes:
+        model: that is to learn.
         steps: to learn from, in order.
         reached: position of the log that they come to; where they start if there is nothing to learn.
         head: position up to which the log was read.
         may_time_out: whether what is left is learned after a while, complete or not.
     """
 
+    model: LoadedModel
     steps: list[Step]
     reached: int
     head: int
@@ -259,38 +261,39 @@ class Trainer:
             raise
 
     def _learn_what_is_due(self) -> Steps[None]:
-        model = yield from self._up_to_date()
-        while (plan := (yield from self._planned(model))) is None:
-            model = yield from self._up_to_date()
+        plan = yield from self._planned()
+        while plan is None:
+            yield from self._loaded()
+            plan = yield from self._planned()
 
-        if plan.reached > model.through:
+        if plan.reached > plan.model.through:
             self._waiting_since = None
-            yield from self._advance(model, plan)
+            yield from self._advance(plan)
             if plan.reached < plan.head:  # there may be more to learn, once the others had their turn
                 self._queue.submit(self, "learn", self._learn)
         elif plan.head > plan.reached and plan.may_time_out:
             self._waiting_since = self._waiting_since or time.monotonic()
             self._queue.submit(self, "learn", self._learn, self._learning.seconds)
 
-    def _up_to_date(self) -> Steps[LoadedModel]:
-        """The model, loaded anew where the run is not what it was loaded from."""
+    def _planned(self) -> Steps[_Plan | None]:
+        """What is due; None where the model is to be loaded first."""
         model = self._model
-        record = yield from self._queue.aside(lambda: self._catch_up(self._state))
-        heads = (record.epoch, record.revision, record.model_version, self._state.rows)
-        if model is not None and heads == (model.epoch, model.revision, model.version, model.rows):
-            return model
-        return (yield from self._loaded())
-
-    def _planned(self, model: LoadedModel) -> Steps[_Plan | None]:
+        if model is None:
+            return None
         return (yield from self._queue.aside(lambda: self._plan(model)))
 
     def _plan(self, model: LoadedModel) -> _Plan | None:
-        """What is due; None where the run has rows that the model has not.
+        """What is due for a model; None where the run is not what it was loaded from.
 
         Raises:
-            Overtaken: the run was put back to a snapshot.
+            Overtaken: the run was put back to a snapshot meanwhile.
         """
         state = self._state
+        record = self._catch_up(state)
+        heads = (record.epoch, record.revision, record.model_version)
+        if heads != (model.epoch, model.revision, model.version):
+            return None
+
         with state.lock, self._store.read() as unit:
             if state.epoch != model.epoch:
                 raise Overtaken("the run was put back to a snapshot")
@@ -298,7 +301,7 @@ class Trainer:
                 return None
             part = unit.log.after(state.id, model.through, until=state.log_position)
             steps, reached = self._due(part, model.timeline)
-            return _Plan(steps, reached, part.head, self._may_time_out(part))
+            return _Plan(model, steps, reached, part.head, self._may_time_out(part))
 
     def _due(self, part: LogSlice, timeline: Timeline) -> tuple[list[Step], int]:
         """Steps to learn from now, and the position of the log that they reach.
@@ -330,9 +333,9 @@ class Trainer:
     def _may_time_out(self, part: LogSlice) -> bool:
         return not waits(self._state) or bool((part.draw < 0).all())
 
-    def _advance(self, model: LoadedModel, plan: _Plan) -> Steps[None]:
+    def _advance(self, plan: _Plan) -> Steps[None]:
         """Learn what is planned, publish it and serve it."""
-        state = self._state
+        state, model = self._state, plan.model
         measured: list[Metrics] = []
         fit_seconds = 0.0
         for step in plan.steps:
@@ -348,9 +351,9 @@ class Trainer:
         if measured:
             measured[-1] |= {"fit_seconds": fit_seconds, "score_seconds": score_seconds}
 
-        yield from self._store_version(model, model.packed(version, plan.reached), measured)
+        record = model.packed(version, plan.reached)
+        yield from self._store_version(model, record, measured, table)
         self._model = replace(model, version=version, through=plan.reached)
-        state.publish(table)
         _log.info(
             "learned", run=state.name, model_version=version, trained_through=plan.reached,
             seconds=round(fit_seconds + score_seconds, 4),
@@ -368,22 +371,30 @@ class Trainer:
         return step_metrics(step, mean, served, report, self._state.settings.rollouts_per_prompt)
 
     def _store_version(
-        self, model: LoadedModel, record: VersionRecord, measured: list[Metrics]
+        self, model: LoadedModel, record: VersionRecord, measured: list[Metrics], table: ScoreTable
     ) -> Steps[None]:
-        """Until this is stored the predictor is ahead of the log's reader, so it must not be given up."""
+        """Until this is stored the predictor is ahead of the log's reader, so it must not be given up.
+
+        Once it is, whoever waits for it is served at once, and not only at the run's next turn on the device.
+        """
         worker = self._leases.worker
         origin = Origin(self._state.id, worker, model.epoch, model.revision, model.version)
         while True:
             try:
-                yield from self._queue.aside(lambda: self._publish(origin, record, measured))
+                yield from self._queue.aside(
+                    lambda: self._publish(origin, record, measured, table)
+                )
                 return
             except Unavailable:
                 _log.warning("the database does not answer; publishing waits", run=self._state.name)
                 yield RETRY_SECONDS
 
-    def _publish(self, origin: Origin, record: VersionRecord, measured: list[Metrics]) -> None:
+    def _publish(
+        self, origin: Origin, record: VersionRecord, measured: list[Metrics], table: ScoreTable
+    ) -> None:
         with self._store.write() as unit:
             publish(unit, origin, record, measured)
+        self._state.publish(table)
 
     def _table(self, model: LoadedModel, version: int, through: int) -> Steps[ScoreTable]:
         above = self._state.settings.selection.retire_above

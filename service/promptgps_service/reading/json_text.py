@@ -6,6 +6,7 @@ A hostile text costs no more than a sound one: what is looked at is bounded by w
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 WINDOW = 128 * 2**10  # bytes of a list that are looked at, and later parsed, at a time
 GLANCE = 4 * 2**10  # bytes that are looked at first: most lists end there
+PAUSE = 0.002  # seconds after each window: a thread that computes without a break slows all others down many times
 STRIDE = 2**20  # bytes that one search runs over, since it holds the interpreter's lock
 MAX_SCALAR = 64 * 2**10  # bytes of a number
 MAX_NAME = 8 * 2**10  # bytes of a field's name
@@ -115,7 +117,7 @@ def value_end(text: bytes | bytearray, at: int) -> int:
         return scalar.end()
     depth, start, size = 0, at, GLANCE
     while start < len(text):
-        window = bytes(text[start : start + size])
+        window = _look(text, start, size)
         size = WINDOW
         found = structure(window)
         stop = len(window)
@@ -142,7 +144,7 @@ def pieces(text: bytes | bytearray, at: int) -> Iterator[Piece]:
     """
     start, size = at + 1, GLANCE
     while True:
-        window = bytes(text[start : start + size])
+        window = _look(text, start, size)
         found = structure(window)
         ended = found.depth < 0
         end = int(ended.argmax()) if ended.any() else len(window)
@@ -176,6 +178,13 @@ def pieces(text: bytes | bytearray, at: int) -> Iterator[Piece]:
             raise ElementTooLong(f"an element is over {MAX_ELEMENT} bytes")
         else:
             size *= 2
+
+
+def _look(text: bytes | bytearray, start: int, size: int) -> bytes:
+    """The window that begins there, after a pause for others where more than a glance is asked for."""
+    if size > GLANCE:
+        time.sleep(PAUSE)
+    return bytes(text[start : start + size])
 
 
 def name_end(text: bytes | bytearray, at: int) -> int:
