@@ -20,7 +20,7 @@ from promptgps_service.store.unit import Store
 
 # Each of the thousands of short operations of a training step gives the interpreter up and waits to get it back: beside
 # threads that compute, 5 ms a time, the interpreter's default, would make seconds of one step.
-SWITCH_SECONDS = 0.0001
+SWITCH_SECONDS = 0.00005
 KEEP_ALIVE_SECONDS = 30  # longer than clients keep an idle connection, or they would write into one that just closes
 OTHER_FILES = 512  # open files besides connections: the database, spooled bodies, modules
 

@@ -245,7 +245,8 @@ class Trainer:
 
     def _learn_if_held(self) -> Steps[None]:
         run_id = self._state.id
-        if not (yield from self._queue.aside(lambda: self._leases.hold(run_id))):
+        held = self._leases.holds(run_id)
+        if not held and not (yield from self._queue.aside(lambda: self._leases.hold(run_id))):
             return  # another process learns this run, and its versions are loaded as they come
         try:
             yield from self._learn_what_is_due()
@@ -339,10 +340,11 @@ class Trainer:
         measured: list[Metrics] = []
         fit_seconds = 0.0
         for step in plan.steps:
+            if measured:
+                yield None
             started = time.perf_counter()
             measured.append(self._step(model.predictor, step))
             fit_seconds += time.perf_counter() - started
-            yield None
 
         started = time.perf_counter()
         version = model.version + max(len(measured), 1)
