@@ -27,7 +27,21 @@ from benchmarks.mopps_in_process import PerPrompt, Vectorised
 from benchmarks.service import Service, running_service
 
 RESULTS = Path(__file__).parent / "results"
-WORDS = ("find", "the", "sum", "of", "all", "integers", "such", "that", "divided", "by", "ways", "triangle", "area")
+WORDS = (
+    "find",
+    "the",
+    "sum",
+    "of",
+    "all",
+    "integers",
+    "such",
+    "that",
+    "divided",
+    "by",
+    "ways",
+    "triangle",
+    "area",
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,9 @@ class Job:
     def report(self, draws: list[str], seed: int) -> None:
         """Whole groups with made-up results."""
         successes = np.random.default_rng(seed).integers(0, 9, len(draws)).tolist()
-        self.gps.report_groups(run=self.name, draw_id=draws, successes=successes, trials=[8] * len(draws))
+        self.gps.report_groups(
+            run=self.name, draw_id=draws, successes=successes, trials=[8] * len(draws)
+        )
 
 
 @contextmanager
@@ -115,7 +131,9 @@ def fill(gps: PromptGPS, pool: str, prompts: int) -> float:
     return time.perf_counter() - started
 
 
-def selection_lines(gps: PromptGPS, prompts: int, size: int, target: str, repeats: int) -> list[Line]:
+def selection_lines(
+    gps: PromptGPS, prompts: int, size: int, target: str, repeats: int
+) -> list[Line]:
     """Selections idle and while retraining, and the peer's own time for the same pick."""
     pool = f"pool-{prompts}"
     fill(gps, pool, prompts)
@@ -132,7 +150,10 @@ def selection_lines(gps: PromptGPS, prompts: int, size: int, target: str, repeat
     ratio = peer / np.percentile(idle, 50)
     told = f"MoPPS in process: {peer:.0f} ms (×{ratio:.1f}); vectorised: {vectorised:.1f} ms"
     name = f"`/select_batch`, {size} of {prompts:,}"
-    return [Line(name, show(idle), target, told), Line(f"{name}, while retraining", show(busy), target, told)]
+    return [
+        Line(name, show(idle), target, told),
+        Line(f"{name}, while retraining", show(busy), target, told),
+    ]
 
 
 def small_lines(gps: PromptGPS, prompts: int) -> list[Line]:
@@ -163,9 +184,11 @@ def outcome_lines(database: str, gps: PromptGPS, pool: str) -> list[Line]:
         rewards = np.random.default_rng(seed).integers(0, 2, 8192).astype(float).tolist()
         started = time.perf_counter()
         gps.report_rollouts(
-            run=job.name, draw_id=[draw for draw in draws for _ in range(8)],
-            rollout_index=list(range(8)) * 1024, reward=rewards,
-        )  # fmt: skip
+            run=job.name,
+            draw_id=[draw for draw in draws for _ in range(8)],
+            rollout_index=list(range(8)) * 1024,
+            reward=rewards,
+        )
         taken.append(time.perf_counter() - started)
 
     taken: list[float] = []
@@ -176,7 +199,9 @@ def outcome_lines(database: str, gps: PromptGPS, pool: str) -> list[Line]:
         seed += 1
     rate = 8192 * len(taken) / (time.perf_counter() - begun)
     return [
-        Line(f"8,192 rollouts in one request, {database}", show(1000 * np.array(taken)), "≤ 500 ms"),
+        Line(
+            f"8,192 rollouts in one request, {database}", show(1000 * np.array(taken)), "≤ 500 ms"
+        ),
         Line(f"sustained, {database}", f"{rate:,.0f} rollouts/s", "≥ 5,000 rollouts/s"),
     ]
 
@@ -200,21 +225,29 @@ def large_lines(service: Service, gps: PromptGPS) -> list[Line]:
     for _ in range(123):
         draws = job.select(1024)
         gps.report_rollouts(
-            run=job.name, draw_id=[draw for draw in draws for _ in range(8)], rollout_index=list(range(8)) * 1024,
+            run=job.name,
+            draw_id=[draw for draw in draws for _ in range(8)],
+            rollout_index=list(range(8)) * 1024,
             reward=[0.0, 1.0] * 4096,
-        )  # fmt: skip
+        )
     job.select(1024, wait_seconds=120.0)
     service.kill()
     service.start()
     return [
         Line("import 2,000,000 rows, each prompt 100 times", f"{imported:.0f} s", "≤ 3 min"),
-        Line("restart on 100,000 prompts and 1,007,616 outcomes", f"ready in {service.ready_seconds:.1f} s", "≤ 10 s"),
+        Line(
+            "restart on 100,000 prompts and 1,007,616 outcomes",
+            f"ready in {service.ready_seconds:.1f} s",
+            "≤ 10 s",
+        ),
     ]
 
 
 def table(lines: list[Line], command: str) -> str:
     """Markdown."""
-    rows = "\n".join(f"| {line.quantity} | {line.measured} | {line.target} | {line.peer} |" for line in lines)
+    rows = "\n".join(
+        f"| {line.quantity} | {line.measured} | {line.target} | {line.peer} |" for line in lines
+    )
     return (
         f"# Latency over loopback HTTP\n\n`{command}` on {os.cpu_count()} cores, Python {platform.python_version()}, "
         "SQLite unless it says otherwise; client and server share the cores.\n\n"
@@ -247,8 +280,12 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--million", action="store_true", help="the pool of 1,000,000 too")
-    parser.add_argument("--large", action="store_true", help="long imports and a restart on a long log too")
-    parser.add_argument("--postgres", metavar="URL", help="an empty PostgreSQL database to measure outcomes on too")
+    parser.add_argument(
+        "--large", action="store_true", help="long imports and a restart on a long log too"
+    )
+    parser.add_argument(
+        "--postgres", metavar="URL", help="an empty PostgreSQL database to measure outcomes on too"
+    )
     arguments = parser.parse_args()
     flags = [name for name in ("million", "large") if getattr(arguments, name)]
     flags += ["postgres …"] if arguments.postgres else []

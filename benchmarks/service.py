@@ -38,11 +38,26 @@ class Service:
         Raises:
             ServiceDidNotStart: it ended, or was not ready in time.
         """
-        command = [sys.executable, "-m", "promptgps_service", "serve", "--host", "127.0.0.1", "--port", "0"]
-        environment = {"PROMPTGPS_LOG_LEVEL": "warning", **os.environ, "PROMPTGPS_DATABASE_URL": self.database_url}
+        command = [
+            sys.executable,
+            "-m",
+            "promptgps_service",
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+        ]
+        environment = {
+            "PROMPTGPS_LOG_LEVEL": "warning",
+            **os.environ,
+            "PROMPTGPS_DATABASE_URL": self.database_url,
+        }
         started = time.monotonic()
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
         while time.monotonic() - started < START_SECONDS and self._process.poll() is None:
             address = re.search(r"API (http://\S+)", self._log.read_text())
             if address is not None and _is_ready(address[1]):
@@ -51,7 +66,9 @@ class Service:
                 return
             time.sleep(0.02)
         self.stop()
-        raise ServiceDidNotStart(f"the service is not ready; its log ends:\n{self._log.read_text()[-3000:]}")
+        raise ServiceDidNotStart(
+            f"the service is not ready; its log ends:\n{self._log.read_text()[-3000:]}"
+        )
 
     @property
     def pid(self) -> int:

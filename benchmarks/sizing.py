@@ -38,7 +38,9 @@ def disk(service: Service) -> float:
     engine = make_engine(service.database_url)
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
-            size = float(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
+            size = float(
+                connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one()
+            )
         else:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
             size = float(os.path.getsize(engine.url.database or ""))
@@ -67,7 +69,9 @@ def pool_line(database_url: str | None, prompts: int) -> str:
     return f"| {prompts:,} | {before:.0f} MB | {now:.0f} MB | {peak:.0f} MB | {stored:.0f} MB | {seconds:.0f} s |"
 
 
-def rollout_line(database_url: str | None, rollouts: int, report: Callable[[Job, list[str], int], None]) -> str:
+def rollout_line(
+    database_url: str | None, rollouts: int, report: Callable[[Job, list[str], int], None]
+) -> str:
     """Bytes that a rollout takes, with its draw and its share of a selection."""
     with opened(database_url) as (service, gps):
         name = f"log-{report.__name__}"
@@ -94,7 +98,9 @@ def single_rollouts(job: Job, draws: list[str], seed: int) -> None:
     """One row a rollout, with its reward."""
     rewards = np.random.default_rng(seed).integers(0, 2, len(draws) * GROUP).astype(float).tolist()
     ids = [draw for draw in draws for _ in range(GROUP)]
-    job.gps.report_rollouts(run=job.name, draw_id=ids, rollout_index=[*range(GROUP)] * len(draws), reward=rewards)
+    job.gps.report_rollouts(
+        run=job.name, draw_id=ids, rollout_index=[*range(GROUP)] * len(draws), reward=rewards
+    )
 
 
 def main() -> None:
@@ -106,10 +112,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "sizing.md")
     options = parser.parse_args()
     lines = [
-        "# Memory and disk", "", "`make bench-sizing`; one process that serves and learns, CPU build of torch.", "",
+        "# Memory and disk",
+        "",
+        "`make bench-sizing`; one process that serves and learns, CPU build of torch.",
+        "",
         "| prompts with text | memory before | serving and learning | at most | disk | import |",
         "|---:|---:|---:|---:|---:|---:|",
-    ]  # fmt: skip
+    ]
     for prompts in options.prompts:
         lines.append(pool_line(None, prompts))
         print(lines[-1], flush=True)

@@ -28,7 +28,9 @@ gps.create_pool("small-sums")
 gps.add_prompts("small-sums", keys=keys, texts=[f"What is {key}?" for key in keys])
 gps.create_run(name=RUN, pool="small-sums", rollouts_per_prompt=ROLLOUTS)
 
-with Selector(gps, run=RUN, batch_size=BATCH, prompts=keys, spool=CHECKPOINT.parent / "spool") as selector:
+with Selector(
+    gps, run=RUN, batch_size=BATCH, prompts=keys, spool=CHECKPOINT.parent / "spool"
+) as selector:
     first = 0
     if CHECKPOINT.exists():
         state = torch.load(CHECKPOINT)
@@ -39,11 +41,17 @@ with Selector(gps, run=RUN, batch_size=BATCH, prompts=keys, spool=CHECKPOINT.par
         gps.restore(RUN, f"step-{first}")
     loader = DataLoader(DrawnRows(rows), batch_sampler=DrawSampler(selector, first))
     for step, batch in zip(range(first, STEPS), loader, strict=False):
-        digits = torch.nn.functional.one_hot(torch.stack([batch["left"], batch["right"]], 1), 10).float().flatten(1)
+        digits = (
+            torch.nn.functional.one_hot(torch.stack([batch["left"], batch["right"]], 1), 10)
+            .float()
+            .flatten(1)
+        )
         answers = torch.distributions.Categorical(logits=policy(digits))
         said = answers.sample((ROLLOUTS,))
         reward = (said == batch["left"] + batch["right"]).float()
-        selector.report(batch[DRAW_ID], successes=reward.sum(0), trials=[ROLLOUTS] * BATCH, policy_version=step)
+        selector.report(
+            batch[DRAW_ID], successes=reward.sum(0), trials=[ROLLOUTS] * BATCH, policy_version=step
+        )
         loss = -((reward - reward.mean(0)) * answers.log_prob(said)).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -51,6 +59,10 @@ with Selector(gps, run=RUN, batch_size=BATCH, prompts=keys, spool=CHECKPOINT.par
         if (step + 1) % EVERY == 0:
             selector.flush()
             gps.snapshot(RUN, f"step-{step + 1}")
-            state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            state = {
+                "policy": policy.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step + 1,
+            }
             torch.save(state | {"selector": selector.state_dict()}, CHECKPOINT)
             print(f"step {step + 1}: {reward.mean():.0%} solved, {selector.counters}")

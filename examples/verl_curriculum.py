@@ -21,10 +21,14 @@ from verl.utils.dataset.rl_dataset import collate_fn
 
 sums = {f"{left}+{right}": left + right for left in range(10) for right in range(10)}
 rows = [
-    {"data_source": "openai/gsm8k", "prompt": [{"role": "user", "content": f"{key}? End with ####, then the sum."}],
-     "reward_model": {"ground_truth": str(answer)}, "extra_info": {"index": key}}
+    {
+        "data_source": "openai/gsm8k",
+        "prompt": [{"role": "user", "content": f"{key}? End with ####, then the sum."}],
+        "reward_model": {"ground_truth": str(answer)},
+        "extra_info": {"index": key},
+    }
     for key, answer in sums.items()
-]  # fmt: skip
+]
 for name, part in {"train": rows, "val": rows[:10]}.items():
     Dataset.from_list(part).to_parquet(f"{name}.parquet")
 with PromptGPS() as gps:
@@ -33,20 +37,28 @@ with PromptGPS() as gps:
     gps.create_run(name="verl-0.7-example", pool="sums-of-digits", rollouts_per_prompt=4)
 
 options = [
-    "data.train_files=train.parquet", "data.val_files=val.parquet", "data.train_batch_size=16",
-    "algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=4", "trainer.default_local_dir=verl-output",
+    "data.train_files=train.parquet",
+    "data.val_files=val.parquet",
+    "data.train_batch_size=16",
+    "algorithm.adv_estimator=grpo",
+    "actor_rollout_ref.rollout.n=4",
+    "trainer.default_local_dir=verl-output",
     "data.sampler.class_path=pkg://promptgps_client.adapters.verl_curriculum",
-    "data.sampler.class_name=PromptGPSSampler", "data.dataloader_num_workers=0",
-    "+data.promptgps.run=verl-0.7-example", "+data.promptgps.spool=verl-output/promptgps",
+    "data.sampler.class_name=PromptGPSSampler",
+    "data.dataloader_num_workers=0",
+    "+data.promptgps.run=verl-0.7-example",
+    "+data.promptgps.spool=verl-output/promptgps",
     "+data.promptgps.rollouts=4",
-]  # fmt: skip
+]
 print("python -m verl.trainer.main_ppo actor_rollout_ref.model.path=…", *options)
 
 with initialize_config_module("verl.trainer.config", version_base=None):
     config = compose("ppo_trainer", [*options, "data.filter_overlong_prompts=false"])
 dataset = create_rl_dataset(config.data.train_files, config.data, None, None)
 sampler = create_rl_sampler(config.data, dataset)
-loader = StatefulDataLoader(dataset, batch_size=16, sampler=sampler, collate_fn=collate_fn, drop_last=True)
+loader = StatefulDataLoader(
+    dataset, batch_size=16, sampler=sampler, collate_fn=collate_fn, drop_last=True
+)
 for _, rows in zip(range(3), loader, strict=False):
     batch = DataProto.from_single_dict(rows)
     batch.non_tensor_batch["uid"] = numpy.array([str(uuid4()) for _ in range(16)], dtype=object)

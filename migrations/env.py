@@ -9,7 +9,9 @@ from sqlalchemy import Connection
 
 def run(connection: Connection) -> None:
     """Migrate on this connection; batches, because SQLite cannot alter a column in place."""
-    context.configure(connection=connection, target_metadata=metadata, render_as_batch=True, compare_type=True)
+    context.configure(
+        connection=connection, target_metadata=metadata, render_as_batch=True, compare_type=True
+    )
     with context.begin_transaction():
         context.run_migrations()
 

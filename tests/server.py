@@ -60,7 +60,9 @@ class Server:
             return self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise ServerFailed(f"the server did not stop within {STOP_SECONDS:g} s\n{self.tail()}") from None
+            raise ServerFailed(
+                f"the server did not stop within {STOP_SECONDS:g} s\n{self.tail()}"
+            ) from None
 
     def close(self) -> None:
         """Close what this process holds of the server."""
@@ -80,7 +82,9 @@ class Server:
         """One request that must succeed; answers the parsed body."""
         answer = self.request(method, path, **({} if body is None else {"json": body}))
         if not answer.is_success:
-            raise ServerFailed(f"{method} {path}: {answer.status_code} {answer.text}\n{self.tail()}")
+            raise ServerFailed(
+                f"{method} {path}: {answer.status_code} {answer.text}\n{self.tail()}"
+            )
         return answer.json()
 
     def wait_trained(self, run: str, seconds: float = 60.0) -> dict[str, Any]:
@@ -97,13 +101,17 @@ class Server:
             if found["trained_through"] > learned:
                 deadline, learned = time.monotonic() + seconds, found["trained_through"]
             elif time.monotonic() > deadline:
-                raise ServerFailed(f"{run} learned nothing for {seconds:g} s: {found}\n{self.tail()}")
+                raise ServerFailed(
+                    f"{run} learned nothing for {seconds:g} s: {found}\n{self.tail()}"
+                )
             time.sleep(0.05)
 
 
 def _client() -> httpx.Client:
     """A client for one server; each request gets a connection of its own, which no stop of the server has closed."""
-    return httpx.Client(timeout=60.0, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+    return httpx.Client(
+        timeout=60.0, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+    )
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str, pause: float = 0.01) -> None:
@@ -121,7 +129,12 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str, pause: fl
 
 def command(*arguments: str) -> list[str]:
     """The command line of this checkout's promptgps, in the environment that has the service."""
-    return [os.environ.get("PROMPTGPS_SERVICE", sys.executable), "-m", "promptgps_service", *arguments]
+    return [
+        os.environ.get("PROMPTGPS_SERVICE", sys.executable),
+        "-m",
+        "promptgps_service",
+        *arguments,
+    ]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -131,7 +144,11 @@ def environment(**variables: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("PROMPTGPS_") and not name.lower().endswith("_proxy")
     }
-    return own | {"PROMPTGPS_DEVICE": "cpu", "PROMPTGPS_TORCH_THREADS": "1", "OMP_NUM_THREADS": "1"} | variables
+    return (
+        own
+        | {"PROMPTGPS_DEVICE": "cpu", "PROMPTGPS_TORCH_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        | variables
+    )
 
 
 def start(database_url: str, folder: Path, *flags: str, **variables: str) -> Server:
@@ -144,10 +161,17 @@ def start(database_url: str, folder: Path, *flags: str, **variables: str) -> Ser
         variables: more environment variables.
     """
     log = folder / f"server-{time.monotonic_ns()}.log"
-    arguments = command("serve", "--host", "127.0.0.1", "--port", "0", "--database-url", database_url, *flags)
+    arguments = command(
+        "serve", "--host", "127.0.0.1", "--port", "0", "--database-url", database_url, *flags
+    )
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment(**variables), cwd=folder
+            arguments,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment(**variables),
+            cwd=folder,
         )
     server = Server(process, "", log)
     try:
@@ -160,12 +184,18 @@ def start(database_url: str, folder: Path, *flags: str, **variables: str) -> Ser
     return server
 
 
-def start_worker(database_url: str, folder: Path, *flags: str, **variables: str) -> subprocess.Popen[bytes]:
+def start_worker(
+    database_url: str, folder: Path, *flags: str, **variables: str
+) -> subprocess.Popen[bytes]:
     """Start `promptgps train` with these flags; its log goes to the folder."""
     arguments = command("train", "--database-url", database_url, *flags)
     with (folder / f"worker-{time.monotonic_ns()}.log").open("wb") as log:
         return subprocess.Popen(
-            arguments, stdout=log, stderr=subprocess.STDOUT, env=environment(**variables), cwd=folder
+            arguments,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment(**variables),
+            cwd=folder,
         )
 
 

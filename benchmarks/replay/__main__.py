@@ -39,7 +39,10 @@ def main() -> None:
     window = 3 if history.steps > 20 else 1
     for name in arguments.predictor:
         for share in arguments.share:
-            made = (make_predictor(name, features, torch.device("cpu"), **dict(arguments.set)) for _ in arguments.seeds)
+            made = (
+                make_predictor(name, features, torch.device("cpu"), **dict(arguments.set))
+                for _ in arguments.seeds
+            )
             opened = [
                 open_loop(history, predictor, share=share, window=window, seed=seed)
                 for predictor, seed in zip(made, arguments.seeds, strict=True)
@@ -49,7 +52,9 @@ def main() -> None:
 
 def _print(label: str, runs: list[dict[str, Any]]) -> None:
     means = {name: sum(run[name] for run in runs) / len(runs) for name in runs[0]}
-    print(f"{label:32}", " ".join(f"{name} {value:.4g}" for name, value in means.items()), flush=True)
+    print(
+        f"{label:32}", " ".join(f"{name} {value:.4g}" for name, value in means.items()), flush=True
+    )
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -66,10 +71,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("loop", choices=("open", "closed"))
     parser.add_argument("history", help="folder under --data, e.g. rl-run-dsr-a")
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--predictor", nargs="+", choices=tuple(PREDICTORS), default=["hierarchical"])
+    parser.add_argument(
+        "--predictor", nargs="+", choices=tuple(PREDICTORS), default=["hierarchical"]
+    )
     parser.add_argument("--set", nargs="+", type=_parameter, default=[], metavar="NAME=VALUE")
     parser.add_argument("--share", nargs="+", type=float, default=[0.02, 0.1])
-    parser.add_argument("--arm", nargs="+", default=["promptgps"], metavar="STRATEGY[+SETTING=JSON…]")
+    parser.add_argument(
+        "--arm", nargs="+", default=["promptgps"], metavar="STRATEGY[+SETTING=JSON…]"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)

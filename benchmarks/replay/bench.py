@@ -43,7 +43,10 @@ EIGHT = "+cooldown=0+candidate_factor=8+uniform_share=0.0"
 COOL = "+cooldown=20+candidate_factor=null"
 PREDICTORS = ("constant", "beta", "ridge", "neural", "hierarchical", "stack")
 STRATEGIES = ("uniform", "mopps", "gps", "promptgps")
-HISTORIES = {"rl-run-dsr-a": 3, "reasoning-gym-ladder": 1}  # visits that the rank correlation is with
+HISTORIES = {
+    "rl-run-dsr-a": 3,
+    "reasoning-gym-ladder": 1,
+}  # visits that the rank correlation is with
 SIMULATED = 40_315
 
 Scores = dict[str, Any]
@@ -59,15 +62,23 @@ class Kept:
         sources = sorted([*PACKAGE.glob("model/**/*.py"), *PACKAGE.glob("acquisition/*.py")])
         self._code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
-    def get(self, name: str, make: Callable[P, DataclassInstance], *args: P.args, **kwargs: P.kwargs) -> Scores:
+    def get(
+        self, name: str, make: Callable[P, DataclassInstance], *args: P.args, **kwargs: P.kwargs
+    ) -> Scores:
         """The kept scores, or new ones from ``make(*args, **kwargs)``."""
-        path = self._folder / f"{hashlib.sha256((name + self._code).encode()).hexdigest()[:24]}.json"
+        path = (
+            self._folder / f"{hashlib.sha256((name + self._code).encode()).hexdigest()[:24]}.json"
+        )
         if not path.exists():
             started = time.perf_counter()
-            scores = dataclasses.asdict(make(*args, **kwargs)) | {"seconds": time.perf_counter() - started}
+            scores = dataclasses.asdict(make(*args, **kwargs)) | {
+                "seconds": time.perf_counter() - started
+            }
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(scores))
-            print(f"{name}: {next(iter(scores.values())):.3f}, {scores['seconds']:.0f} s", flush=True)
+            print(
+                f"{name}: {next(iter(scores.values())):.3f}, {scores['seconds']:.0f} s", flush=True
+            )
         answer: Scores = json.loads(path.read_text())
         return answer
 
@@ -77,7 +88,11 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     values = [value for value in values if not math.isnan(value)]
     if len(values) < 2:
         return (values[0] if values else math.nan), math.nan
-    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    half = (
+        float(student.ppf(0.975, len(values) - 1))
+        * statistics.stdev(values)
+        / math.sqrt(len(values))
+    )
     return statistics.mean(values), half
 
 
@@ -97,61 +112,107 @@ def bars(rows: dict[str, list[Scores]], key: str) -> Bars:
 
 def table(title: str, rows: dict[str, list[Scores]], columns: dict[str, str]) -> str:
     """Markdown: a row an arm, a column a score."""
-    lines = [f"### {title}", "", "| |" + " | ".join(columns.values()) + " |", "|---|" + "---:|" * len(columns)]
+    lines = [
+        f"### {title}",
+        "",
+        "| |" + " | ".join(columns.values()) + " |",
+        "|---|" + "---:|" * len(columns),
+    ]
     for name, runs in rows.items():
-        lines.append(f"| {name} | " + " | ".join(interval([run[key] for run in runs]) for key in columns) + " |")
+        lines.append(
+            f"| {name} | "
+            + " | ".join(interval([run[key] for run in runs]) for key in columns)
+            + " |"
+        )
     return "\n".join([*lines, ""])
 
 
 def open_tables(
-    kept: Kept, histories: dict[str, tuple[History, Features]], predictors: Sequence[str], seeds: range, panels: Panels
+    kept: Kept,
+    histories: dict[str, tuple[History, Features]],
+    predictors: Sequence[str],
+    seeds: range,
+    panels: Panels,
 ) -> str:
     """Open loop at 2 and 10 %."""
     columns = {
-        "rho": "Spearman", "rho_early": "first tenth", "rho_new": "never observed", "log_loss": "log-loss",
-        "log_loss_new": "never observed", "calibration_error_pooled": "ECE pooled", "calibration_error": "ECE per step",
-        "covered": "within its 90 %", "covered_new": "never observed",
-    }  # fmt: skip
+        "rho": "Spearman",
+        "rho_early": "first tenth",
+        "rho_new": "never observed",
+        "log_loss": "log-loss",
+        "log_loss_new": "never observed",
+        "calibration_error_pooled": "ECE pooled",
+        "calibration_error": "ECE per step",
+        "covered": "within its 90 %",
+        "covered_new": "never observed",
+    }
     parts = []
     for name, (history, features) in histories.items():
         for share in (0.02, 0.1):
             rows = {
                 predictor: [
                     kept.get(
-                        f"open {name} {share} {predictor} {seed}", open_loop, history,
-                        make_predictor(predictor, features, CPU), share=share, window=HISTORIES[name], seed=seed,
+                        f"open {name} {share} {predictor} {seed}",
+                        open_loop,
+                        history,
+                        make_predictor(predictor, features, CPU),
+                        share=share,
+                        window=HISTORIES[name],
+                        seed=seed,
                     )
                     for seed in seeds
                 ]
                 for predictor in predictors
-            }  # fmt: skip
-            parts.append(table(f"{name}, {share:.0%} of {history.prompts:,} prompts observed a step", rows, columns))
+            }
+            parts.append(
+                table(
+                    f"{name}, {share:.0%} of {history.prompts:,} prompts observed a step",
+                    rows,
+                    columns,
+                )
+            )
             panels[f"log-loss, {name}, {share:.0%}"] = bars(rows, "log_loss")
     return "## Open loop: predicted before observed\n\n" + "\n".join(parts)
 
 
 def closed_tables(
-    kept: Kept, replayed: tuple[History, Features], strategies: Sequence[str], seeds: range, panels: Panels
+    kept: Kept,
+    replayed: tuple[History, Features],
+    strategies: Sequence[str],
+    seeds: range,
+    panels: Panels,
 ) -> str:
     """Closed loop on the recorded RL run."""
     history, features = replayed
     columns = {
-        "effective": "effective share", "first_quarter": "first quarter", "last_quarter": "last quarter",
-        "distinct": "different prompts", "top": "top 5 % of prompts",
-    }  # fmt: skip
+        "effective": "effective share",
+        "first_quarter": "first quarter",
+        "last_quarter": "last quarter",
+        "distinct": "different prompts",
+        "top": "top 5 % of prompts",
+    }
     parts = []
-    cases = {"free reuse, whole pool": FREE, "free reuse, 8 random candidates a pick": EIGHT, "as it ships": ""}
+    cases = {
+        "free reuse, whole pool": FREE,
+        "free reuse, 8 random candidates a pick": EIGHT,
+        "as it ships": "",
+    }
     for title, change in cases.items():
         rows = {
             arm: [
                 kept.get(
-                    f"closed {arm}{change} {seed}", closed_loop, history, features, _selection(arm, change), batch=32,
+                    f"closed {arm}{change} {seed}",
+                    closed_loop,
+                    history,
+                    features,
+                    _selection(arm, change),
+                    batch=32,
                     seed=seed,
                 )
                 for seed in seeds
             ]
             for arm in strategies
-        }  # fmt: skip
+        }
         if change == FREE:
             rows["oracle"] = [kept.get("closed oracle", oracle_loop, history, batch=32)]
         parts.append(table(f"rl-run-dsr-a, 32 a step, {title}", rows, columns))
@@ -161,14 +222,22 @@ def closed_tables(
 
 
 def simulated_tables(
-    kept: Kept, texts: Sequence[str], strategies: Sequence[str], seeds: range, steps: int, panels: Panels
+    kept: Kept,
+    texts: Sequence[str],
+    strategies: Sequence[str],
+    seeds: range,
+    steps: int,
+    panels: Panels,
 ) -> str:
     """Closed loop on the simulated learner."""
     features = text_features(tuple(texts))
     columns = {
-        "mixed": "mixed groups", "first_tenth": "first tenth", "second_half": "second half",
-        "distinct": "different prompts", "top": "top 5 % of prompts",
-    }  # fmt: skip
+        "mixed": "mixed groups",
+        "first_tenth": "first tenth",
+        "second_half": "second half",
+        "distinct": "different prompts",
+        "top": "top 5 % of prompts",
+    }
     cases = [("cool-down 20, whole pool", COOL, 0.0), ("as it ships", "", 0.0)]
     cases += [("free reuse, whole pool", FREE, feedback) for feedback in (0.0, 0.03, 0.25)]
     parts = []
@@ -176,22 +245,42 @@ def simulated_tables(
         rows = {
             arm: [
                 kept.get(
-                    f"simulated {features.rows} {steps} {arm}{change} {feedback} {seed}", simulated_loop, features,
-                    _selection(arm, change), batch=256, steps=steps, feedback=feedback, seed=seed, texts=texts,
+                    f"simulated {features.rows} {steps} {arm}{change} {feedback} {seed}",
+                    simulated_loop,
+                    features,
+                    _selection(arm, change),
+                    batch=256,
+                    steps=steps,
+                    feedback=feedback,
+                    seed=seed,
+                    texts=texts,
                 )
                 for seed in seeds
             ]
             for arm in strategies
-        }  # fmt: skip
-        parts.append(table(f"{features.rows:,} real texts, 256 a step, feedback {feedback:g}, {title}", rows, columns))
-        panels[f"mixed groups, {features.rows:,} texts, {title}, feedback {feedback:g}"] = bars(rows, "mixed")
+        }
+        parts.append(
+            table(
+                f"{features.rows:,} real texts, 256 a step, feedback {feedback:g}, {title}",
+                rows,
+                columns,
+            )
+        )
+        panels[f"mixed groups, {features.rows:,} texts, {title}, feedback {feedback:g}"] = bars(
+            rows, "mixed"
+        )
     return f"## Closed loop on a simulated learner, {steps} steps\n\n" + "\n".join(parts)
 
 
-def start_table(kept: Kept, history: History, seeds: range) -> tuple[str, dict[str, list[list[float]]]]:
+def start_table(
+    kept: Kept, history: History, seeds: range
+) -> tuple[str, dict[str, list[list[float]]]]:
     """What a start is worth; the table, and the curves of rank correlation."""
     rows = {
-        name: [kept.get(f"start {history.name} {name} {seed}", start, history, name, seed) for seed in seeds]
+        name: [
+            kept.get(f"start {history.name} {name} {seed}", start, history, name, seed)
+            for seed in seeds
+        ]
         for name in STARTS
     }
     columns = {"rho_mean": "Spearman, steps 0 to 20", "log_loss_mean": "log-loss, steps 0 to 20"}
@@ -221,19 +310,25 @@ def main() -> None:
     rooms = ("open", "closed", "starts", "simulated")
     parser.add_argument("--only", nargs="+", choices=rooms, default=list(rooms))
     parser.add_argument("--out", type=Path, default=RESULTS / "replay.md")
-    parser.add_argument("--runs", type=Path, default=Path.home() / ".cache" / "promptgps-bench-replay")
+    parser.add_argument(
+        "--runs", type=Path, default=Path.home() / ".cache" / "promptgps-bench-replay"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     kept, parts = Kept(options.runs), []
     panels: Panels = {}
     curves: dict[str, list[list[float]]] = {}
     histories = {name: read_history(options.data / name) for name in HISTORIES}
-    featured = {name: (history, text_features(history.texts)) for name, history in histories.items()}
+    featured = {
+        name: (history, text_features(history.texts)) for name, history in histories.items()
+    }
     if "open" in options.only:
         parts.append(open_tables(kept, featured, options.predictors, range(options.seeds), panels))
     if "closed" in options.only:
         replayed = featured["rl-run-dsr-a"]
-        parts.append(closed_tables(kept, replayed, options.strategies, range(options.seeds), panels))
+        parts.append(
+            closed_tables(kept, replayed, options.strategies, range(options.seeds), panels)
+        )
     if "starts" in options.only:
         part, curves = start_table(kept, histories["rl-run-dsr-a"], range(options.seeds))
         parts.append(part)

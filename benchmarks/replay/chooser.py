@@ -39,13 +39,17 @@ class Chooser:
         cpu = torch.device("cpu")
         self.predictor = make_predictor(name, self.features, cpu, **parameters)
         n = self.features.rows
-        self.identity = torch.randint(-(2**62), 2**62, (n,), generator=torch.Generator().manual_seed(self.seed))
+        self.identity = torch.randint(
+            -(2**62), 2**62, (n,), generator=torch.Generator().manual_seed(self.seed)
+        )
         self.traffic = Traffic(
             torch.full((n,), NEVER), torch.full((n,), -1), torch.zeros(n, dtype=torch.int32)
         )
         self.clock = 0
         self.draws = 0
-        self.embedding = torch.as_tensor(embed(self.texts)) if self.settings.selection.diversity else None
+        self.embedding = (
+            torch.as_tensor(embed(self.texts)) if self.settings.selection.diversity else None
+        )
         self.recent: list[Tensor] = []
 
     def choose(self, size: int, allowed: Tensor | None = None) -> Tensor:
@@ -53,13 +57,18 @@ class Chooser:
         field = Field(
             identity=self.identity,
             tier=tiers(
-                self.traffic, self.settings.reuse(), clock=self.clock, draws=self.draws, retired=None, allowed=allowed
+                self.traffic,
+                self.settings.reuse(),
+                clock=self.clock,
+                draws=self.draws,
+                retired=None,
+                allowed=allowed,
             ),
             last_draw=self.traffic.last_draw,
             posterior=self.predictor.predict(),
             embedding=self.embedding,
             anchors=torch.cat(self.recent) if self.recent else None,
-        )  # fmt: skip
+        )
         rules = self.settings.rules(self.rollouts)
         if self.clock == 0:  # as the service does while nothing has been learned
             rules = replace(rules, uniform_share=1.0)

@@ -40,7 +40,9 @@ def closed_loop(
         batch: prompts a step.
         seed: of the run.
     """
-    chooser = Chooser(features, selection, seed=seed, rollouts=int(history.trials.max()), texts=history.texts)
+    chooser = Chooser(
+        features, selection, seed=seed, rollouts=int(history.trials.max()), texts=history.texts
+    )
     drawn = torch.zeros(history.prompts, dtype=torch.int64)
     shares = []
     for step in range(history.steps):
@@ -58,7 +60,9 @@ def oracle_loop(history: History, *, batch: int) -> ClosedLoop:
     for step in range(history.steps):
         around = [place for place in (step - 1, step + 1) if 0 <= place < history.steps]
         rate = history.successes[:, around].sum(1) / history.trials[:, around].sum(1).clamp_min(1.0)
-        worth = mixed_probability(rate, int(history.trials.max())).masked_fill(history.trials[:, step] == 0, -1.0)
+        worth = mixed_probability(rate, int(history.trials.max())).masked_fill(
+            history.trials[:, step] == 0, -1.0
+        )
         rows = worth.topk(batch).indices
         shares.append(_effective(history, rows, step))
         drawn[rows] += 1

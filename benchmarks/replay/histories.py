@@ -62,7 +62,9 @@ def read_history(folder: Path) -> History:
         for visit, (s, n) in recorded.outcomes[key].items():
             successes[row, visit], trials[row, visit] = s, n
     kept = int(((trials > 0).double().mean(0) >= 0.5).sum())
-    return History(folder.name, tuple(recorded.texts.values()), successes[:, :kept], trials[:, :kept])
+    return History(
+        folder.name, tuple(recorded.texts.values()), successes[:, :kept], trials[:, :kept]
+    )
 
 
 def text_features(texts: tuple[str, ...]) -> Features:
@@ -72,4 +74,3 @@ def text_features(texts: tuple[str, ...]) -> Features:
         "surface": torch.as_tensor(surface_features(texts)),
     }
     return fit_frame(raw).features(raw)
-

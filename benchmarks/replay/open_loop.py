@@ -36,7 +36,9 @@ class OpenLoop:
     covered_new: float
 
 
-def open_loop(history: History, predictor: Predictor, *, share: float, window: int, seed: int) -> OpenLoop:
+def open_loop(
+    history: History, predictor: Predictor, *, share: float, window: int, seed: int
+) -> OpenLoop:
     """Observe ``share`` of the pool at each step.
 
     Args:
@@ -57,7 +59,9 @@ def open_loop(history: History, predictor: Predictor, *, share: float, window: i
             covered = _covered(history, posterior, step, random)
             scores = _scores(history, means[-1], unseen, step, window)
             steps.append((*scores, _mean(covered), _mean(covered[unseen])))
-        rows = torch.randperm(history.prompts, generator=random)[: max(1, round(share * history.prompts))]
+        rows = torch.randperm(history.prompts, generator=random)[
+            : max(1, round(share * history.prompts))
+        ]
         predictor.observe(history.visits(rows, step))
         unseen[rows] = False
     table = torch.tensor(steps, dtype=torch.float64)
@@ -77,7 +81,9 @@ def _covered(history: History, posterior: Posterior, step: int, random: torch.Ge
     """
     s, n = history.successes[:, step, None].numpy(), history.trials[:, step, None].numpy()
     gamma, weight = (part.double().cpu() for part in posterior.nodes())
-    below, upto = (torch.from_numpy(binom.cdf(count, n, gamma.numpy())) @ weight for count in (s - 1, s))
+    below, upto = (
+        torch.from_numpy(binom.cdf(count, n, gamma.numpy())) @ weight for count in (s - 1, s)
+    )
     place = below + (upto - below) * torch.rand(len(below), generator=random, dtype=torch.float64)
     central = ((place > (1 - LEVEL) / 2) & (place < (1 + LEVEL) / 2)).double()
     return torch.where(history.trials[:, step] > 0, central, torch.nan)
@@ -87,7 +93,9 @@ def _mean(values: Tensor) -> float:
     return float(values.nanmean()) if values.numel() else torch.nan
 
 
-def _scores(history: History, mean: Tensor, unseen: Tensor, step: int, window: int) -> tuple[float, ...]:
+def _scores(
+    history: History, mean: Tensor, unseen: Tensor, step: int, window: int
+) -> tuple[float, ...]:
     s, n = history.successes[:, step], history.trials[:, step]
     rate = history.rate(step, step + window)
     there, known = n > 0, rate.isfinite()

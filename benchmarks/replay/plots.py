@@ -22,13 +22,17 @@ TITLE_WIDTH = 46  # characters
 SHADES = ("#8a8f98", "#3a9d6e", "#2b5fd9", "#d98a29", "#b3446c", "#6c5fc7")
 
 
-def replay_figure(panels: Mapping[str, Bars], starts: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
+def replay_figure(
+    panels: Mapping[str, Bars], starts: Mapping[str, Sequence[Sequence[float]]], path: Path
+) -> None:
     """A panel of bars for each title, and curves: rank correlation before steps 0, 1, … of each kind of start."""
     count = len(panels) + bool(starts)
     columns = min(3, count)
     rows = -(-count // columns)
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=(5.4 * columns, 3.6 * rows), layout="constrained")
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(5.4 * columns, 3.6 * rows), layout="constrained"
+        )
         flat = list(np.atleast_1d(axes).flat)
         for axis, (title, bars) in zip(flat, panels.items(), strict=False):
             _bars(axis, title, bars)

@@ -27,9 +27,15 @@ class SimulatedLoop:
 
 
 def simulated_loop(
-    features: Features, selection: dict[str, Any], *, batch: int, steps: int, feedback: float, seed: int,
+    features: Features,
+    selection: dict[str, Any],
+    *,
+    batch: int,
+    steps: int,
+    feedback: float,
+    seed: int,
     texts: Sequence[str] = (),
-) -> SimulatedLoop:  # fmt: skip
+) -> SimulatedLoop:
     """One run.
 
     Args:
@@ -44,7 +50,9 @@ def simulated_loop(
     learner = make_learner(features, feedback=feedback, seed=seed)
     chooser = Chooser(features, selection, seed=seed, rollouts=ROLLOUTS, texts=texts)
     drawn = torch.zeros(features.rows, dtype=torch.int64)
-    shares = [_step(learner, chooser, drawn, batch) for _ in range(steps)][1:]  # nothing is known at the first
+    shares = [_step(learner, chooser, drawn, batch) for _ in range(steps)][
+        1:
+    ]  # nothing is known at the first
     tenth = max(1, len(shares) // 10)
     most = drawn.sort(descending=True).values[: max(1, len(drawn) // 20)]
     return SimulatedLoop(

@@ -83,9 +83,15 @@ class Learner:
 
 
 def make_learner(
-    features: Features, *, seed: int, told: float = 0.15, drift: float = 0.006, noise: float = 0.03,
-    feedback: float = 0.0, log_odds: Tensor | None = None,
-) -> Learner:  # fmt: skip
+    features: Features,
+    *,
+    seed: int,
+    told: float = 0.15,
+    drift: float = 0.006,
+    noise: float = 0.03,
+    feedback: float = 0.0,
+    log_odds: Tensor | None = None,
+) -> Learner:
     """A learner over the rows of the features.
 
     Args:
@@ -102,7 +108,9 @@ def make_learner(
     linear = x @ torch.randn(features.dimension, generator=random_, dtype=torch.float64)
     waves = torch.randn(features.dimension, 64, generator=random_, dtype=torch.float64)
     phase = 6.2832 * torch.rand(64, generator=random_, dtype=torch.float64)
-    curved = torch.cos(1.5 * (x @ waves) + phase) @ torch.randn(64, generator=random_, dtype=torch.float64)
+    curved = torch.cos(1.5 * (x @ waves) + phase) @ torch.randn(
+        64, generator=random_, dtype=torch.float64
+    )
     own = torch.randn(features.rows, generator=random_, dtype=torch.float64)
     placed = (told / 2) ** 0.5 * (_unit(linear) + _unit(curved)) + (1 - told) ** 0.5 * own
     quantile = placed.argsort().argsort().double() / max(features.rows - 1, 1)
@@ -115,4 +123,3 @@ def make_learner(
 
 def _unit(x: Tensor) -> Tensor:
     return (x - x.mean()) / x.std().clamp_min(1e-9)
-

@@ -62,7 +62,9 @@ def _starter(history: History, name: str, theirs: Tensor, ours: Tensor, seed: in
         return Hierarchical(_features(history, ours)[1], device=CPU)
     if name == "offline pass rates":
         s, n = history.successes[ours, OFFLINE_STEP], history.trials[ours, OFFLINE_STEP]
-        return Hierarchical(_features(history, ours, offline=torch.stack([s, n], dim=1))[1], device=CPU)
+        return Hierarchical(
+            _features(history, ours, offline=torch.stack([s, n], dim=1))[1], device=CPU
+        )
     frame, features = _features(history, theirs)
     source = Hierarchical(features, device=CPU)
     random = torch.Generator().manual_seed(2000 + seed)
@@ -70,7 +72,9 @@ def _starter(history: History, name: str, theirs: Tensor, ours: Tensor, seed: in
         source.observe(_visits(history, theirs, random, step))
     run = Hierarchical(_features(history, ours, frame=frame)[1], device=CPU)
     same = name == "warm, the same pool"
-    run.begin(source.state_dict(), torch.arange(len(theirs)) if same else torch.full((len(theirs),), -1))
+    run.begin(
+        source.state_dict(), torch.arange(len(theirs)) if same else torch.full((len(theirs),), -1)
+    )
     return run
 
 
@@ -78,7 +82,10 @@ def _features(
     history: History, rows: Tensor, *, frame: Frame | None = None, offline: Tensor | None = None
 ) -> tuple[Frame, Features]:
     texts = [history.texts[row] for row in rows]
-    raw = {"embedding": torch.as_tensor(embed(texts)), "surface": torch.as_tensor(surface_features(texts))}
+    raw = {
+        "embedding": torch.as_tensor(embed(texts)),
+        "surface": torch.as_tensor(surface_features(texts)),
+    }
     if offline is not None:
         raw["offline"] = offline_log_odds(offline)
     frame = frame or fit_frame(raw)

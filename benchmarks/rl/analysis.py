@@ -70,7 +70,9 @@ class Calibration(NamedTuple):
     error: float  # mean |predicted - realised| over bins, weighted
 
 
-def calibration(predicted: ArrayLike, realised: ArrayLike, bins: int = 10, least: int = 8) -> Calibration | None:
+def calibration(
+    predicted: ArrayLike, realised: ArrayLike, bins: int = 10, least: int = 8
+) -> Calibration | None:
     """Equal-width bins, those with fewer than `least` left out; None where no bin is left or all is constant."""
     p, y = np.ravel(np.asarray(predicted, float)), np.ravel(np.asarray(realised, float))
     if len(p) == 0 or np.ptp(p) == 0 or np.ptp(y) == 0:
@@ -83,7 +85,9 @@ def calibration(predicted: ArrayLike, realised: ArrayLike, bins: int = 10, least
     mean_p = np.bincount(which, p, bins)[kept] / count[kept]
     mean_y = np.bincount(which, y, bins)[kept] / count[kept]
     error = float(np.average(np.abs(mean_p - mean_y), weights=count[kept]))
-    return Calibration(mean_p, mean_y, count[kept] / count[kept].sum(), float(spearmanr(p, y).statistic), error)
+    return Calibration(
+        mean_p, mean_y, count[kept] / count[kept].sum(), float(spearmanr(p, y).statistic), error
+    )
 
 
 def spread(values: Sequence[float | None], digits: int = 3) -> str:

@@ -34,19 +34,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ...")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument(
-        "--strategies", nargs="+", default=list(ARMS), help="names of the service; uniform, mopps, oracle run here"
+        "--strategies",
+        nargs="+",
+        default=list(ARMS),
+        help="names of the service; uniform, mopps, oracle run here",
     )
     parser.add_argument("--url", help="a running service; default: start one")
-    parser.add_argument("--runs", type=Path, help="where runs are kept; default: in the demo's cache folder")
-    parser.add_argument("--fresh", action="store_true", help="run again what is kept of these strategies")
+    parser.add_argument(
+        "--runs", type=Path, help="where runs are kept; default: in the demo's cache folder"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="run again what is kept of these strategies"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)  # the service computes at the same time
-    torch.set_flush_denormal(True)  # a policy grown sure of itself is full of them, and they are slow
+    torch.set_flush_denormal(
+        True
+    )  # a policy grown sure of itself is full of them, and they are slow
     folder = options.runs or default_cache() / f"bench-rl-{FULL.key()}"
     by_pool = {
         size: _bench_pool(
-            size, options.strategies, range(options.seeds), options.steps, folder, options.url, options.fresh
+            size,
+            options.strategies,
+            range(options.seeds),
+            options.steps,
+            folder,
+            options.url,
+            options.fresh,
         )
         for size in options.pools
     }
@@ -58,7 +73,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _bench_pool(
-    size: int, arms: Sequence[str], seeds: range, steps: int, folder: Path, url: str | None, fresh: bool
+    size: int,
+    arms: Sequence[str],
+    seeds: range,
+    steps: int,
+    folder: Path,
+    url: str | None,
+    fresh: bool,
 ) -> dict[str, list[Record]]:
     jobs = {
         (arm, seed): folder / f"pool{size}-steps{steps}-{arm.replace(':', '-')}-seed{seed}.json"
@@ -74,8 +95,12 @@ def _bench_pool(
             for arm, seed in missing:
                 record = world.run(arm, Settings(steps=steps, seed=seed), gps)
                 _keep(record, jobs[arm, seed])
-                print(f"pool {size} {arm} seed {seed}: accuracy {record.accuracy[-1]:.3f}", flush=True)
-    return {arm: [Record.from_json(json.loads(jobs[arm, s].read_text())) for s in seeds] for arm in arms}
+                print(
+                    f"pool {size} {arm} seed {seed}: accuracy {record.accuracy[-1]:.3f}", flush=True
+                )
+    return {
+        arm: [Record.from_json(json.loads(jobs[arm, s].read_text())) for s in seeds] for arm in arms
+    }
 
 
 @contextmanager
@@ -100,7 +125,9 @@ def report(size: int, runs: Runs) -> str:
     first = next(iter(runs.values()))[0]
     target = target_accuracy(runs["uniform"]) if "uniform" in runs else None
     base = _mean_rollouts(runs["uniform"], target) if target is not None else None
-    reference = "not run with uniform" if target is None else f"A = {target:.4f} (90 % of uniform's gain)"
+    reference = (
+        "not run with uniform" if target is None else f"A = {target:.4f} (90 % of uniform's gain)"
+    )
     head = [
         f"## Pool of {size:,}",
         "",
@@ -111,7 +138,9 @@ def report(size: int, runs: Runs) -> str:
     table = [_row(arm, records, target, base) for arm, records in runs.items()]
     names = list(table[0])
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return "\n".join(head + lines + ["| " + " | ".join(row.values()) + " |" for row in table]) + "\n"
+    return (
+        "\n".join(head + lines + ["| " + " | ".join(row.values()) + " |" for row in table]) + "\n"
+    )
 
 
 def _mean_rollouts(records: Sequence[Record], target: float) -> float | None:
@@ -119,7 +148,9 @@ def _mean_rollouts(records: Sequence[Record], target: float) -> float | None:
     return float(np.mean(reached)) if reached else None
 
 
-def _row(arm: str, records: Sequence[Record], target: float | None, base: float | None) -> Mapping[str, str]:
+def _row(
+    arm: str, records: Sequence[Record], target: float | None, base: float | None
+) -> Mapping[str, str]:
     needed = [None if target is None else rollouts_to(r, target) for r in records]
     shares = [None if n is None or base is None else n / base for n in needed]
     return {
@@ -129,11 +160,15 @@ def _row(arm: str, records: Sequence[Record], target: float | None, base: float 
         "accuracy at the end": spread([r.accuracy[-1] for r in records]),
         "mean accuracy": spread([mean_accuracy(r) for r in records], 4),
         "effective groups": spread([float(np.mean(r.effective)) for r in records], 2),
-        "different prompts": spread([float(len({i for b in r.picked for i in b})) for r in records], 0),
+        "different prompts": spread(
+            [float(len({i for b in r.picked for i in b})) for r in records], 0
+        ),
         "families a batch": spread([float(np.mean(r.families)) for r in records], 1),
         "rank correlation, pool": spread([r.pool_rank_correlation for r in records], 2),
         "MAE, pool": spread([r.pool_mae for r in records], 2),
-        "ms a step to choose and report": spread([1000 * r.select_seconds / len(r.rollouts) for r in records], 0),
+        "ms a step to choose and report": spread(
+            [1000 * r.select_seconds / len(r.rollouts) for r in records], 0
+        ),
     }
 
 

@@ -34,7 +34,9 @@ class World:
     base: Policy
     pool: Pool
     held_out: list[Prompt]
-    name: str = field(default_factory=lambda: f"rl-{secrets.token_hex(4)}")  # of the pool in the service
+    name: str = field(
+        default_factory=lambda: f"rl-{secrets.token_hex(4)}"
+    )  # of the pool in the service
 
     @classmethod
     def build(
@@ -53,7 +55,9 @@ class World:
         """Give the pool to the service."""
         Remote.upload(gps, self.name, self.pool)
 
-    def run(self, arm: str, settings: Settings, gps: PromptGPS | None, progress: Progress | None = None) -> Record:
+    def run(
+        self, arm: str, settings: Settings, gps: PromptGPS | None, progress: Progress | None = None
+    ) -> Record:
         """One training run; `gps` is needed for the service's strategies, its pool having been uploaded."""
 
         def selector(policy: Policy) -> Selector:
@@ -61,7 +65,9 @@ class World:
 
         return train(arm, selector, self.base, self.pool, self.held_out, settings, progress)
 
-    def _selector(self, arm: str, settings: Settings, gps: PromptGPS | None, policy: Policy) -> Selector:
+    def _selector(
+        self, arm: str, settings: Settings, gps: PromptGPS | None, policy: Policy
+    ) -> Selector:
         if arm == "uniform":
             return Uniform(len(self.pool), settings.seed)
         if arm == "mopps":

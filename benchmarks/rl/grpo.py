@@ -28,13 +28,18 @@ class Rollouts:
         return np.asarray(self.rewards.sum(1).long().numpy())
 
 
-def roll_out(policy: Policy, prompts: Sequence[Prompt], group: int, generator: torch.Generator) -> Rollouts:
+def roll_out(
+    policy: Policy, prompts: Sequence[Prompt], group: int, generator: torch.Generator
+) -> Rollouts:
     """Sample `group` responses to each prompt at temperature 1 and verify them."""
     ids = [policy.tokenizer.prompt_ids(p) for p in prompts]
     responses = policy.sample(ids, group, generator)
     rewards = torch.tensor(
         [
-            [float((text := policy.tokenizer.response(r)) is not None and is_right(p, text)) for r in g]
+            [
+                float((text := policy.tokenizer.response(r)) is not None and is_right(p, text))
+                for r in g
+            ]
             for p, g in zip(prompts, responses, strict=True)
         ]
     )
@@ -57,7 +62,9 @@ def loss(policy: Policy, rollouts: Rollouts) -> Tensor:
     mixed = [i for i, group in enumerate(weights) if bool((group != 0).any())]
     if not mixed:
         return torch.zeros(())
-    logps = policy.response_logps([rollouts.prompts[i] for i in mixed], [rollouts.responses[i] for i in mixed])
+    logps = policy.response_logps(
+        [rollouts.prompts[i] for i in mixed], [rollouts.responses[i] for i in mixed]
+    )
     return -(weights[mixed].flatten() * logps).sum() / weights.numel()
 
 

@@ -21,7 +21,13 @@ from benchmarks.rl.train import Record
 Runs = Mapping[str, Sequence[Record]]
 """Arm to its records, one a seed."""
 
-COLOURS = {"uniform": "#8a8f98", "mopps": "#d98a29", "gps": "#3a9d6e", "promptgps": "#2b5fd9", "oracle": "#b3446c"}
+COLOURS = {
+    "uniform": "#8a8f98",
+    "mopps": "#d98a29",
+    "gps": "#3a9d6e",
+    "promptgps": "#2b5fd9",
+    "oracle": "#b3446c",
+}
 STYLE: dict[Any, object] = {
     "font.size": 11,
     "axes.spines.top": False,
@@ -40,7 +46,9 @@ STYLE: dict[Any, object] = {
 def demo_figure(runs: Runs, arm: str, title: str, path: Path) -> None:
     """Three panels for a demo in which `arm` meets uniform."""
     with mpl.rc_context(STYLE):
-        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15.5, 4.8), layout="constrained")
+        figure, (left, middle, right) = plt.subplots(
+            1, 3, figsize=(15.5, 4.8), layout="constrained"
+        )
         accuracy_panel(left, runs)
         effective_panel(middle, runs)
         calibration_panel(right, runs[arm])
@@ -85,7 +93,11 @@ def effective_panel(axes: Axes, runs: Runs, window: int = 15) -> None:
     for arm, records in runs.items():
         curves = np.stack([smooth(r.effective, window) for r in records])
         _line(axes, arm, list(range(1, curves.shape[1] + 1)), curves)
-    axes.set(title="Effective prompts in a batch", xlabel=f"training step (mean of {window})", ylim=(0, 1))
+    axes.set(
+        title="Effective prompts in a batch",
+        xlabel=f"training step (mean of {window})",
+        ylim=(0, 1),
+    )
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
@@ -105,7 +117,15 @@ def calibration_panel(axes: Axes, records: Sequence[Record]) -> None:
             size = 25 + 200 * bins.weight
             label += f"\nrank correlation {bins.rank_correlation:.2f}, error {bins.error:.2f}"
             axes.plot(bins.predicted, bins.realised, color=colour, linewidth=1.2, alpha=0.6)
-            axes.scatter(bins.predicted, bins.realised, size, color=colour, marker=marker, alpha=0.85, label=label)
+            axes.scatter(
+                bins.predicted,
+                bins.realised,
+                size,
+                color=colour,
+                marker=marker,
+                alpha=0.85,
+                label=label,
+            )
     axes.set(
         title="Predicted against realised",
         xlabel="predicted success rate",
@@ -123,7 +143,12 @@ def _flat(runs: Iterable[list[list[float]]]) -> list[float]:
     return [value for run in runs for step in run for value in step]
 
 
-def _line(axes: Axes, arm: str, at: Sequence[int], curves: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
+def _line(
+    axes: Axes,
+    arm: str,
+    at: Sequence[int],
+    curves: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+) -> None:
     colour = COLOURS.get(arm, "#6b4fbb")
     mean = curves.mean(0)
     axes.plot(at, mean, color=colour, linewidth=2.2, label=arm)

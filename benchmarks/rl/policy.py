@@ -45,7 +45,10 @@ def pack(prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> Packed:
 
     The last token of a response is predicted and predicts nothing, so it is not among the inputs.
     """
-    width = max(len(prompt) + sum(len(r) - 1 for r in group) for prompt, group in zip(prompts, responses, strict=True))
+    width = max(
+        len(prompt) + sum(len(r) - 1 for r in group)
+        for prompt, group in zip(prompts, responses, strict=True)
+    )
     segments = np.full((len(prompts), width), -1)
     tokens: Ids = []
     positions: Ids = []
@@ -153,7 +156,9 @@ class Policy(nn.Module):
             if cache is not None:
                 cache.append((k, v))
             attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=packed.mask)
-            x = block.finish(x, attended.transpose(1, 2).reshape(rows * width, self.heads, -1)[packed.slots])
+            x = block.finish(
+                x, attended.transpose(1, 2).reshape(rows * width, self.heads, -1)[packed.slots]
+            )
         normed: Tensor = self.norm(x)
         return normed
 
@@ -191,7 +196,9 @@ class Policy(nn.Module):
         return rates
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[Ids], group: int, generator: torch.Generator) -> list[list[Ids]]:
+    def sample(
+        self, prompts: Sequence[Ids], group: int, generator: torch.Generator
+    ) -> list[list[Ids]]:
         """`group` responses to each prompt at temperature 1, with the end token unless cut at the limit."""
         packed = pack(prompts, [[] for _ in prompts])
         cache: list[tuple[Tensor, Tensor]] = []
@@ -219,12 +226,17 @@ def _until_end(ids: Ids) -> Ids:
 class _Decoder:
     """Token by token generation for P·G rows that start from the prompts' cached keys and values."""
 
-    def __init__(self, policy: Policy, cache: list[tuple[Tensor, Tensor]], lengths: Tensor, group: int) -> None:
+    def __init__(
+        self, policy: Policy, cache: list[tuple[Tensor, Tensor]], lengths: Tensor, group: int
+    ) -> None:
         self.policy = policy
         self.width = int(lengths.max())
         self.lengths = lengths.repeat_interleave(group)
         self.keys, self.values = (
-            [functional.pad(layer[i].repeat_interleave(group, 0), (0, 0, 0, MAX_ANSWER_TOKENS)) for layer in cache]
+            [
+                functional.pad(layer[i].repeat_interleave(group, 0), (0, 0, 0, MAX_ANSWER_TOKENS))
+                for layer in cache
+            ]
             for i in (0, 1)
         )
         column = torch.arange(self.width + MAX_ANSWER_TOKENS)
@@ -238,7 +250,10 @@ class _Decoder:
         for block, keys, values in zip(policy._blocks(), self.keys, self.values, strict=True):
             q, keys[:, :, at], values[:, :, at] = block.qkv(x, rope)
             attended = functional.scaled_dot_product_attention(
-                q[:, :, None], keys[:, :, : at + 1], values[:, :, : at + 1], attn_mask=self.mask[..., : at + 1]
+                q[:, :, None],
+                keys[:, :, : at + 1],
+                values[:, :, : at + 1],
+                attn_mask=self.mask[..., : at + 1],
             )
             x = block.finish(x, attended[:, :, 0])
         normed: Tensor = policy.norm(x)

@@ -31,7 +31,9 @@ class Pool:
     @classmethod
     def of(cls, prompts: Sequence[Prompt]) -> Pool:
         """Keys are hashes of the texts, as a trainer without ids of its own would have them."""
-        return cls(tuple(prompts), tuple(hashlib.sha256(p.text.encode()).hexdigest()[:20] for p in prompts))
+        return cls(
+            tuple(prompts), tuple(hashlib.sha256(p.text.encode()).hexdigest()[:20] for p in prompts)
+        )
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -43,7 +45,11 @@ def difficulty_class(rates: NDArray[np.float64]) -> list[str]:
 
 
 def draw(
-    policy: Policy, size: int, seed: int, families: tuple[str, ...], exclude: frozenset[str] = frozenset()
+    policy: Policy,
+    size: int,
+    seed: int,
+    families: tuple[str, ...],
+    exclude: frozenset[str] = frozenset(),
 ) -> list[Prompt]:
     """`size` different prompts in the mix MIX, otherwise uniform over `families` and levels, shuffled.
 
@@ -54,21 +60,33 @@ def draw(
     room["medium"] += size - sum(room.values())
     seen, kept = set(exclude), list[Prompt]()
     for _ in range(MOST_DRAWS // 2048):
-        fresh = {p.text: p for p in (draw_prompt(rng, families) for _ in range(2048)) if p.text not in seen}
+        fresh = {
+            p.text: p
+            for p in (draw_prompt(rng, families) for _ in range(2048))
+            if p.text not in seen
+        }
         seen |= fresh.keys()
         prompts = list(fresh.values())
-        for prompt, kind in zip(prompts, difficulty_class(policy.success_rates(prompts)), strict=True):
+        for prompt, kind in zip(
+            prompts, difficulty_class(policy.success_rates(prompts)), strict=True
+        ):
             if room[kind] > 0:
                 room[kind] -= 1
                 kept.append(prompt)
         if len(kept) == size:
             rng.shuffle(kept)
             return kept
-    raise ValueError(f"the base policy leaves too few prompts of some class: {room} of {size} are missing")
+    raise ValueError(
+        f"the base policy leaves too few prompts of some class: {room} of {size} are missing"
+    )
 
 
 def draw_sets(
-    policy: Policy, size: int, families: tuple[str, ...] = ALL_FAMILIES, seed: int = 0, held_out: int = HELD_OUT
+    policy: Policy,
+    size: int,
+    families: tuple[str, ...] = ALL_FAMILIES,
+    seed: int = 0,
+    held_out: int = HELD_OUT,
 ) -> tuple[Pool, list[Prompt]]:
     """A pool and held-out prompts without overlap; the latter are the same for pools of any size."""
     test = draw(policy, held_out, 2 * seed + 1, families)

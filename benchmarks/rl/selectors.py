@@ -110,7 +110,14 @@ class Remote:
     """The service, through its client over HTTP, used as a synchronous trainer would use it."""
 
     def __init__(
-        self, gps: PromptGPS, pool_name: str, pool: Pool, run: str, selection: dict[str, Any], seed: int, group: int
+        self,
+        gps: PromptGPS,
+        pool_name: str,
+        pool: Pool,
+        run: str,
+        selection: dict[str, Any],
+        seed: int,
+        group: int,
     ) -> None:
         """Open a run on a pool that `upload` has put there."""
         self.gps, self.run, self.pool = gps, run, pool
@@ -118,7 +125,9 @@ class Remote:
         self.step = 0
         self.predicted: Floats | None = None
         self._draws: list[str] = []
-        gps.create_run(name=run, pool=pool_name, rollouts_per_prompt=group, seed=seed, selection=selection)
+        gps.create_run(
+            name=run, pool=pool_name, rollouts_per_prompt=group, seed=seed, selection=selection
+        )
 
     @staticmethod
     def upload(gps: PromptGPS, pool_name: str, pool: Pool) -> None:
@@ -129,7 +138,11 @@ class Remote:
     def select(self, k: int) -> list[int]:
         """Waits, half a minute at most, until the model has learned from the last batch: runs then repeat."""
         batch = self.gps.select_batch(
-            run=self.run, sequence=self.step, batch_size=k, policy_version=self.step, wait_seconds=30
+            run=self.run,
+            sequence=self.step,
+            batch_size=k,
+            policy_version=self.step,
+            wait_seconds=30,
         )
         self._draws = list(batch.draws.draw_id)
         self.predicted = np.asarray(batch.draws.predicted_success)

@@ -70,7 +70,9 @@ def swap_pairs(word: str) -> str:
     return "".join(word[i : i + 2][::-1] for i in range(0, len(word), 2))
 
 
-def _on_letters(answer: Callable[[str], str], shortest: int) -> Callable[[int, random.Random], Instance]:
+def _on_letters(
+    answer: Callable[[str], str], shortest: int
+) -> Callable[[int, random.Random], Instance]:
     def make(level: int, rng: random.Random) -> Instance:
         word = _letters(shortest + level, rng)
         return Instance(word, "", answer(word))
@@ -78,7 +80,9 @@ def _on_letters(answer: Callable[[str], str], shortest: int) -> Callable[[int, r
     return make
 
 
-def _on_letters_by(answer: Callable[[str, int], str], most: int) -> Callable[[int, random.Random], Instance]:
+def _on_letters_by(
+    answer: Callable[[str, int], str], most: int
+) -> Callable[[int, random.Random], Instance]:
     def make(level: int, rng: random.Random) -> Instance:
         word, k = _letters(2 + level, rng), rng.randint(1, min(most, 1 + level))
         return Instance(word, str(k), answer(word, k))
@@ -86,7 +90,9 @@ def _on_letters_by(answer: Callable[[str, int], str], most: int) -> Callable[[in
     return make
 
 
-def _on_list(answer: Callable[[list[int]], int], digits: int) -> Callable[[int, random.Random], Instance]:
+def _on_list(
+    answer: Callable[[list[int]], int], digits: int
+) -> Callable[[int, random.Random], Instance]:
     def make(level: int, rng: random.Random) -> Instance:
         numbers = [_number(digits, rng) for _ in range(2 + level)]
         return Instance(",".join(map(str, numbers)), "", str(answer(numbers)))
@@ -121,7 +127,11 @@ FAMILIES: tuple[Family, ...] = (
         "reverse",
         7,
         _on_letters(lambda w: w[::-1], 2),
-        ("Write '{x}' backwards .", "Reverse the word '{x}' .", "Spell '{x}' from the end to the start ."),
+        (
+            "Write '{x}' backwards .",
+            "Reverse the word '{x}' .",
+            "Spell '{x}' from the end to the start .",
+        ),
     ),
     Family(
         "sort",
@@ -147,7 +157,11 @@ FAMILIES: tuple[Family, ...] = (
         "double",
         5,
         _on_letters(lambda w: "".join(c + c for c in w), 2),
-        ("Write every letter of '{x}' twice .", "Double each letter in '{x}' .", "Stutter '{x}' letter by letter ."),
+        (
+            "Write every letter of '{x}' twice .",
+            "Double each letter in '{x}' .",
+            "Stutter '{x}' letter by letter .",
+        ),
     ),
     Family(
         "every second",
@@ -179,12 +193,21 @@ FAMILIES: tuple[Family, ...] = (
             "Turn '{x}' by {k} to the left .",
         ),
     ),
-    Family("add", 8, _add, ("What is {x} ?", "Compute the sum {x} .", "Add the two numbers {x} and give the result .")),
+    Family(
+        "add",
+        8,
+        _add,
+        ("What is {x} ?", "Compute the sum {x} .", "Add the two numbers {x} and give the result ."),
+    ),
     Family(
         "subtract",
         7,
         _subtract,
-        ("What remains of {x} ?", "Compute the difference {x} .", "Subtract the second from the first : {x} ."),
+        (
+            "What remains of {x} ?",
+            "Compute the difference {x} .",
+            "Subtract the second from the first : {x} .",
+        ),
     ),
     Family(
         "sum",
@@ -202,7 +225,11 @@ FAMILIES: tuple[Family, ...] = (
         "maximum",
         6,
         _on_list(max, 2),
-        ("What is the largest of {x} ?", "Find the maximum in {x} .", "Give the biggest number among {x} ."),
+        (
+            "What is the largest of {x} ?",
+            "Find the maximum in {x} .",
+            "Give the biggest number among {x} .",
+        ),
     ),
 )
 
@@ -211,7 +238,9 @@ ALL_FAMILIES = tuple(family.name for family in FAMILIES)
 _BY_NAME = {family.name: family for family in FAMILIES}
 
 
-def draw_prompt(rng: random.Random, families: tuple[str, ...] = ALL_FAMILIES, level_decay: float = 1.0) -> Prompt:
+def draw_prompt(
+    rng: random.Random, families: tuple[str, ...] = ALL_FAMILIES, level_decay: float = 1.0
+) -> Prompt:
     """One prompt, families equally likely, level l in proportion to `level_decay` ** l."""
     family = _BY_NAME[rng.choice(families)]
     weights = [level_decay**level for level in range(family.levels)]
@@ -229,7 +258,13 @@ class Tokenizer:
     END = 0
 
     def __init__(self) -> None:
-        words = {w for f in FAMILIES for t in f.wordings for w in t.split() if "{" not in w and len(w) > 1}
+        words = {
+            w
+            for f in FAMILIES
+            for t in f.wordings
+            for w in t.split()
+            if "{" not in w and len(w) > 1
+        }
         self._pieces = ["", *ascii_lowercase, *"0123456789'+-*,.?:", *sorted(words)]
         self._ids = {piece: i for i, piece in enumerate(self._pieces)}
 

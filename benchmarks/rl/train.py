@@ -47,9 +47,15 @@ class Record:
     effective: list[float] = field(default_factory=list)  # share of mixed groups
     reward: list[float] = field(default_factory=list)  # mean over the batch
     picked: list[list[int]] = field(default_factory=list)  # positions in the pool
-    families: list[float] = field(default_factory=list)  # exp of the entropy of the batch's families
-    predicted: list[list[float]] = field(default_factory=list)  # success rate of the chosen, before rolling out
-    realised: list[list[float]] = field(default_factory=list)  # share of right responses of the chosen
+    families: list[float] = field(
+        default_factory=list
+    )  # exp of the entropy of the batch's families
+    predicted: list[list[float]] = field(
+        default_factory=list
+    )  # success rate of the chosen, before rolling out
+    realised: list[list[float]] = field(
+        default_factory=list
+    )  # share of right responses of the chosen
     eval_rollouts: list[int] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)  # exact, on the held-out prompts
     pool_truth: list[float] = field(default_factory=list)  # exact success rates at the end
@@ -105,7 +111,9 @@ def train(
     return record
 
 
-def _step(record: Record, policy: Policy, selector: Selector, learner: Learner, pool: Pool, step: int) -> None:
+def _step(
+    record: Record, policy: Policy, selector: Selector, learner: Learner, pool: Pool, step: int
+) -> None:
     settings = record.settings
     before = time.perf_counter()
     positions = selector.select(settings.batch)

@@ -50,7 +50,9 @@ class WarmStart:
 
 
 FULL = WarmStart()
-QUICK = WarmStart(steps=240, families=("copy", "reverse", "double", "every second", "swap", "rotate"))
+QUICK = WarmStart(
+    steps=240, families=("copy", "reverse", "double", "every second", "swap", "rotate")
+)
 """Six families of letters, which are learned soonest, instead of thirteen: a smaller world for a demo in a hurry.
 The pool is drawn by what the policy can do, so its mix of easy, medium and hard prompts is the same."""
 
@@ -60,7 +62,9 @@ def default_cache() -> Path:
     return Path(os.environ.get("PROMPTGPS_DEMO_CACHE", Path.home() / ".cache" / "promptgps-demo"))
 
 
-def base_policy(settings: WarmStart, cache: Path | None = None, progress: Progress | None = None) -> Policy:
+def base_policy(
+    settings: WarmStart, cache: Path | None = None, progress: Progress | None = None
+) -> Policy:
     """The warm-started policy: read from the cache folder, or trained and put there."""
     path = (cache or default_cache()) / f"policy-{settings.key()}.safetensors"
     if path.exists():
@@ -81,7 +85,9 @@ def train(settings: WarmStart, progress: Progress | None = None) -> Policy:
     They don't fall: a policy annealed to the end of its data leaves RL next to nothing to gain.
     """
     policy = Policy(seed=settings.seed)
-    matrices = [p for name, p in policy.named_parameters() if name.startswith("blocks") and p.dim() == 2]
+    matrices = [
+        p for name, p in policy.named_parameters() if name.startswith("blocks") and p.dim() == 2
+    ]
     of_matrices = {id(p) for p in matrices}
     others = [p for p in policy.parameters() if id(p) not in of_matrices]
     optimizers: list[tuple[torch.optim.Optimizer, float]] = [
@@ -91,8 +97,13 @@ def train(settings: WarmStart, progress: Progress | None = None) -> Policy:
     rng = random.Random(settings.seed)
     encode = policy.tokenizer
     for step in range(settings.steps):
-        prompts = [draw_prompt(rng, settings.families, settings.level_decay) for _ in range(settings.batch)]
-        packed = pack([encode.prompt_ids(p) for p in prompts], [[encode.answer_ids(p.answer)] for p in prompts])
+        prompts = [
+            draw_prompt(rng, settings.families, settings.level_decay) for _ in range(settings.batch)
+        ]
+        packed = pack(
+            [encode.prompt_ids(p) for p in prompts],
+            [[encode.answer_ids(p.answer)] for p in prompts],
+        )
         policy.zero_grad()
         (-policy.token_logps(packed).mean()).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

@@ -41,18 +41,36 @@ DRAWS = 4  # of the samples, for a spending in rounds
 DSR_MEANS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 PROBLEMS = (
     Problem(
-        "rl-run-dsr-a", "rl-run-dsr-a, prompts never trained on", late=10, recorded=32, share=0.1, known=False,
-        means=DSR_MEANS, target=8.0,
+        "rl-run-dsr-a",
+        "rl-run-dsr-a, prompts never trained on",
+        late=10,
+        recorded=32,
+        share=0.1,
+        known=False,
+        means=DSR_MEANS,
+        target=8.0,
     ),
     Problem(
-        "rl-run-dsr-a", "rl-run-dsr-a, prompts trained on, with a record", late=10, recorded=32, share=0.1, known=True,
-        means=DSR_MEANS, target=8.0,
+        "rl-run-dsr-a",
+        "rl-run-dsr-a, prompts trained on, with a record",
+        late=10,
+        recorded=32,
+        share=0.1,
+        known=True,
+        means=DSR_MEANS,
+        target=8.0,
     ),
     Problem(
-        "reasoning-gym-ladder", "reasoning-gym-ladder (easy split), prompts never trained on", late=3, recorded=9,
-        share=0.5, known=False, means=(0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0), target=2.0,
+        "reasoning-gym-ladder",
+        "reasoning-gym-ladder (easy split), prompts never trained on",
+        late=3,
+        recorded=9,
+        share=0.5,
+        known=False,
+        means=(0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0),
+        target=2.0,
     ),
-)  # fmt: skip
+)
 VOTES = (3, 5, 9)
 
 Curves = Mapping[str, NDArray[np.float64]]
@@ -72,7 +90,9 @@ def measure(problem: Problem, cases: Sequence[Case]) -> dict[str, NDArray[np.flo
                     samples = share_out(arm.belief, asked, "best_of_n", total, problem.recorded)
                     answer[name][seed, column] = solved(case, samples)
                 else:
-                    draws = [in_rounds(case, arm, total, problem.recorded, random) for _ in range(DRAWS)]
+                    draws = [
+                        in_rounds(case, arm, total, problem.recorded, random) for _ in range(DRAWS)
+                    ]
                     answer[name][seed, column] = np.mean(draws)
         print(f"{problem.title}: seed {seed}", flush=True)
     return answer
@@ -90,7 +110,11 @@ def savings(problem: Problem, curves: Curves, arm: str) -> NDArray[np.float64]:
     """Share of uniform's budget that an arm saves at uniform's accuracy at the target, [seeds]."""
     at = problem.means.index(problem.target)
     reached = zip(curves[arm], curves["uniform"][:, at], strict=True)
-    return 1.0 - np.array([needed(curve, problem.means, accuracy) for curve, accuracy in reached]) / problem.target
+    return (
+        1.0
+        - np.array([needed(curve, problem.means, accuracy) for curve, accuracy in reached])
+        / problem.target
+    )
 
 
 def interval(values: NDArray[np.float64], *, sign: str = "+") -> str:
@@ -105,14 +129,19 @@ def report(problem: Problem, cases: Sequence[Case], curves: Curves) -> str:
     """Markdown: a row an arm; a column a mean budget, and the budget saved."""
     means = [mean for mean in problem.means if mean.is_integer()]
     correlation = np.mean([case.correlation for case in cases])
-    heads = [f"mean {mean:g}" for mean in means] + [f"budget saved at uniform's accuracy of mean {problem.target:g}, %"]
+    heads = [f"mean {mean:g}" for mean in means] + [
+        f"budget saved at uniform's accuracy of mean {problem.target:g}, %"
+    ]
     lines = [
-        f"## {problem.title}", "",
+        f"## {problem.title}",
+        "",
         f"{len(cases)} seeds, {np.mean([case.mu.size for case in cases]):.0f} prompts each; rank correlation of "
         f"prediction and truth {correlation:.2f}; at most {problem.recorded} samples a prompt. "
-        "Uniform: prompts solved, %; the others: points over it.", "",
-        "| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads),
-    ]  # fmt: skip
+        "Uniform: prompts solved, %; the others: points over it.",
+        "",
+        "| | " + " | ".join(heads) + " |",
+        "|---|" + "---:|" * len(heads),
+    ]
     base = curves["uniform"]
     for name, curve in curves.items():
         shown, sign = (curve, "") if name == "uniform" else (curve - base, "+")
@@ -136,10 +165,16 @@ def votes(problem: Problem, cases: Sequence[Case]) -> str:
                 samples = share_out(arm.belief, asked, "majority_vote", total, problem.recorded)
                 shares.append(voted(case, samples))
             rows.setdefault(name, []).append(np.array(shares))
-    lines = ["| | " + " | ".join(f"mean {mean}" for mean in VOTES) + " |", "|---|" + "---:|" * len(VOTES)]
+    lines = [
+        "| | " + " | ".join(f"mean {mean}" for mean in VOTES) + " |",
+        "|---|" + "---:|" * len(VOTES),
+    ]
     for name, found in rows.items():
         cells = [
-            interval(values if name == "uniform" else values - base, sign="" if name == "uniform" else "+")
+            interval(
+                values if name == "uniform" else values - base,
+                sign="" if name == "uniform" else "+",
+            )
             for values, base in zip(found, rows["uniform"], strict=True)
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -156,9 +191,14 @@ def speed(prompts: int = 40_315, repeats: int = 7) -> str:
         gps.add_prompts("pool", keys=keys, texts=texts)
         gps.create_run(name="run", pool="pool")
         batch = gps.select_batch(run="run", sequence=0, batch_size=512)
-        gps.report_groups(run="run", draw_id=batch.draws.draw_id, successes=[4] * 512, trials=[8] * 512)
+        gps.report_groups(
+            run="run", draw_id=batch.draws.draw_id, successes=[4] * 512, trials=[8] * 512
+        )
         gps.select_batch(run="run", sequence=1, batch_size=1, wait_seconds=60)
-        so_far = {"successes": [int(row % 5 == 0) for row in range(prompts)], "trials": [4] * prompts}
+        so_far = {
+            "successes": [int(row % 5 == 0) for row in range(prompts)],
+            "trials": [4] * prompts,
+        }
         calls: dict[str, dict[str, Any]] = {
             "best_of_n, one-shot": {},
             "best_of_n, a later round": {"outcomes_so_far": so_far},
@@ -176,7 +216,9 @@ def speed(prompts: int = 40_315, repeats: int = 7) -> str:
 
 def main() -> None:
     """Measure, write table and picture."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.testtime.bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.testtime.bench", description=__doc__
+    )
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -29,7 +29,9 @@ Picture = tuple[Sequence[float], Mapping[str, NDArray[np.float64]]]
 def figure(pictures: Mapping[str, Picture], path: Path) -> None:
     """Means over seeds with their 95 % intervals."""
     with rc_context(STYLE):
-        drawn, axes = plt.subplots(1, len(pictures), figsize=(6.2 * len(pictures), 4.8), layout="constrained")
+        drawn, axes = plt.subplots(
+            1, len(pictures), figsize=(6.2 * len(pictures), 4.8), layout="constrained"
+        )
         for (title, (means, curves)), own in zip(pictures.items(), axes, strict=True):
             _panel(own, title, means, curves)
         axes[0].legend(loc="lower right", fontsize=9)
@@ -37,7 +39,9 @@ def figure(pictures: Mapping[str, Picture], path: Path) -> None:
         plt.close(drawn)
 
 
-def _panel(axes: Axes, title: str, means: Sequence[float], curves: Mapping[str, NDArray[np.float64]]) -> None:
+def _panel(
+    axes: Axes, title: str, means: Sequence[float], curves: Mapping[str, NDArray[np.float64]]
+) -> None:
     for name, (colour, line) in LOOKS.items():
         curve = curves[name]
         mean, half = curve.mean(0), 2.0 * curve.std(0, ddof=1) / np.sqrt(len(curve))

@@ -54,7 +54,9 @@ def share_out(belief: str, asked: Tried, objective: str, total: int, most: int) 
         return _evenly(asked, total, most)
     if belief in ("model", "shuffled"):
         return plan(objective, asked, total=total, minimum=0, maximum=most).samples
-    curves = curves_of(objective, masses(asked.mu, asked.sd), asked.successes, asked.trials, rival=1.0)
+    curves = curves_of(
+        objective, masses(asked.mu, asked.sd), asked.successes, asked.trials, rival=1.0
+    )
     return allocate(curves, total=total, minimum=0, maximum=most).samples
 
 
@@ -78,7 +80,9 @@ def voted(case: Case, samples: Integers) -> float:
     """Expected share of prompts of whose samples more than half are right, a tie counting half: exact."""
     half = samples / 2
     more = hypergeom.sf(np.floor(half), case.recorded, case.right, samples)
-    tied = np.where(samples % 2 == 0, hypergeom.pmf(samples // 2, case.recorded, case.right, samples), 0.0)
+    tied = np.where(
+        samples % 2 == 0, hypergeom.pmf(samples // 2, case.recorded, case.right, samples), 0.0
+    )
     return float(np.where(samples > 0, more + 0.5 * tied, 0.0).mean())
 
 
@@ -89,7 +93,11 @@ def in_rounds(case: Case, arm: Arm, total: int, most: int, random: np.random.Gen
     for share in shares:
         wanted = share_out(arm.belief, asked, "best_of_n", int(share), most)
         left = case.recorded - asked.trials
-        samples = np.minimum(wanted, left)  # a prompt whose recorded samples are used up has no more to give
-        drawn = random.hypergeometric(case.right - asked.successes, left - case.right + asked.successes, samples)
+        samples = np.minimum(
+            wanted, left
+        )  # a prompt whose recorded samples are used up has no more to give
+        drawn = random.hypergeometric(
+            case.right - asked.successes, left - case.right + asked.successes, samples
+        )
         asked = replace(asked, successes=asked.successes + drawn, trials=asked.trials + samples)
     return float((asked.successes > 0).mean())

@@ -55,7 +55,11 @@ class AsyncPromptGPS:
     """As `PromptGPS`, for one event loop. Close it, or use it in an `async with`."""
 
     def __init__(
-        self, base_url: str | None = None, *, api_key: str | None = None, **options: Unpack[OptionFields]
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        **options: Unpack[OptionFields],
     ) -> None:
         self._transport = AsyncTransport(base_url, api_key, Options(**options))
 

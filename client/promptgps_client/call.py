@@ -72,10 +72,18 @@ def act(method: str, path: str, answer: type[W], *, retry: Retry = Retry.SAFE) -
 
 
 def send(
-    method: str, path: str, request: type[Wire], answer: type[W], fields: Mapping[str, Any], *,
-    kinds: Mapping[str, Column] = NO_COLUMNS, retry: Retry = Retry.SAFE, wait_seconds: float = 0.0,
-    idempotency_key: str | None = None, first_row: int = 0,
-) -> Call[W]:  # fmt: skip
+    method: str,
+    path: str,
+    request: type[Wire],
+    answer: type[W],
+    fields: Mapping[str, Any],
+    *,
+    kinds: Mapping[str, Column] = NO_COLUMNS,
+    retry: Retry = Retry.SAFE,
+    wait_seconds: float = 0.0,
+    idempotency_key: str | None = None,
+    first_row: int = 0,
+) -> Call[W]:
     """Send fields as a request of the wire vocabulary; those that are None are left out.
 
     Args:
@@ -99,12 +107,21 @@ def send(
     except ValidationError as refused:
         raise invalid_request(f"{method} {path}", *faults_of(refused, first_row)) from refused
     return Call(
-        method=method, path=path, read=read_as(answer), retry=retry, body=body, headers=JSON,
-        wait_seconds=wait_seconds, idempotency_key=idempotency_key, first_row=first_row,
-    )  # fmt: skip
+        method=method,
+        path=path,
+        read=read_as(answer),
+        retry=retry,
+        body=body,
+        headers=JSON,
+        wait_seconds=wait_seconds,
+        idempotency_key=idempotency_key,
+        first_row=first_row,
+    )
 
 
-def read_fields(call: str, fields: Mapping[str, Any], kinds: Mapping[str, Column]) -> dict[str, Any]:
+def read_fields(
+    call: str, fields: Mapping[str, Any], kinds: Mapping[str, Column]
+) -> dict[str, Any]:
     """Fields in Python's own values, those that are not None.
 
     Raises:
@@ -114,9 +131,14 @@ def read_fields(call: str, fields: Mapping[str, Any], kinds: Mapping[str, Column
     for name, value in fields.items():
         if value is not None:
             nested = NESTED.get(name) if isinstance(value, Mapping) else None
-            given[name] = _field(call, name, value, kinds) if nested is None else {
-                inner: _field(call, inner, column, nested, f"{name}.") for inner, column in value.items()
-            }  # fmt: skip
+            given[name] = (
+                _field(call, name, value, kinds)
+                if nested is None
+                else {
+                    inner: _field(call, inner, column, nested, f"{name}.")
+                    for inner, column in value.items()
+                }
+            )
     return given
 
 

@@ -74,7 +74,9 @@ def create_pool(name: str, *, embedding: Embedding | Fields | None = None) -> Ca
     Raises:
         Conflict: The name is taken by a pool with another embedding.
     """
-    return _send("POST", "/pools", wire.CreatePool, wire.Pool, {"name": name, "embedding": embedding})
+    return _send(
+        "POST", "/pools", wire.CreatePool, wire.Pool, {"name": name, "embedding": embedding}
+    )
 
 
 def pools() -> Call[wire.Pools]:
@@ -92,10 +94,16 @@ def pool(name: str) -> Call[wire.Pool]:
 
 
 def add_prompts(
-    pool: str, *, keys: Keys | None = None, texts: Strings | None = None, vectors: Vectors | None = None,
-    domains: Iterable[str | None] | Array | None = None, prior_successes: Gaps | None = None,
-    prior_trials: Gaps | None = None, on_equal_content: OnEqualContent | None = None,
-) -> Iterator[Call[wire.PromptsAdded]]:  # fmt: skip
+    pool: str,
+    *,
+    keys: Keys | None = None,
+    texts: Strings | None = None,
+    vectors: Vectors | None = None,
+    domains: Iterable[str | None] | Array | None = None,
+    prior_successes: Gaps | None = None,
+    prior_trials: Gaps | None = None,
+    on_equal_content: OnEqualContent | None = None,
+) -> Iterator[Call[wire.PromptsAdded]]:
     """Add prompts in columns of equal length; `texts`, `vectors` or both. What the pool has is passed over.
 
     Long columns go out in requests of at most 20,000 rows and about 32 MB, and the answers are summed. Should
@@ -118,8 +126,13 @@ def add_prompts(
         InvalidRequest: Rows are counted from the beginning of your columns, not of a request.
     """
     path = f"/pools/{_named('pool', pool)}/prompts"
-    small = {"keys": keys, "texts": texts, "domains": domains, "prior_successes": prior_successes,
-             "prior_trials": prior_trials}  # fmt: skip
+    small = {
+        "keys": keys,
+        "texts": texts,
+        "domains": domains,
+        "prior_successes": prior_successes,
+        "prior_trials": prior_trials,
+    }
     columns = _read(f"POST {path}", small, KINDS)
     whole = {} if on_equal_content is None else {"on_equal_content": on_equal_content}
     if vectors is not None:
@@ -133,14 +146,29 @@ def add_prompts(
         return
     for part in parts(columns):
         rows = {name: column[part] for name, column in columns.items()} | whole
-        yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, rows, kinds=KINDS, first_row=part.start)
+        yield _send(
+            "POST",
+            path,
+            wire.AddPrompts,
+            wire.PromptsAdded,
+            rows,
+            kinds=KINDS,
+            first_row=part.start,
+        )
 
 
 def add_prompts_file(
-    pool: str, path: str | Path, *, key: str | None = None, text: str | None = None, domain: str | None = None,
-    vector: str | None = None, prior_successes: str | None = None, prior_trials: str | None = None,
+    pool: str,
+    path: str | Path,
+    *,
+    key: str | None = None,
+    text: str | None = None,
+    domain: str | None = None,
+    vector: str | None = None,
+    prior_successes: str | None = None,
+    prior_trials: str | None = None,
     on_equal_content: OnEqualContent | None = None,
-) -> Call[wire.PromptsAdded]:  # fmt: skip
+) -> Call[wire.PromptsAdded]:
     """Add prompts from a file: `.jsonl`, `.json`, `.parquet`, `.arrow`, `.feather`, `.csv`, and such as `.jsonl.gz`.
 
     The file is sent as it is, but for records in a `.json` list, which become lines. Without names the file's
@@ -164,13 +192,22 @@ def add_prompts_file(
         InvalidRequest: Another ending, or a row that the service refuses.
     """
     target = f"/pools/{_named('pool', pool)}/prompts"
-    names = {"key": key, "text": text, "domain": domain, "vector": vector, "prior_successes": prior_successes,
-             "prior_trials": prior_trials, "on_equal_content": on_equal_content}  # fmt: skip
+    names = {
+        "key": key,
+        "text": text,
+        "domain": domain,
+        "vector": vector,
+        "prior_successes": prior_successes,
+        "prior_trials": prior_trials,
+        "on_equal_content": on_equal_content,
+    }
     query = urlencode({name: value for name, value in names.items() if value is not None})
     try:
         body, headers = body_of(path)
     except UnknownFile as fault:
-        raise invalid_request(f"POST {target}", ProblemFault(field="path", detail=str(fault))) from fault
+        raise invalid_request(
+            f"POST {target}", ProblemFault(field="path", detail=str(fault))
+        ) from fault
     address = f"{target}?{query}" if query else target
     return Call(method="POST", path=address, read=_added_of(path), body=body, headers=headers)
 
@@ -192,10 +229,16 @@ def _added_of(path: str | Path) -> Callable[[bytes], wire.PromptsAdded]:
 
 
 def create_run(
-    *, name: str, pool: str | None = None, pools: Sequence[PoolShare | Fields] | None = None,
-    rollouts_per_prompt: int = 8, reward: Reward | Fields | None = None, seed: int = 0,
-    warm_start_from: str | None = None, selection: Selection | Fields | None = None,
-) -> Call[wire.Run]:  # fmt: skip
+    *,
+    name: str,
+    pool: str | None = None,
+    pools: Sequence[PoolShare | Fields] | None = None,
+    rollouts_per_prompt: int = 8,
+    reward: Reward | Fields | None = None,
+    seed: int = 0,
+    warm_start_from: str | None = None,
+    selection: Selection | Fields | None = None,
+) -> Call[wire.Run]:
     """Open a run, or get the one that is there if it is what is asked for, so that a trainer may restart.
 
     It is compared with what the run is now, after every `change_run` and `restore`.
@@ -215,10 +258,22 @@ def create_run(
             which can be changed.
         NotFound: No such pool, or no such run to start from.
     """
-    return _send("POST", "/runs", wire.CreateRun, wire.Run, {
-        "name": name, "pool": pool, "pools": pools, "rollouts_per_prompt": rollouts_per_prompt,
-        "reward": reward, "seed": seed, "warm_start_from": warm_start_from, "selection": selection,
-    })  # fmt: skip
+    return _send(
+        "POST",
+        "/runs",
+        wire.CreateRun,
+        wire.Run,
+        {
+            "name": name,
+            "pool": pool,
+            "pools": pools,
+            "rollouts_per_prompt": rollouts_per_prompt,
+            "reward": reward,
+            "seed": seed,
+            "warm_start_from": warm_start_from,
+            "selection": selection,
+        },
+    )
 
 
 def runs() -> Call[wire.Runs]:
@@ -236,9 +291,12 @@ def run(name: str) -> Call[wire.Run]:
 
 
 def change_run(
-    name: str, *, rollouts_per_prompt: int | None = None, reward: Reward | Fields | None = None,
+    name: str,
+    *,
+    rollouts_per_prompt: int | None = None,
+    reward: Reward | Fields | None = None,
     selection: Selection | Fields | None = None,
-) -> Call[wire.Run]:  # fmt: skip
+) -> Call[wire.Run]:
     """Re-tune a run; what is left out, also inside `selection`, stays as it is.
 
     Args:
@@ -355,7 +413,9 @@ def events(
         InvalidRequest: Both a run and a pool.
     """
     if run is not None and pool is not None:
-        raise invalid_request("GET /events", ProblemFault(field="pool", detail="give a run or a pool, not both"))
+        raise invalid_request(
+            "GET /events", ProblemFault(field="pool", detail="give a run or a pool, not both")
+        )
     whose = f"/runs/{_named('run', run)}" if run is not None else ""
     if pool is not None:
         whose = f"/pools/{_named('pool', pool)}"
@@ -367,11 +427,20 @@ def events(
 
 
 def select_batch(
-    *, run: str, batch_size: int, sequence: int | None = None, policy_version: int | None = None,
-    candidates: Keys | None = None, exclude: Keys | None = None, rollouts: int | None = None,
-    candidates_pool: str | Strings | None = None, exclude_pool: str | Strings | None = None,
-    subset: str | None = None, include_text: bool = False, wait_seconds: float = 0.0,
-) -> Call[wire.Batch]:  # fmt: skip
+    *,
+    run: str,
+    batch_size: int,
+    sequence: int | None = None,
+    policy_version: int | None = None,
+    candidates: Keys | None = None,
+    exclude: Keys | None = None,
+    rollouts: int | None = None,
+    candidates_pool: str | Strings | None = None,
+    exclude_pool: str | Strings | None = None,
+    subset: str | None = None,
+    include_text: bool = False,
+    wait_seconds: float = 0.0,
+) -> Call[wire.Batch]:
     """The next batch to roll out.
 
     Args:
@@ -397,18 +466,36 @@ def select_batch(
         InvalidRequest: Also when the pool has fewer prompts than `batch_size`.
     """
     fields = {
-        "run": run, "batch_size": batch_size, "sequence": sequence, "policy_version": policy_version,
-        "candidates": candidates, "exclude": exclude, "rollouts": rollouts, "candidates_pool": candidates_pool,
-        "exclude_pool": exclude_pool, "subset": subset, "include_text": include_text, "wait_seconds": wait_seconds,
-    }  # fmt: skip
-    for name, keys, pools in (("candidates", candidates, candidates_pool), ("exclude", exclude, exclude_pool)):
+        "run": run,
+        "batch_size": batch_size,
+        "sequence": sequence,
+        "policy_version": policy_version,
+        "candidates": candidates,
+        "exclude": exclude,
+        "rollouts": rollouts,
+        "candidates_pool": candidates_pool,
+        "exclude_pool": exclude_pool,
+        "subset": subset,
+        "include_text": include_text,
+        "wait_seconds": wait_seconds,
+    }
+    for name, keys, pools in (
+        ("candidates", candidates, candidates_pool),
+        ("exclude", exclude, exclude_pool),
+    ):
         if isinstance(keys, set | frozenset) and not isinstance(pools, str | None):
             raise invalid_request("POST /select_batch", ProblemFault(field=name, detail=NO_ORDER))
     retry = Retry.UNLESS_DONE if sequence is None else Retry.SAFE
     return _send(
-        "POST", "/select_batch", wire.SelectBatch, wire.Batch, fields, kinds=KINDS, retry=retry,
+        "POST",
+        "/select_batch",
+        wire.SelectBatch,
+        wire.Batch,
+        fields,
+        kinds=KINDS,
+        retry=retry,
         wait_seconds=wait_seconds,
-    )  # fmt: skip
+    )
 
 
 def send_subset(run: str, *, keys: Keys, pool: str | Strings | None = None) -> Call[wire.Subset]:
@@ -427,14 +514,22 @@ def send_subset(run: str, *, keys: Keys, pool: str | Strings | None = None) -> C
     if isinstance(keys, set | frozenset) and not isinstance(pool, str | None):
         raise invalid_request(f"POST {path}", ProblemFault(field="keys", detail=NO_ORDER))
     fields = {"keys": keys, "pool": pool}
-    return _send("POST", path, wire.SendSubset, wire.Subset, fields, kinds=KINDS | {"keys": KEY_SET})
+    return _send(
+        "POST", path, wire.SendSubset, wire.Subset, fields, kinds=KINDS | {"keys": KEY_SET}
+    )
 
 
 def report_groups(
-    *, run: str, successes: Numbers, trials: Integers, draw_id: Strings | None = None, prompt: Keys | None = None,
-    pool: str | Strings | None = None, policy_version: int | Integers | None = None,
+    *,
+    run: str,
+    successes: Numbers,
+    trials: Integers,
+    draw_id: Strings | None = None,
+    prompt: Keys | None = None,
+    pool: str | Strings | None = None,
+    policy_version: int | Integers | None = None,
     idempotency_key: str | None = None,
-) -> Call[wire.OutcomesStored]:  # fmt: skip
+) -> Call[wire.OutcomesStored]:
     """Report whole groups: `successes` of `trials` for each draw. Acknowledged means durable.
 
     Parts of a group add up until they come to its n; the whole of it counts for what it adds to them. Two parts with
@@ -451,18 +546,35 @@ def report_groups(
         idempotency_key: With `prompt` there is no draw to know a repetition by, so it goes by this key. One
             is made for each call and its retries; give your own to repeat a call after a crash.
     """
-    fields = {"run": run, "draw_id": draw_id, "prompt": prompt, "pool": pool, "successes": successes,
-              "trials": trials, "policy_version": policy_version}  # fmt: skip
+    fields = {
+        "run": run,
+        "draw_id": draw_id,
+        "prompt": prompt,
+        "pool": pool,
+        "successes": successes,
+        "trials": trials,
+        "policy_version": policy_version,
+    }
     return _send(
-        "POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, kinds=KINDS,
+        "POST",
+        "/outcomes",
+        wire.ReportOutcomes,
+        wire.OutcomesStored,
+        fields,
+        kinds=KINDS,
         idempotency_key=idempotency_key,
-    )  # fmt: skip
+    )
 
 
 def report_rollouts(
-    *, run: str, draw_id: Strings, rollout_index: Integers, reward: Gaps,
-    status: Iterable[Status] | Array | None = None, policy_version: int | Integers | None = None,
-) -> Call[wire.OutcomesStored]:  # fmt: skip
+    *,
+    run: str,
+    draw_id: Strings,
+    rollout_index: Integers,
+    reward: Gaps,
+    status: Iterable[Status] | Array | None = None,
+    policy_version: int | Integers | None = None,
+) -> Call[wire.OutcomesStored]:
     """Report single rollouts; reporting one again is free. Acknowledged means durable.
 
     One that failed gives way to what comes of it later; a failure never displaces a reward. A report is stored as a
@@ -477,15 +589,26 @@ def report_rollouts(
             difficulty.
         policy_version: The trainer's step that sampled them, one for all or one for each row.
     """
-    fields = {"run": run, "draw_id": draw_id, "rollout_index": rollout_index, "reward": reward, "status": status,
-              "policy_version": policy_version}  # fmt: skip
+    fields = {
+        "run": run,
+        "draw_id": draw_id,
+        "rollout_index": rollout_index,
+        "reward": reward,
+        "status": status,
+        "policy_version": policy_version,
+    }
     return _send("POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, kinds=KINDS)
 
 
 def predict_difficulty(
-    *, run: str, keys: Keys | None = None, pool: str | Strings | None = None, texts: Strings | None = None,
-    vectors: Vectors | None = None, level: float = 0.9,
-) -> Call[wire.Difficulty]:  # fmt: skip
+    *,
+    run: str,
+    keys: Keys | None = None,
+    pool: str | Strings | None = None,
+    texts: Strings | None = None,
+    vectors: Vectors | None = None,
+    level: float = 0.9,
+) -> Call[wire.Difficulty]:
     """Predicted success rates, with an interval that covers with probability `level`.
 
     Args:
@@ -496,16 +619,34 @@ def predict_difficulty(
         vectors: new prompts as embeddings. At most 8,192 rows.
         level: In (0, 1).
     """
-    fields = {"run": run, "keys": keys, "pool": pool, "texts": texts, "vectors": vectors, "level": level}
-    return _send("POST", "/predict_difficulty", wire.PredictDifficulty, wire.Difficulty, fields, kinds=KINDS)
+    fields = {
+        "run": run,
+        "keys": keys,
+        "pool": pool,
+        "texts": texts,
+        "vectors": vectors,
+        "level": level,
+    }
+    return _send(
+        "POST", "/predict_difficulty", wire.PredictDifficulty, wire.Difficulty, fields, kinds=KINDS
+    )
 
 
 def allocate_budget(
-    *, run: str, keys: Keys | None = None, pool: str | Strings | None = None, texts: Strings | None = None,
-    vectors: Vectors | None = None, total: int | None = None, mean: float | None = None, minimum: int = 0,
-    maximum: int | None = None, objective: Objective = "best_of_n",
-    outcomes_so_far: OutcomesSoFar | Fields | None = None, calibration: Calibration | Fields | None = None,
-) -> Call[wire.Budget]:  # fmt: skip
+    *,
+    run: str,
+    keys: Keys | None = None,
+    pool: str | Strings | None = None,
+    texts: Strings | None = None,
+    vectors: Vectors | None = None,
+    total: int | None = None,
+    mean: float | None = None,
+    minimum: int = 0,
+    maximum: int | None = None,
+    objective: Objective = "best_of_n",
+    outcomes_so_far: OutcomesSoFar | Fields | None = None,
+    calibration: Calibration | Fields | None = None,
+) -> Call[wire.Budget]:
     """How many samples to spend on each prompt at test time, where they are expected to bring most.
 
     Args:
@@ -528,10 +669,19 @@ def allocate_budget(
         InvalidRequest: Also when the total cannot be spread between minimum and maximum.
     """
     fields = {
-        "run": run, "keys": keys, "pool": pool, "texts": texts, "vectors": vectors, "total": total, "mean": mean,
-        "minimum": minimum, "maximum": maximum, "objective": objective, "outcomes_so_far": outcomes_so_far,
+        "run": run,
+        "keys": keys,
+        "pool": pool,
+        "texts": texts,
+        "vectors": vectors,
+        "total": total,
+        "mean": mean,
+        "minimum": minimum,
+        "maximum": maximum,
+        "objective": objective,
+        "outcomes_so_far": outcomes_so_far,
         "calibration": calibration,
-    }  # fmt: skip
+    }
     return _send("POST", "/allocate_budget", wire.AllocateBudget, wire.Budget, fields, kinds=KINDS)
 
 
@@ -578,7 +728,13 @@ def snapshot(run: str, tag: str) -> Call[wire.Snapshot]:
     Raises:
         NotFound: There is no such run.
     """
-    return _send("POST", f"/runs/{_named('run', run)}/snapshots", wire.TakeSnapshot, wire.Snapshot, {"tag": tag})
+    return _send(
+        "POST",
+        f"/runs/{_named('run', run)}/snapshots",
+        wire.TakeSnapshot,
+        wire.Snapshot,
+        {"tag": tag},
+    )
 
 
 def snapshots(run: str) -> Call[wire.Snapshots]:
@@ -606,7 +762,9 @@ def restore(run: str, tag: str, *, idempotency_key: str | None = None) -> Call[w
         NotFound: There is no such run, or no such snapshot that stands.
     """
     path = f"/runs/{_named('run', run)}/restore"
-    return _send("POST", path, wire.Restore, wire.Restored, {"tag": tag}, idempotency_key=idempotency_key)
+    return _send(
+        "POST", path, wire.Restore, wire.Restored, {"tag": tag}, idempotency_key=idempotency_key
+    )
 
 
 # ---- health ------------------------------------------------------------------------------------------------
@@ -614,7 +772,9 @@ def restore(run: str, tag: str, *, idempotency_key: str | None = None) -> Call[w
 
 def ready() -> Call[wire.Ready]:
     """GET /readyz, which answers the same body with 200 and 503."""
-    return Call(method="GET", path="/readyz", read=_as(wire.Ready), retry=Retry.NEVER, also_answers=(503,))
+    return Call(
+        method="GET", path="/readyz", read=_as(wire.Ready), retry=Retry.NEVER, also_answers=(503,)
+    )
 
 
 def healthy() -> Call[bool]:

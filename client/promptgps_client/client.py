@@ -74,7 +74,11 @@ class PromptGPS:
     """
 
     def __init__(
-        self, base_url: str | None = None, *, api_key: str | None = None, **options: Unpack[OptionFields]
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        **options: Unpack[OptionFields],
     ) -> None:
         self._transport = Transport(base_url, api_key, Options(**options))
 

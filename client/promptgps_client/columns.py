@@ -272,7 +272,9 @@ def _held(value: Any) -> Any:
             return list(value[:])  # Hugging Face's `Column`, whose rows one by one are slow
     except NoColumn:
         raise
-    except Exception as fault:  # whatever a foreign library raises, the caller is told which column it was
+    except (
+        Exception
+    ) as fault:  # whatever a foreign library raises, the caller is told which column it was
         if isinstance(value, Iterable):
             return list(value)
         raise NoColumn(f"a {type(value).__name__} cannot be read as a column: {fault}") from fault

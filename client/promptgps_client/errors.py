@@ -71,10 +71,19 @@ class BadAnswer(PromptGPSError):
     """The service answered with a problem. `retry_after` is its wish in seconds, 0 to 60, or None."""
 
     def __init__(
-        self, call: str, problem: Problem, request_id: str | None = None, retry_after: float | None = None
+        self,
+        call: str,
+        problem: Problem,
+        request_id: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(call, problem, request_id, retry_after)
-        self.call, self.problem, self.request_id, self.retry_after = call, problem, request_id, retry_after
+        self.call, self.problem, self.request_id, self.retry_after = (
+            call,
+            problem,
+            request_id,
+            retry_after,
+        )
 
     @property
     def status(self) -> int:
@@ -151,7 +160,9 @@ class ExistingRun(PromptGPSError):
     `run` is its name, `snapshots` the tags that it can be put back to, `new_name` what `on_existing="new"` opens.
     """
 
-    def __init__(self, run: str, sequence: int, draws: int, snapshots: Sequence[str], new_name: str) -> None:
+    def __init__(
+        self, run: str, sequence: int, draws: int, snapshots: Sequence[str], new_name: str
+    ) -> None:
         super().__init__(run, sequence, draws, tuple(snapshots), new_name)
         self.call = "POST /select_batch"
         self.request_id = None
@@ -163,7 +174,11 @@ class ExistingRun(PromptGPSError):
 
     def __str__(self) -> str:
         latest = ", ".join(self.snapshots[-SNAPSHOTS_SHOWN:])
-        more = f"the latest of {len(self.snapshots)}: " if len(self.snapshots) > SNAPSHOTS_SHOWN else ""
+        more = (
+            f"the latest of {len(self.snapshots)}: "
+            if len(self.snapshots) > SNAPSHOTS_SHOWN
+            else ""
+        )
         there_are = f"({more}{latest})" if latest else "(there is none now)"
         return (
             f"run {self.run!r} has been trained on before: outcomes of its draws are stored, up to draw "
@@ -207,20 +222,29 @@ BY_STATUS: dict[int, type[BadAnswer]] = {
 
 
 def bad_answer(
-    call: str, status: int, body: bytes, request_id: str, retry_after: float | None = None, first_row: int = 0
+    call: str,
+    status: int,
+    body: bytes,
+    request_id: str,
+    retry_after: float | None = None,
+    first_row: int = 0,
 ) -> BadAnswer:
     """The error for an answer that is no success; a body that is no problem document (a proxy's) is quoted.
 
     Columns may go out in several requests: `first_row` is where this one's begin in the caller's columns.
     """
     try:
-        problem = Problem.model_validate_json(body, extra="ignore").model_copy(update={"status": status})
+        problem = Problem.model_validate_json(body, extra="ignore").model_copy(
+            update={"status": status}
+        )
     except ValidationError:
         title = responses.get(status, "Unknown status")
         detail = f"{title}: {shown(body)}" if body.strip() else title
         problem = Problem(type="about:blank", title=title, status=status, detail=detail)
-    moved = [fault.model_copy(update={"row": fault.row + first_row}) if fault.row is not None else fault
-             for fault in problem.errors]  # fmt: skip
+    moved = [
+        fault.model_copy(update={"row": fault.row + first_row}) if fault.row is not None else fault
+        for fault in problem.errors
+    ]
     kind = BY_STATUS.get(status, ServerFault if status >= 500 else BadAnswer)
     request_id = problem.request_id or request_id
     return kind(call, problem.model_copy(update={"errors": moved}), request_id, retry_after)
@@ -231,7 +255,13 @@ def invalid_request(call: str, *faults: ProblemFault) -> InvalidRequest:
     detail = "refused before it was sent"
     return InvalidRequest(
         call,
-        Problem(type="about:blank", title="Invalid request", status=422, detail=detail, errors=list(faults)),
+        Problem(
+            type="about:blank",
+            title="Invalid request",
+            status=422,
+            detail=detail,
+            errors=list(faults),
+        ),
     )
 
 

@@ -115,7 +115,9 @@ class Sending(Generic[A]):
         if call.method == "POST":
             self.headers["Idempotency-Key"] = call.idempotency_key or uuid4().hex
         self.timeout = httpx.Timeout(
-            options.timeout, connect=options.connect_timeout, read=options.timeout + call.wait_seconds
+            options.timeout,
+            connect=options.connect_timeout,
+            read=options.timeout + call.wait_seconds,
         )
 
     def patience(self, error: Exception) -> bool | float:
@@ -151,7 +153,9 @@ class Sending(Generic[A]):
             except ValidationError as fault:
                 if response.is_success:
                     reason = f"the body is not as agreed ({fault.error_count()} faults)"
-                    raise UnreadableAnswer(str(call), reason, status, shown(body), self._request_id) from fault
+                    raise UnreadableAnswer(
+                        str(call), reason, status, shown(body), self._request_id
+                    ) from fault
         request_id = response.headers.get("X-Request-ID", self._request_id)
         retry_after = seconds_to_wait(response.headers.get("Retry-After"), datetime.now(UTC))
         raise bad_answer(str(call), status, body, request_id, retry_after, call.first_row)
@@ -162,12 +166,19 @@ class Sending(Generic[A]):
         call, request_id = str(self.call), self._request_id
         try:
             yield
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as fault:
+        except (
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+            httpx.PoolTimeout,
+            httpx.ProxyError,
+        ) as fault:
             raise ConnectFailed(call, f"cannot connect: {_reason(fault)}", request_id) from fault
         except httpx.TimeoutException as fault:
             raise TimedOut(call, f"no answer within {self.timeout.read:g} s", request_id) from fault
         except httpx.DecodingError as fault:
-            raise UnreadableAnswer(call, f"the body is broken: {_reason(fault)}", 0, "", request_id) from fault
+            raise UnreadableAnswer(
+                call, f"the body is broken: {_reason(fault)}", 0, "", request_id
+            ) from fault
         except httpx.TransportError as fault:
             raise NoAnswer(call, f"the connection broke: {_reason(fault)}", request_id) from fault
 
@@ -187,7 +198,9 @@ class _Shared:
     def with_options(self, **options: Unpack[OptionFields]) -> Self:
         """The same connections with other patience; closing it leaves them open."""
         sibling = object.__new__(type(self))
-        sibling.__dict__.update(self.__dict__, options=replace(self.options, **options), _owns_pool=False)
+        sibling.__dict__.update(
+            self.__dict__, options=replace(self.options, **options), _owns_pool=False
+        )
         return sibling
 
 
@@ -208,7 +221,11 @@ class Transport(_Shared):
         call = sending.call
         with sending.failures(), _opened(call.body) as content:
             response = self._http.request(
-                call.method, call.path, content=content, headers=sending.headers, timeout=sending.timeout
+                call.method,
+                call.path,
+                content=content,
+                headers=sending.headers,
+                timeout=sending.timeout,
             )
             return sending.read(response)
 
@@ -272,7 +289,9 @@ def _standing_headers(api_key: str) -> dict[str, str]:
     headers = {"Accept": "application/json, application/problem+json", "User-Agent": _user_agent()}
     if api_key:
         if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
-            raise ValueError("api_key (or PROMPTGPS_API_KEY) must be printable ASCII without spaces")
+            raise ValueError(
+                "api_key (or PROMPTGPS_API_KEY) must be printable ASCII without spaces"
+            )
         headers["Authorization"] = f"Bearer {api_key}"
     return headers
 

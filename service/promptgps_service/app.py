@@ -51,7 +51,17 @@ from promptgps_service.store.unit import Store
 _log = structlog.get_logger(__name__)
 THREADS = 128  # requests under way at a time; more than may wait for the model
 RETRY_SECONDS = 1.0
-ROOMS = (pools, runs, lifecycle, select_batch, outcomes, predict_difficulty, allocate_budget, snapshots, events)
+ROOMS = (
+    pools,
+    runs,
+    lifecycle,
+    select_batch,
+    outcomes,
+    predict_difficulty,
+    allocate_budget,
+    snapshots,
+    events,
+)
 SCHEMAS = "#/components/schemas/"
 DESCRIPTION = "Prompt selection beside an RL post-training job: learns prompt difficulty from rollout outcomes."
 
@@ -172,7 +182,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         taken = [(route, model) for route in _routes() if (model := _body_of(route)) is not None]
         documents = [_document(model) for model in {model for _, model in taken}]
         schema = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=[*app.routes, *documents]
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=[*app.routes, *documents],
         )
         for document in documents:
             del schema["paths"][document.path]
@@ -210,11 +223,15 @@ def _document(model: type[BaseModel]) -> APIRoute:
         """Take it."""
 
     takes.__annotations__ = {"request": model}
-    return APIRoute(f"/{model.__name__}", takes, methods=["POST"], responses={422: {"description": ""}})
+    return APIRoute(
+        f"/{model.__name__}", takes, methods=["POST"], responses={422: {"description": ""}}
+    )
 
 
 def _problem_for_validation(operation: dict[str, Any]) -> None:
     """FastAPI documents its own 422 body; ours is a problem."""
     answer = operation["responses"].get("422")
     if answer is not None:
-        answer["content"] = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        answer["content"] = {
+            problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}
+        }

@@ -39,31 +39,54 @@ cli_objects.register(app)
 
 cli_pools.register(cli_objects.pools)
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on. [env: PROMPTGPS_HOST; default 127.0.0.1]")]
-Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [env: PROMPTGPS_PORT; default 8000]")]
+Host = Annotated[
+    str | None, typer.Option(help="Address to listen on. [env: PROMPTGPS_HOST; default 127.0.0.1]")
+]
+Port = Annotated[
+    int | None, typer.Option(help="Port; 0 takes a free one. [env: PROMPTGPS_PORT; default 8000]")
+]
 Url = Annotated[
     str | None,
     typer.Option(
         help="sqlite:///FILE or postgresql://… [env: PROMPTGPS_DATABASE_URL; default sqlite:///promptgps.db]"
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 … [env: PROMPTGPS_DEVICE; default auto]")]
-Train = Annotated[bool | None, typer.Option("--train/--no-train", help="Learn in this process. [env: PROMPTGPS_TRAIN]")]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu, cuda, cuda:1 … [env: PROMPTGPS_DEVICE; default auto]")
+]
+Train = Annotated[
+    bool | None,
+    typer.Option("--train/--no-train", help="Learn in this process. [env: PROMPTGPS_TRAIN]"),
+]
 Insecure = Annotated[
     bool | None,
-    typer.Option("--insecure", help="Serve other machines without any API key. [env: PROMPTGPS_ALLOW_OPEN]"),
+    typer.Option(
+        "--insecure", help="Serve other machines without any API key. [env: PROMPTGPS_ALLOW_OPEN]"
+    ),
 ]
-Migrate = Annotated[bool, typer.Option("--migrate/--no-migrate", help="Bring the database up to date first.")]
+Migrate = Annotated[
+    bool, typer.Option("--migrate/--no-migrate", help="Bring the database up to date first.")
+]
 
 
 @app.command()
 def serve(
-    host: Host = None, port: Port = None, database_url: Url = None, device: Device = None, train: Train = None,
-    insecure: Insecure = None, migrate: Migrate = True,
-) -> None:  # fmt: skip
+    host: Host = None,
+    port: Port = None,
+    database_url: Url = None,
+    device: Device = None,
+    train: Train = None,
+    insecure: Insecure = None,
+    migrate: Migrate = True,
+) -> None:
     """Migrate the database, then serve the API and learn from what is reported."""
     settings = _settings(
-        host=host, port=port, database_url=database_url, device=device, train=train, allow_open=insecure
+        host=host,
+        port=port,
+        database_url=database_url,
+        device=device,
+        train=train,
+        allow_open=insecure,
     )
     from promptgps_service.serve import run_server  # torch comes with it, which takes its time
 
@@ -72,11 +95,19 @@ def serve(
 
 @app.command()
 def train(
-    runs: Annotated[list[str] | None, typer.Argument(help="Names of runs.", show_default=False)] = None,
-    every: Annotated[bool, typer.Option("--all", help="Learn every run; goes without saying with --watch.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on as outcomes come in, until SIGTERM.")] = False,
-    database_url: Url = None, device: Device = None, migrate: Migrate = True,
-) -> None:  # fmt: skip
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Names of runs.", show_default=False)
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Learn every run; goes without saying with --watch.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on as outcomes come in, until SIGTERM.")
+    ] = False,
+    database_url: Url = None,
+    device: Device = None,
+    migrate: Migrate = True,
+) -> None:
     """Learn what there is and exit; with --watch go on as one of any number of workers that share the runs."""
     if (runs and every) or not (runs or every or watch):
         raise Invalid("name the runs to learn, or say --all")
@@ -88,7 +119,9 @@ def train(
 
 
 @app.command()
-def migrate(database_url: Url = None, revision: Annotated[str, typer.Option(help="Where to.")] = "head") -> None:
+def migrate(
+    database_url: Url = None, revision: Annotated[str, typer.Option(help="Where to.")] = "head"
+) -> None:
     """Bring a database to the newest schema."""
     from promptgps_service.store.engine import make_engine
     from promptgps_service.store.migrate import upgrade
@@ -103,10 +136,15 @@ def migrate(database_url: Url = None, revision: Annotated[str, typer.Option(help
 def add_key(
     name: Annotated[str, typer.Argument(help="What the key is known by.")],
     run: Annotated[
-        list[str] | None, typer.Option(help="Only runs and pools of this name or pattern, as 'exp-*'; repeat the flag.")
+        list[str] | None,
+        typer.Option(
+            help="Only runs and pools of this name or pattern, as 'exp-*'; repeat the flag."
+        ),
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="May look, not change.")] = False,
-    days: Annotated[int | None, typer.Option(min=1, max=36_500, help="Expires after so many days.")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Expires after so many days.")
+    ] = None,
     first: Annotated[
         bool, typer.Option("--first", help="Do nothing where there is a key, or has been one.")
     ] = False,
@@ -117,7 +155,9 @@ def add_key(
 
     with _store(database_url) as store:
         if first and keyring.has_had_keys(store):
-            return typer.echo("there are keys, or have been; see `promptgps keys list --all`", err=True)
+            return typer.echo(
+                "there are keys, or have been; see `promptgps keys list --all`", err=True
+            )
         typer.echo(keyring.add_key(store, name, run or [], read_only=read_only, days=days))
 
 
@@ -152,7 +192,9 @@ def forget_keys(database_url: Url = None) -> None:
 
     with _store(database_url) as store:
         forgotten = keyring.forget_keys(store)
-    typer.echo(f"{forgotten} keys forgotten; a service on loopback asks nobody for a key now", err=True)
+    typer.echo(
+        f"{forgotten} keys forgotten; a service on loopback asks nobody for a key now", err=True
+    )
 
 
 @app.command("export")
@@ -182,23 +224,38 @@ def import_(
         done = import_run(store, folder, name)
     typer.echo(f"{done.run}: {done.selections} selections, {done.outcomes} outcomes")
     if not done.same_draw_ids:
-        typer.echo("its draws have other ids here: report what is under way by prompt, not by draw id", err=True)
+        typer.echo(
+            "its draws have other ids here: report what is under way by prompt, not by draw id",
+            err=True,
+        )
 
 
 @app.command()
 def replay(
-    history: Annotated[Path, typer.Argument(help="Folder with prompts.jsonl[.gz], outcomes.jsonl[.gz].", exists=True)],
-    url: Annotated[str, typer.Option(help="The running service.", envvar="PROMPTGPS_URL")] = "http://127.0.0.1:8000",
+    history: Annotated[
+        Path,
+        typer.Argument(help="Folder with prompts.jsonl[.gz], outcomes.jsonl[.gz].", exists=True),
+    ],
+    url: Annotated[
+        str, typer.Option(help="The running service.", envvar="PROMPTGPS_URL")
+    ] = "http://127.0.0.1:8000",
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts drawn at each step.")] = 32,
-    strategy: Annotated[list[str] | None, typer.Option(help="Strategies to compare; repeat the flag.")] = None,
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="Strategies to compare; repeat the flag.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each strategy, seeds 0, 1, …")] = 3,
-    steps: Annotated[int | None, typer.Option(min=1, help="Default: the visits that every prompt has.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Default: the visits that every prompt has.")
+    ] = None,
     free_reuse: Annotated[
-        bool, typer.Option("--free-reuse/--as-it-ships", help="cooldown 0, whole pool, no uniform share.")
+        bool,
+        typer.Option(
+            "--free-reuse/--as-it-ships", help="cooldown 0, whole pool, no uniform share."
+        ),
     ] = False,
     api_key: Annotated[str | None, typer.Option(envvar="PROMPTGPS_API_KEY")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table as JSON too.")] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Closed-loop replay: the service chooses, and gets what the chosen prompts recorded at that visit."""
     from promptgps_client import PromptGPSError as ClientError
 
@@ -207,9 +264,15 @@ def replay(
     _settings()  # for the logs
     try:
         replays = replay_history(
-            history, url=url, api_key=api_key, strategies=strategy or ["uniform", "mopps", "promptgps"],
-            seeds=range(seeds), batch_size=batch_size, steps=steps, free_reuse=free_reuse,
-        )  # fmt: skip
+            history,
+            url=url,
+            api_key=api_key,
+            strategies=strategy or ["uniform", "mopps", "promptgps"],
+            seeds=range(seeds),
+            batch_size=batch_size,
+            steps=steps,
+            free_reuse=free_reuse,
+        )
     except ClientError as error:
         raise Unavailable(str(error)) from error
     print_replays(replays)

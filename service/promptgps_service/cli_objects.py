@@ -18,18 +18,33 @@ if TYPE_CHECKING:
 
     from promptgps_service.store.unit import Store
 
-runs = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Runs: list, show, archive, open, delete.")
+runs = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Runs: list, show, archive, open, delete."
+)
 pools = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Pools: import, list, show, archive, open, delete."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Pools: import, list, show, archive, open, delete.",
 )
 
 Name = Annotated[str, typer.Argument(help="Its name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, and say what would be deleted.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Change nothing, and say what would be deleted.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Url = Annotated[str | None, typer.Option(help="The database. [env: PROMPTGPS_DATABASE_URL]")]
 
-RUN_COLUMNS = ("name", "state", "pools", "prompts", "selections", "log_position", "trained_through", "created_at")
+RUN_COLUMNS = (
+    "name",
+    "state",
+    "pools",
+    "prompts",
+    "selections",
+    "log_position",
+    "trained_through",
+    "created_at",
+)
 POOL_COLUMNS = ("name", "state", "embedding", "dimension", "prompts", "created_at")
 EVENT_COLUMNS = ("id", "created_at", "key", "action", "run", "pool", "detail")
 
@@ -83,7 +98,9 @@ def open_run(name: Name, database_url: Url = None) -> None:
 
 
 @runs.command("delete")
-def delete_run(name: Name, dry_run: DryRun = False, yes: Yes = False, database_url: Url = None) -> None:
+def delete_run(
+    name: Name, dry_run: DryRun = False, yes: Yes = False, database_url: Url = None
+) -> None:
     """Delete a run with all that belongs to it, for good."""
     from promptgps_service.flow.lifecycle import remove_run
 
@@ -133,7 +150,9 @@ def open_pool(name: Name, database_url: Url = None) -> None:
 
 
 @pools.command("delete")
-def delete_pool(name: Name, dry_run: DryRun = False, yes: Yes = False, database_url: Url = None) -> None:
+def delete_pool(
+    name: Name, dry_run: DryRun = False, yes: Yes = False, database_url: Url = None
+) -> None:
     """Delete a pool with its prompts, for good; not while a run needs it."""
     from promptgps_service.flow.lifecycle import remove_pool
 
@@ -149,8 +168,9 @@ def events(
     pool: Annotated[str | None, typer.Option(help="Only of this pool.")] = None,
     before: Annotated[int | None, typer.Option(min=1, help="Only events before this id.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=MAX_EVENTS, help="How many at most.")] = 50,
-    as_json: Json = False, database_url: Url = None,
-) -> None:  # fmt: skip
+    as_json: Json = False,
+    database_url: Url = None,
+) -> None:
     """List what was done to runs and pools, by whom and when; newest first."""
     from promptgps_service.flow import events as flow
 
@@ -181,7 +201,9 @@ def _delete(
         typer.echo(f"{what} {name} would be deleted: {told or 'nothing belongs to it'}")
         return
     if not yes:
-        typer.confirm(f"Delete {what} {name} for good ({told or 'nothing belongs to it'})?", abort=True)
+        typer.confirm(
+            f"Delete {what} {name} for good ({told or 'nothing belongs to it'})?", abort=True
+        )
     remove(store, name, None, dry_run=False)
     sweep(store, _rest)
     typer.echo(f"{what} {name} is deleted: {told or 'nothing belonged to it'}")

@@ -67,9 +67,16 @@ def import_prompts(
             )
             for file in files:
                 added = gps.add_prompts_file(
-                    name, file, key=key, text=text, domain=domain, vector=vector, prior_successes=prior_successes,
-                    prior_trials=prior_trials, on_equal_content="merge" if merge_equal else None,
-                )  # fmt: skip
+                    name,
+                    file,
+                    key=key,
+                    text=text,
+                    domain=domain,
+                    vector=vector,
+                    prior_successes=prior_successes,
+                    prior_trials=prior_trials,
+                    on_equal_content="merge" if merge_equal else None,
+                )
                 typer.echo(_told(name, file, added))
     except (ClientError, OSError, ValueError) as fault:
         raise Invalid(str(fault)) from fault

@@ -10,7 +10,11 @@ from asyncio import BaseTransport
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 MAX_HEAD = 65_536  # bytes of request line and headers
 RATE = 16_000.0  # bytes a second that a body must come at, once its first seconds are over
@@ -162,5 +166,7 @@ class Connection(HttpToolsProtocol):
         """Close, with an answer if this is the turn for one."""
         self._head_since = self._body_since = None
         if answer and not self.transport.is_closing():
-            self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+            self.transport.write(
+                STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n"
+            )
         self.transport.close()

@@ -47,7 +47,9 @@ def configure_logs(form: str, level: str) -> None:
     least = logging.getLevelNamesMapping()[level.upper()]
     root.setLevel(least)
     for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(least if least < logging.INFO else max(least, logging.WARNING))
+        logging.getLogger(name).setLevel(
+            least if least < logging.INFO else max(least, logging.WARNING)
+        )
 
     structlog.configure(
         processors=[*common, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -144,8 +146,12 @@ def _log_what_nobody_catches() -> None:
 
     def of_object(unraisable: sys.UnraisableHookArgs) -> None:
         error = unraisable.exc_value
-        trace = (unraisable.exc_type, error, unraisable.exc_traceback) if error is not None else None
-        log.error(unraisable.err_msg or "error ignored", object=repr(unraisable.object), exc_info=trace)
+        trace = (
+            (unraisable.exc_type, error, unraisable.exc_traceback) if error is not None else None
+        )
+        log.error(
+            unraisable.err_msg or "error ignored", object=repr(unraisable.object), exc_info=trace
+        )
 
     sys.excepthook = of_process
     threading.excepthook = of_thread

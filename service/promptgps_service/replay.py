@@ -62,7 +62,9 @@ def read_history(folder: Path) -> History:
     """
     texts = {line["key"]: line["text"] for line in _lines(folder, "prompts", ("key", "text"))}
     outcomes: dict[str, dict[int, tuple[int, int]]] = {key: {} for key in texts}
-    for number, line in enumerate(_lines(folder, "outcomes", ("key", "visit", "successes", "trials"))):
+    for number, line in enumerate(
+        _lines(folder, "outcomes", ("key", "visit", "successes", "trials"))
+    ):
         if line["key"] not in outcomes:
             raise Invalid.at("outcomes.key", f"{line['key']!r} is not among the prompts", number)
         outcomes[line["key"]][line["visit"]] = (line["successes"], line["trials"])
@@ -70,7 +72,10 @@ def read_history(folder: Path) -> History:
 
 
 def _lines(folder: Path, name: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for path, opener in ((folder / f"{name}.jsonl.gz", gzip.open), (folder / f"{name}.jsonl", open)):
+    for path, opener in (
+        (folder / f"{name}.jsonl.gz", gzip.open),
+        (folder / f"{name}.jsonl", open),
+    ):
         if path.exists():
             with opener(path, "rt", encoding="utf-8") as lines:
                 for number, line in enumerate(lines):
@@ -84,9 +89,16 @@ def _lines(folder: Path, name: str, fields: Sequence[str]) -> Iterator[dict[str,
 
 
 def replay_history(
-    folder: Path, *, url: str, api_key: str | None, strategies: Sequence[str], seeds: Iterable[int], batch_size: int,
-    steps: int | None, free_reuse: bool,
-) -> list[Replay]:  # fmt: skip
+    folder: Path,
+    *,
+    url: str,
+    api_key: str | None,
+    strategies: Sequence[str],
+    seeds: Iterable[int],
+    batch_size: int,
+    steps: int | None,
+    free_reuse: bool,
+) -> list[Replay]:
     """Replay a history with each strategy and seed, each in a run of its own.
 
     Raises:
@@ -106,38 +118,67 @@ def replay_history(
             for seed in seeds:
                 run = f"{strategy}-{seed}-{tag}"
                 reuse = FREE_REUSE if free_reuse and strategy != "uniform" else {}
-                gps.create_run(name=run, pool=pool, seed=seed, selection={"strategy": strategy, **reuse})
+                gps.create_run(
+                    name=run, pool=pool, seed=seed, selection={"strategy": strategy, **reuse}
+                )
                 replays.append(_one(gps, history, run, strategy, seed, batch_size, steps))
     return replays
 
 
 def _one(
-    gps: PromptGPS, history: History, run: str, strategy: str, seed: int, batch_size: int, steps: int
+    gps: PromptGPS,
+    history: History,
+    run: str,
+    strategy: str,
+    seed: int,
+    batch_size: int,
+    steps: int,
 ) -> Replay:
     shares, variances, chosen = [], [], set()
     for step in track(range(steps), description=f"{strategy}, seed {seed}", transient=True):
         batch = gps.select_batch(
-            run=run, sequence=step, batch_size=batch_size, policy_version=step, wait_seconds=WAIT_SECONDS
+            run=run,
+            sequence=step,
+            batch_size=batch_size,
+            policy_version=step,
+            wait_seconds=WAIT_SECONDS,
         )
         outcomes = [history.outcomes[key][step] for key in batch.draws.prompt]
         gps.report_groups(
-            run=run, draw_id=batch.draws.draw_id, policy_version=step,
-            successes=[successes for successes, _ in outcomes], trials=[trials for _, trials in outcomes],
-        )  # fmt: skip
+            run=run,
+            draw_id=batch.draws.draw_id,
+            policy_version=step,
+            successes=[successes for successes, _ in outcomes],
+            trials=[trials for _, trials in outcomes],
+        )
         shares.append(mean(0 < successes < trials for successes, trials in outcomes))
         variances.append(mean(s / n * (1 - s / n) for s, n in outcomes))
         chosen.update(batch.draws.prompt)
     quarter = max(steps // 4, 1)
     return Replay(
-        strategy, seed, steps, mean(shares), mean(shares[:quarter]), mean(shares[-quarter:]), len(chosen),
+        strategy,
+        seed,
+        steps,
+        mean(shares),
+        mean(shares[:quarter]),
+        mean(shares[-quarter:]),
+        len(chosen),
         mean(variances),
-    )  # fmt: skip
+    )
 
 
 def print_replays(replays: Sequence[Replay]) -> None:
     """A table of means and standard deviations over seeds."""
     table = Table(title=f"closed-loop replay, {replays[0].steps} steps")
-    for heading in ("strategy", "seeds", "effective share", "first quarter", "last quarter", "p(1-p)", "distinct"):
+    for heading in (
+        "strategy",
+        "seeds",
+        "effective share",
+        "first quarter",
+        "last quarter",
+        "p(1-p)",
+        "distinct",
+    ):
         table.add_column(heading, justify="left" if heading == "strategy" else "right")
     for strategy in dict.fromkeys(one.strategy for one in replays):
         own = [one for one in replays if one.strategy == strategy]

@@ -21,7 +21,9 @@ from promptgps_service.store.unit import Store
 # Each of the thousands of short operations of a training step gives the interpreter up and waits to get it back: beside
 # threads that compute, 5 ms a time, the interpreter's default, would make seconds of one step.
 SWITCH_SECONDS = 0.00005
-KEEP_ALIVE_SECONDS = 30  # longer than clients keep an idle connection, or they would write into one that just closes
+KEEP_ALIVE_SECONDS = (
+    30  # longer than clients keep an idle connection, or they would write into one that just closes
+)
 OTHER_FILES = 512  # open files besides connections: the database, spooled bodies, modules
 
 
@@ -36,10 +38,17 @@ def run_server(settings: Settings, *, migrate: bool) -> None:
     announce(f"promptgps: API http://{shown}:{port}  docs http://{shown}:{port}/docs")
     _allow_connections(settings.max_connections)
     config = uvicorn.Config(
-        create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=10, lifespan="on",
-        http=limited(settings.max_connections, settings.request_seconds), ws="none", proxy_headers=False,
-        server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-    )  # fmt: skip
+        create_app(settings),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=10,
+        lifespan="on",
+        http=limited(settings.max_connections, settings.request_seconds),
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
     gc.freeze()  # what was imported stays: to look through it again and again would stop every thread for .2 s
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -58,18 +58,25 @@ class Settings(BaseSettings):
     )
 
     database_url: str = Field(
-        "sqlite:///promptgps.db", description="sqlite:///FILE (one machine) or postgresql://USER:PASSWORD@HOST/NAME."
+        "sqlite:///promptgps.db",
+        description="sqlite:///FILE (one machine) or postgresql://USER:PASSWORD@HOST/NAME.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on; loopback, so that nothing is open by accident.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on; loopback, so that nothing is open by accident.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    device: str = Field("auto", description="Where the model lives: auto (cuda where there is one), cpu, cuda:1 …")
+    device: str = Field(
+        "auto", description="Where the model lives: auto (cuda where there is one), cpu, cuda:1 …"
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),
         description="Comma-separated keys with all rights, besides those of `promptgps keys`; with a key in either "
         "place, all but the health checks want `Authorization: Bearer KEY`.",
     )
     allow_open: bool = Field(
-        False, description="Serve other machines without any API key; without this only loopback is open."
+        False,
+        description="Serve other machines without any API key; without this only loopback is open.",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -82,41 +89,69 @@ class Settings(BaseSettings):
         description="Comma-separated origins (https://HOST[:PORT], or `*`) whose web pages may call the service; "
         "unset, only its own.",
     )
-    train: bool = Field(True, description="Whether this process learns; false for a replica that only serves.")
+    train: bool = Field(
+        True, description="Whether this process learns; false for a replica that only serves."
+    )
     torch_threads: int = Field(
-        0, ge=0, le=256, description="Threads of one torch operation; 0 leaves one core for the requests."
+        0,
+        ge=0,
+        le=256,
+        description="Threads of one torch operation; 0 leaves one core for the requests.",
     )
     device_callers: int = Field(
-        32, ge=1, le=96, description="Requests that may wait for the device, half of them of one run; others get 429."
+        32,
+        ge=1,
+        le=96,
+        description="Requests that may wait for the device, half of them of one run; others get 429.",
     )
     learn_groups: int = Field(
         32, ge=1, description="Complete groups that are learned from without waiting for the rest."
     )
     learn_seconds: float = Field(
-        2.0, ge=0, le=3600, description="Longest time that outcomes of an unfinished step wait to be learned "
-        "from; where the trainer asks for its batches with wait_seconds, they wait until it asks."
+        2.0,
+        ge=0,
+        le=3600,
+        description="Longest time that outcomes of an unfinished step wait to be learned "
+        "from; where the trainer asks for its batches with wait_seconds, they wait until it asks.",
     )
     poll_seconds: float = Field(
-        0.25, gt=0, le=60, description="Pause between two looks at what other processes have written."
+        0.25,
+        gt=0,
+        le=60,
+        description="Pause between two looks at what other processes have written.",
     )
     lease_seconds: float = Field(
-        10.0, ge=0.5, le=3600, description="A worker that shows no sign of life for so long loses its runs to others, "
-        "an import its pool after twice that."
+        10.0,
+        ge=0.5,
+        le=3600,
+        description="A worker that shows no sign of life for so long loses its runs to others, "
+        "an import its pool after twice that.",
     )
     max_body_mb: float = Field(64.0, gt=0, description="Largest JSON body, in MB (10^6 bytes).")
-    max_file_mb: float = Field(8192.0, gt=0, description="Largest pool file (JSON Lines, Parquet), in MB.")
-    max_open_draws: int = Field(
-        10_000_000, ge=1, description="Draws of one run that may be without an outcome before it gets no more (429)."
+    max_file_mb: float = Field(
+        8192.0, gt=0, description="Largest pool file (JSON Lines, Parquet), in MB."
     )
-    max_connections: int = Field(4096, ge=1, description="Open connections; further ones are closed at once.")
+    max_open_draws: int = Field(
+        10_000_000,
+        ge=1,
+        description="Draws of one run that may be without an outcome before it gets no more (429).",
+    )
+    max_connections: int = Field(
+        4096, ge=1, description="Open connections; further ones are closed at once."
+    )
     request_seconds: float = Field(
-        20.0, gt=0, description="Longest time for the head of a request, and for its body besides a second per 16 kB."
+        20.0,
+        gt=0,
+        description="Longest time for the head of a request, and for its body besides a second per 16 kB.",
     )
     embedding_root: Path | None = Field(
-        None, description="Folder of sentence-transformers models that pools may name; unset, no pool may name one."
+        None,
+        description="Folder of sentence-transformers models that pools may name; unset, no pool may name one.",
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line written.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe line written."
+    )
 
     def open_without_keys(self) -> bool:
         """Whether a service without a single key lets everybody in: only where no other machine reaches it."""
@@ -149,7 +184,9 @@ class Settings(BaseSettings):
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
             if not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is not an origin: https://HOST[:PORT], without a path")
+                raise ValueError(
+                    f"{origin!r} is not an origin: https://HOST[:PORT], without a path"
+                )
         return value
 
     @field_validator("database_url", mode="after")
@@ -291,7 +328,9 @@ def _empty(flags: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, str
         if value is None and path is not None and path.is_file():
             source, value = str(path), path.read_text(errors="replace")
         if value is not None and not any(_split(value)):
-            found[field] = f"{source} is empty: take it away for the default, or say what it should be"
+            found[field] = (
+                f"{source} is empty: take it away for the default, or say what it should be"
+            )
     return found
 
 

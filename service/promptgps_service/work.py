@@ -46,7 +46,9 @@ def learn_runs(settings: Settings, only: Collection[str] | None, *, migrate: boo
         NotOpen: one of them is archived or faulty.
         Unavailable: the database does not answer.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave in order: the runs are given back
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # leave in order: the runs are given back
     with _context(settings, migrate=migrate) as context:
         with context.store.read() as unit:
             records = [record for record in unit.runs.all() if record.state == OPEN]
@@ -55,7 +57,9 @@ def learn_runs(settings: Settings, only: Collection[str] | None, *, migrate: boo
                 for record in records:
                     require_open(unit, record)
         waiting = {record.name: record.log_position for record in records}
-        while waiting := {name: at for name, at in waiting.items() if not _has_learned(context, name, at)}:
+        while waiting := {
+            name: at for name, at in waiting.items() if not _has_learned(context, name, at)
+        }:
             time.sleep(settings.poll_seconds)
     return True
 
@@ -65,7 +69,9 @@ def _has_learned(context: Context, name: str, position: int) -> bool:
         record = unit.runs.find(name)
     if record is None or record.state != OPEN:  # put away since
         return True
-    if record.trained_through >= min(position, record.log_position):  # a restore may have shortened the log
+    if record.trained_through >= min(
+        position, record.log_position
+    ):  # a restore may have shortened the log
         return True
     if context.leases.hold(record.id):
         context.desk(name).trainer.learn(position)

@@ -14,16 +14,25 @@ MIXED = Aim("mixed", rollouts=8)
 
 
 def rules(
-    aim: Aim = MIXED, *, candidate_factor: int | None = None, uniform_share: float = 0.0, diversity: float = 0.0
+    aim: Aim = MIXED,
+    *,
+    candidate_factor: int | None = None,
+    uniform_share: float = 0.0,
+    diversity: float = 0.0,
 ) -> Rules:
     """Rules, greedy over the whole pool unless said otherwise."""
     return Rules(aim, candidate_factor, uniform_share, diversity)
 
 
 def field(
-    count: int, seed: int = 0, *, tier: Tensor | None = None, groups: tuple[Group, ...] = (), dimension: int = 4,
+    count: int,
+    seed: int = 0,
+    *,
+    tier: Tensor | None = None,
+    groups: tuple[Group, ...] = (),
+    dimension: int = 4,
     anchors: int = 0,
-) -> Field:  # fmt: skip
+) -> Field:
     """A pool of random prompts: logit-normal posteriors, unit embeddings, every prompt free unless said otherwise."""
     random = np.random.default_rng(seed)
     embedding = random.normal(size=(count, dimension)).astype(np.float32)
@@ -33,10 +42,13 @@ def field(
         tier=torch.full((count,), FREE, dtype=torch.int8) if tier is None else tier,
         last_draw=torch.from_numpy(random.permutation(count).astype(np.int64)),
         posterior=LogitNormal(
-            torch.from_numpy(random.normal(0.0, 2.0, count)), torch.from_numpy(random.uniform(0.01, 2.0, count))
+            torch.from_numpy(random.normal(0.0, 2.0, count)),
+            torch.from_numpy(random.uniform(0.01, 2.0, count)),
         ),
         embedding=torch.from_numpy(embedding),
-        anchors=torch.from_numpy(random.integers(0, count, anchors)) if anchors else torch.zeros(0, dtype=torch.long),
+        anchors=torch.from_numpy(random.integers(0, count, anchors))
+        if anchors
+        else torch.zeros(0, dtype=torch.long),
         groups=groups,
     )
 
@@ -47,11 +59,18 @@ def permuted(pool: Field, order: Tensor) -> Field:
     assert pool.anchors is not None
     place = torch.empty_like(order)
     place[order] = torch.arange(order.numel())
-    groups = tuple(Group(group.name, group.share, group.issued, group.rows[order]) for group in pool.groups)
+    groups = tuple(
+        Group(group.name, group.share, group.issued, group.rows[order]) for group in pool.groups
+    )
     return Field(
-        pool.identity[order], pool.tier[order], pool.last_draw[order], pool.posterior.take(order),
-        pool.embedding[order], place[pool.anchors], groups,
-    )  # fmt: skip
+        pool.identity[order],
+        pool.tier[order],
+        pool.last_draw[order],
+        pool.posterior.take(order),
+        pool.embedding[order],
+        place[pool.anchors],
+        groups,
+    )
 
 
 def certain(*gamma: float) -> BetaPosterior:

@@ -25,12 +25,17 @@ def drawn_tiers(tier: torch.Tensor, choice: Choice) -> list[int]:
     return sorted(tier[choice.rows].tolist())
 
 
-@pytest.mark.parametrize("name", sorted(set(UTILITIES) - {"uniform", "thompson"}))  # these depend on luck
+@pytest.mark.parametrize(
+    "name", sorted(set(UTILITIES) - {"uniform", "thompson"})
+)  # these depend on luck
 def test_without_a_candidate_factor_the_best_of_the_pool_are_taken(name: str) -> None:
     pool, aim = field(200), Aim(name, rollouts=8)
     choice = choose(pool, rules(aim), 20, seed=3)
     values = utility(pool.posterior, aim, torch.zeros(200, dtype=torch.float64))
-    chosen, left = values[choice.rows], values[[row for row in range(200) if row not in choice.rows.tolist()]]
+    chosen, left = (
+        values[choice.rows],
+        values[[row for row in range(200) if row not in choice.rows.tolist()]],
+    )
     assert float(chosen.min()) >= float(left.max())
 
 
@@ -45,11 +50,14 @@ def test_candidates_raise_the_utility_of_a_batch_and_the_whole_pool_raises_it_mo
     pool = field(2_000)
     values = utility(pool.posterior, Aim("mixed", 8), torch.zeros(2_000, dtype=torch.float64))
     means = [
-        torch.stack([
-            values[choose(pool, rules(candidate_factor=factor), 20, seed).rows].mean() for seed in range(20)
-        ]).mean()
+        torch.stack(
+            [
+                values[choose(pool, rules(candidate_factor=factor), 20, seed).rows].mean()
+                for seed in range(20)
+            ]
+        ).mean()
         for factor in (1, 2, 8, None)
-    ]  # fmt: skip
+    ]
     assert means == sorted(means)
 
 
@@ -71,7 +79,9 @@ def test_without_a_uniform_share_no_pick_is_uniform_and_with_all_of_it_every_one
 def test_what_is_kept_back_is_not_drawn_while_the_free_suffice() -> None:
     tier = tiers(free=10, cooling=10, pending=10, retired=10, forbidden=10)
     for seed in range(20):
-        choice = choose(field(50, tier=tier), rules(uniform_share=0.3, candidate_factor=8), 10, seed)
+        choice = choose(
+            field(50, tier=tier), rules(uniform_share=0.3, candidate_factor=8), 10, seed
+        )
         assert drawn_tiers(tier, choice) == [FREE] * 10
         assert choice.warnings == []
 
@@ -97,7 +107,9 @@ def test_a_short_pool_is_filled_with_cooling_then_pending_then_retired(
 
 def test_a_fill_takes_what_was_drawn_longest_ago() -> None:
     tier = tiers(free=2, cooling=8)
-    pool = replace(field(10, tier=tier), last_draw=torch.tensor([-1, -1, 13, 9, 12, 7, 11, 8, 14, 10]))
+    pool = replace(
+        field(10, tier=tier), last_draw=torch.tensor([-1, -1, 13, 9, 12, 7, 11, 8, 14, 10])
+    )
     choice = choose(pool, rules(), 5, seed=1)
     assert sorted(choice.rows.tolist()) == [0, 1, 3, 5, 7]
 
@@ -121,7 +133,9 @@ def test_a_group_that_is_too_small_is_named() -> None:
 def test_groups_get_their_shares_and_what_is_in_no_group_gets_nothing() -> None:
     row = torch.arange(60)
     groups = (Group("a", 0.75, 0, row < 20), Group("b", 0.25, 0, (row >= 20) & (row < 40)))
-    choice = choose(field(60, groups=groups), rules(uniform_share=0.2, candidate_factor=2), 12, seed=1)
+    choice = choose(
+        field(60, groups=groups), rules(uniform_share=0.2, candidate_factor=2), 12, seed=1
+    )
     assert int((choice.rows < 20).sum()) == 9
     assert int(((choice.rows >= 20) & (choice.rows < 40)).sum()) == 3
 
@@ -140,8 +154,13 @@ def test_the_order_of_a_batch_says_nothing_about_utility() -> None:
 def test_diversity_spreads_the_batch_and_costs_utility() -> None:
     pool, aim = field(500, dimension=8), Aim("information", 8)
     values = utility(pool.posterior, aim, torch.zeros(500, dtype=torch.float64))
-    plain, spread = (choose(pool, rules(aim, diversity=weight), 16, seed=2).rows for weight in (0.0, 5.0))
+    plain, spread = (
+        choose(pool, rules(aim, diversity=weight), 16, seed=2).rows for weight in (0.0, 5.0)
+    )
     assert pool.embedding is not None
-    dispersion = [float(torch.cdist(pool.embedding[rows], pool.embedding[rows]).mean()) for rows in (plain, spread)]
+    dispersion = [
+        float(torch.cdist(pool.embedding[rows], pool.embedding[rows]).mean())
+        for rows in (plain, spread)
+    ]
     assert dispersion[1] > dispersion[0] + 0.02
     assert float(values[spread].sum()) < float(values[plain].sum())

@@ -9,7 +9,9 @@ from promptgps_service.acquisition.diversity import distances, greedy
 from torch import Tensor
 
 
-def plain_greedy(utility: Tensor, embedding: Tensor, anchors: Tensor, size: int, weight: float) -> list[int]:
+def plain_greedy(
+    utility: Tensor, embedding: Tensor, anchors: Tensor, size: int, weight: float
+) -> list[int]:
     """The greedy as it is written in the docstring, over all candidates."""
     d = distances(embedding, embedding).double()
     quality = utility / size
@@ -36,7 +38,9 @@ def test_pruning_changes_nothing(weight: float, anchored: int, seed: int) -> Non
     x = unit_rows(1500, random)
     utility = torch.rand(1500, generator=random, dtype=torch.float64)
     anchors = unit_rows(anchored, random)
-    assert greedy(utility, x, anchors, 24, weight).tolist() == plain_greedy(utility, x, anchors, 24, weight)
+    assert greedy(utility, x, anchors, 24, weight).tolist() == plain_greedy(
+        utility, x, anchors, 24, weight
+    )
 
 
 def test_without_weight_it_is_the_top_by_utility() -> None:
@@ -50,7 +54,11 @@ def test_without_weight_it_is_the_top_by_utility() -> None:
 def test_weight_spreads_the_batch_and_keeps_it_away_from_its_anchors() -> None:
     random = torch.Generator().manual_seed(1)
     topics = torch.zeros(2000, 16)
-    topics[:, 0], topics[200:, 0], topics[200:, 1] = 2.0, 0.0, 0.5  # a narrow topic of 200 prompts, slightly better
+    topics[:, 0], topics[200:, 0], topics[200:, 1] = (
+        2.0,
+        0.0,
+        0.5,
+    )  # a narrow topic of 200 prompts, slightly better
     x = torch.nn.functional.normalize(topics + 0.3 * torch.randn(2000, 16, generator=random), dim=1)
     utility = 0.01 * torch.rand(2000, generator=random, dtype=torch.float64)
     utility[:200] += 0.01
@@ -73,7 +81,9 @@ def test_a_batch_of_one_and_of_everything() -> None:
     assert sorted(greedy(utility, x, x[:5], 30, 0.5).tolist()) == list(range(30))
 
 
-def test_a_small_weight_looks_at_a_small_part_of_a_large_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_weight_looks_at_a_small_part_of_a_large_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     random = torch.Generator().manual_seed(3)
     x = unit_rows(40_000, random, dimension=64)
     utility = torch.rand(40_000, generator=random, dtype=torch.float64)

@@ -44,10 +44,12 @@ def test_neighbouring_identities_seeds_and_streams_are_independent() -> None:
     bound = stats.norm.isf(CONFIDENCE / 2) / COUNT**0.5
     base = uniforms(identities("counter"), 7, ORDER) - 0.5
     others = [
-        uniforms(identities("counter") + 1, 7, ORDER), uniforms(identities("counter"), 8, ORDER),
-        uniforms(identities("counter"), 7, THOMPSON), uniforms(identities("counter"), 7, TIES),
+        uniforms(identities("counter") + 1, 7, ORDER),
+        uniforms(identities("counter"), 8, ORDER),
+        uniforms(identities("counter"), 7, THOMPSON),
+        uniforms(identities("counter"), 7, TIES),
         uniforms(identities("counter"), 7, SHUFFLE),
-    ]  # fmt: skip
+    ]
     for other in others:
         assert abs(float((base * (other - 0.5)).mean()) * 12) < bound
 
@@ -76,7 +78,12 @@ def test_a_known_answer_so_that_old_selections_can_be_replayed() -> None:
 
 
 def test_derive_depends_on_every_part_and_their_order() -> None:
-    seeds = [derive(seed, first, second) for seed in range(20) for first in range(20) for second in range(20)]
+    seeds = [
+        derive(seed, first, second)
+        for seed in range(20)
+        for first in range(20)
+        for second in range(20)
+    ]
     assert len(set(seeds)) == 8_000
     assert all(0 <= seed < 2**53 for seed in seeds)
     assert len({derive(1), derive(1, 0), derive(1, 0, 0), derive(0, 1), derive(0, 1, 0)}) == 5
@@ -88,7 +95,9 @@ def test_equal_parts_are_no_special_case() -> None:
 
 
 def test_large_and_negative_parts_are_taken() -> None:
-    assert len({derive(2**53 - 1, part) for part in (0, -1, 2**53 - 1, 2**63 - 1, 2**64 - 1)}) == 4  # −1 is 2^64 − 1
+    assert (
+        len({derive(2**53 - 1, part) for part in (0, -1, 2**53 - 1, 2**63 - 1, 2**64 - 1)}) == 4
+    )  # −1 is 2^64 − 1
 
 
 def test_equal_identities_become_distinct_and_the_first_of_them_stays() -> None:

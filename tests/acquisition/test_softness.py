@@ -22,7 +22,9 @@ def groups(*told: tuple[int, list[float]]) -> Groups:
     return Groups(row, count, total, soft)
 
 
-def beta_groups(row: int, concentration: float, gamma: NDArray[np.float64], seed: int) -> list[tuple[int, list[float]]]:
+def beta_groups(
+    row: int, concentration: float, gamma: NDArray[np.float64], seed: int
+) -> list[tuple[int, list[float]]]:
     """Groups of eight Beta(cγ, c(1 − γ)) rewards, of variance γ (1 − γ) / (1 + c): softness c / (1 + c)."""
     random = np.random.default_rng(seed)
     return [(row, list(random.beta(concentration * g, concentration * (1 - g), 8))) for g in gamma]
@@ -31,10 +33,16 @@ def beta_groups(row: int, concentration: float, gamma: NDArray[np.float64], seed
 def test_one_group_by_hand() -> None:
     # r(1 − r): 1/4, 1/4, 0, 0, mean 1/8. Squares around 1/2: 1/2 over 3 degrees of freedom, 1/6. 1/8 of 7/24 is 3/7.
     found = softness(groups((1, [0.5, 0.5, 1.0, 0.0])), 3)
-    assert found == pytest.approx([3 / 7] * 3)  # a prompt never tried has the softness of the others
+    assert found == pytest.approx(
+        [3 / 7] * 3
+    )  # a prompt never tried has the softness of the others
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.lists(st.sampled_from([0.0, 1.0]), max_size=8)), max_size=10))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.lists(st.sampled_from([0.0, 1.0]), max_size=8)), max_size=10
+    )
+)
 def test_binary_rewards_have_none_at_all(told: list[tuple[int, list[float]]]) -> None:
     assert softness(groups(*told), 4).tolist() == [0.0] * 4
 
@@ -63,9 +71,12 @@ def test_it_is_found_though_the_policy_moves(concentration: float) -> None:
 
 
 def test_a_prompt_goes_from_the_pools_softness_to_its_own_as_it_is_seen() -> None:
-    rest = [group for row in range(1, 40) for group in beta_groups(row, 9.0, np.full(4, 0.5), seed=row)]
+    rest = [
+        group for row in range(1, 40) for group in beta_groups(row, 9.0, np.full(4, 0.5), seed=row)
+    ]
     found = [
-        softness(groups(*rest, *beta_groups(0, 0.25, np.full(count, 0.5), seed=0)), 40)[0] for count in (0, 1, 4, 40)
+        softness(groups(*rest, *beta_groups(0, 0.25, np.full(count, 0.5), seed=0)), 40)[0]
+        for count in (0, 1, 4, 40)
     ]
     assert found == sorted(found, reverse=True)
     assert found[0] == pytest.approx(0.9, abs=0.03)

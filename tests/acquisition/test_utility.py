@@ -38,7 +38,11 @@ def test_the_chance_of_a_mixed_group(gamma: float, rollouts: int, expected: floa
 @pytest.mark.parametrize(
     ("aim", "gamma", "expected"),
     [
-        (Aim("mixed", 4, bonus=0.5), 0.25, 0.6796875),  # nothing is uncertain: the bonus adds nothing
+        (
+            Aim("mixed", 4, bonus=0.5),
+            0.25,
+            0.6796875,
+        ),  # nothing is uncertain: the bonus adds nothing
         (Aim("information", 8), 0.2, 0.16),  # 0.2 · 0.8
         (Aim("target", 8), 0.3, -0.04),  # −(0.3 − 0.5)²
         (Aim("target", 8, target=0.7), 0.3, -0.16),
@@ -50,7 +54,9 @@ def test_the_chance_of_a_mixed_group(gamma: float, rollouts: int, expected: floa
     ],
 )
 def test_where_the_success_rate_is_known(aim: Aim, gamma: float, expected: float) -> None:
-    assert value(certain(gamma), aim) == pytest.approx(expected, abs=2e-4)  # 1e9 trials leave a spread of 1e-5
+    assert value(certain(gamma), aim) == pytest.approx(
+        expected, abs=2e-4
+    )  # 1e9 trials leave a spread of 1e-5
 
 
 def test_the_bonus_counts_standard_deviations_of_the_utility() -> None:
@@ -58,7 +64,9 @@ def test_the_bonus_counts_standard_deviations_of_the_utility() -> None:
     flat = BetaPosterior(torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
     plain, double = (value(flat, Aim("information", 8, bonus=bonus)) for bonus in (0.0, 2.0))
     assert plain == pytest.approx(1 / 6, abs=0.002)
-    assert double - plain == pytest.approx(2 * 0.0745356, abs=0.02)  # nine nodes stand for a flat density
+    assert double - plain == pytest.approx(
+        2 * 0.0745356, abs=0.02
+    )  # nine nodes stand for a flat density
 
 
 def test_the_mixed_utility_of_a_flat_posterior() -> None:
@@ -70,17 +78,25 @@ def test_the_mixed_utility_of_a_flat_posterior() -> None:
 def test_without_a_bonus_the_surer_of_two_prompts_at_a_half_is_worth_more() -> None:
     mean = torch.tensor([0.5, 0.5], dtype=torch.float64)
     weight = torch.tensor([2.0, 200.0], dtype=torch.float64)
-    values = utility(BetaPosterior(mean * weight, mean * weight), Aim("mixed", 8, bonus=0.0), LUCK.expand(2))
+    values = utility(
+        BetaPosterior(mean * weight, mean * weight), Aim("mixed", 8, bonus=0.0), LUCK.expand(2)
+    )
     assert float(values[0]) < float(values[1]) <= 0.9921875
 
 
-@pytest.mark.parametrize(("level", "theta"), [(0.5, 0.0), (0.8413447460685429, 1.0), (0.022750131948179195, -2.0)])
+@pytest.mark.parametrize(
+    ("level", "theta"), [(0.5, 0.0), (0.8413447460685429, 1.0), (0.022750131948179195, -2.0)]
+)
 def test_thompson_draws_the_quantile_of_its_luck(level: float, theta: float) -> None:
     # θ ~ N(0.3, 0.6²): the level Φ(z) gives γ = sigmoid(0.3 + 0.6 z)
-    posterior = LogitNormal(torch.tensor([0.3], dtype=torch.float64), torch.tensor([0.36], dtype=torch.float64))
+    posterior = LogitNormal(
+        torch.tensor([0.3], dtype=torch.float64), torch.tensor([0.36], dtype=torch.float64)
+    )
     gamma = 1 / (1 + math.exp(-(0.3 + 0.6 * theta)))
     luck = torch.tensor([level], dtype=torch.float64)
-    assert value(posterior, Aim("thompson", 8), luck) == pytest.approx(-((gamma - 0.5) ** 2), abs=TIE)
+    assert value(posterior, Aim("thompson", 8), luck) == pytest.approx(
+        -((gamma - 0.5) ** 2), abs=TIE
+    )
 
 
 def test_the_variance_of_binary_rewards_is_the_information_to_the_last_bit() -> None:
@@ -99,13 +115,17 @@ def test_softness_takes_its_share_of_the_variance_and_of_its_spread() -> None:
     assert float(values[1]) == pytest.approx(0.75 * float(values[0]), abs=TIE)
     assert float(values[2]) == 0.0
     others = utility(flat, Aim("mixed", 8), LUCK.expand(3), softness)
-    assert others.tolist() == pytest.approx([float(others[0])] * 3, abs=TIE)  # no other utility knows of it
+    assert others.tolist() == pytest.approx(
+        [float(others[0])] * 3, abs=TIE
+    )  # no other utility knows of it
 
 
 def test_thompson_prefers_a_prompt_as_often_as_its_posterior_says() -> None:
     # Prompt 0 is at 0.5 for sure; prompt 1 is Beta(1, 1), nearer to the target than 0.1 with probability 0.2.
     luck = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-    flat = BetaPosterior(torch.ones(10_000, dtype=torch.float64), torch.ones(10_000, dtype=torch.float64))
+    flat = BetaPosterior(
+        torch.ones(10_000, dtype=torch.float64), torch.ones(10_000, dtype=torch.float64)
+    )
     values = utility(flat, Aim("thompson", 8), luck)
     assert float((values > -(0.1**2)).double().mean()) == pytest.approx(0.2, abs=0.001)
 
@@ -114,7 +134,9 @@ def test_thompson_prefers_a_prompt_as_often_as_its_posterior_says() -> None:
 def test_every_utility_is_finite_at_the_ends(name: str) -> None:
     mu = torch.tensor([-800.0, 800.0, 0.0, 0.0], dtype=torch.float64)
     variance = torch.tensor([1e-12, 1e-12, 1e4, 0.0], dtype=torch.float64)
-    values = utility(LogitNormal(mu, variance), Aim(name, 4096), torch.tensor([1e-16, 0.5, 0.5, 0.5]))
+    values = utility(
+        LogitNormal(mu, variance), Aim(name, 4096), torch.tensor([1e-16, 0.5, 0.5, 0.5])
+    )
     assert values.dtype == torch.float64
     assert torch.isfinite(values).all()
 
@@ -123,11 +145,15 @@ def test_every_utility_is_finite_at_the_ends(name: str) -> None:
 def test_a_prompts_utility_does_not_depend_on_the_others(name: str) -> None:
     random = torch.Generator().manual_seed(1)
     posterior = LogitNormal(
-        torch.randn(64, generator=random, dtype=torch.float64), torch.rand(64, generator=random, dtype=torch.float64)
+        torch.randn(64, generator=random, dtype=torch.float64),
+        torch.rand(64, generator=random, dtype=torch.float64),
     )
     luck = torch.rand(64, generator=random, dtype=torch.float64)
     whole = utility(posterior, Aim(name, 8), luck)
-    alone = torch.cat([
-        utility(posterior.take(torch.tensor([row])), Aim(name, 8), luck[row : row + 1]) for row in range(64)
-    ])  # fmt: skip
+    alone = torch.cat(
+        [
+            utility(posterior.take(torch.tensor([row])), Aim(name, 8), luck[row : row + 1])
+            for row in range(64)
+        ]
+    )
     torch.testing.assert_close(whole, alone, rtol=0, atol=TIE)

@@ -17,7 +17,9 @@ from tests.adapters.sums import DATABASE, Run, opened
 from tests.server import Server, running
 
 os.environ.setdefault("PROMPTGPS_SERVICE", str(Path(__file__).parents[2] / ".venv/bin/python"))
-os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
+os.environ.update(
+    HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES=""
+)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,9 @@ class Run:
     def _rows(self, question: str) -> list[sqlite3.Row]:
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
             connection.row_factory = sqlite3.Row
-            (run_id,) = connection.execute("SELECT id FROM runs WHERE name = ?", (self.name,)).fetchone()
+            (run_id,) = connection.execute(
+                "SELECT id FROM runs WHERE name = ?", (self.name,)
+            ).fetchone()
             return connection.execute(question, (run_id,)).fetchall()
 
 

@@ -14,13 +14,17 @@ from tests.adapters.sums import TEXTS
 def rows(folder: Path, name: str, keys: list[str]) -> Path:
     path = folder / f"{name}.parquet"
     if not path.exists():
-        Dataset.from_list([
-            {
-                "data_source": "sums", "prompt": [{"role": "user", "content": text}],
-                "reward_model": {"ground_truth": "0"}, "extra_info": {"index": key},
-            }
-            for key, text in zip(keys, TEXTS, strict=False)
-        ]).to_parquet(path)  # fmt: skip
+        Dataset.from_list(
+            [
+                {
+                    "data_source": "sums",
+                    "prompt": [{"role": "user", "content": text}],
+                    "reward_model": {"ground_truth": "0"},
+                    "extra_info": {"index": key},
+                }
+                for key, text in zip(keys, TEXTS, strict=False)
+            ]
+        ).to_parquet(path)
     return path
 
 
@@ -28,4 +32,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
     words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     template = "{% for message in messages %}{{ message.content }}{% endfor %}"
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", chat_template=template)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", chat_template=template
+    )

@@ -19,17 +19,23 @@ many_prompts = st.lists(st.tuples(st.floats(-9, 9), st.floats(0, 4)), min_size=1
 rivals = st.sampled_from([0.0, 0.3, 1.0])
 
 
-def curves(moments: Sequence[tuple[float, float]], objective: str = "best_of_n", rival: float = 1.0) -> Curves:
+def curves(
+    moments: Sequence[tuple[float, float]], objective: str = "best_of_n", rival: float = 1.0
+) -> Curves:
     """Curves of prompts with normal log-odds of these means and standard deviations, none of them tried."""
     mu, sd = np.array(moments, np.float64).T
     none = np.zeros(len(moments), np.int64)
     return curves_of(objective, masses(mu, sd), none, none, rival)
 
 
-def tried(mu: Floats, sd: Floats, successes: Integers | None = None, trials: Integers | None = None) -> Tried:
+def tried(
+    mu: Floats, sd: Floats, successes: Integers | None = None, trials: Integers | None = None
+) -> Tried:
     """Prompts with outcomes, by default without any."""
     none = np.zeros(mu.size, np.int64)
-    return Tried(mu, sd, none if successes is None else successes, none if trials is None else trials)
+    return Tried(
+        mu, sd, none if successes is None else successes, none if trials is None else trials
+    )
 
 
 def learned(seed: int, count: int, told: float = 1.0, doubt: float = 1.0) -> tuple[Tried, Floats]:
@@ -48,7 +54,11 @@ def majorant(curve: Floats) -> Floats:
     """The least concave majorant by its definition: at each column the highest chord over it."""
     columns = range(len(curve))
     chords = (
-        [curve[i] + (curve[j] - curve[i]) * (b - i) / (j - i) for i in columns[:b] for j in columns[b + 1 :]]
+        [
+            curve[i] + (curve[j] - curve[i]) * (b - i) / (j - i)
+            for i in columns[:b]
+            for j in columns[b + 1 :]
+        ]
         for b in columns
     )
     return np.array([max([curve[b], *over]) for b, over in enumerate(chords)])

@@ -38,9 +38,14 @@ def test_moments_are_kept_within_the_grid(mu: float, sd: float) -> None:
 @pytest.mark.parametrize("sd", [0.3, 1.0, 2.6, 3.7])
 @pytest.mark.parametrize("mu", [-3.0, 0.0, 2.0])
 @pytest.mark.parametrize("failures", [0, 4, 16])
-def test_the_gain_of_one_more_sample_is_right_where_nine_nodes_are_not(mu: float, sd: float, failures: int) -> None:
+def test_the_gain_of_one_more_sample_is_right_where_nine_nodes_are_not(
+    mu: float, sd: float, failures: int
+) -> None:
     p, mass = expit(DENSE), density(mu, sd)
-    truth = [(mass * p * (1 - p) ** (failures + b)).sum() / (mass * (1 - p) ** failures).sum() for b in (0, 3, 15)]
+    truth = [
+        (mass * p * (1 - p) ** (failures + b)).sum() / (mass * (1 - p) ** failures).sum()
+        for b in (0, 3, 15)
+    ]
     weights = update(masses(np.array([mu]), np.array([sd])), np.array([0]), np.array([failures]))
     found = [float((weights @ np.exp(LOG_P + b * LOG_Q))[0]) for b in (0, 3, 15)]
     assert found == pytest.approx(truth, rel=0.01, abs=5e-4)
@@ -50,7 +55,11 @@ def test_the_gain_of_one_more_sample_is_right_where_nine_nodes_are_not(mu: float
 def test_bayes_against_dense_integration(mu: float, sd: float, n: int, share: float) -> None:
     s = round(share * n)
     weights = update(masses(np.array([mu]), np.array([sd])), np.array([s]), np.array([n]))[0]
-    log = stats.norm.logpdf(DENSE, mu, sd) - s * np.logaddexp(0, -DENSE) - (n - s) * np.logaddexp(0, DENSE)
+    log = (
+        stats.norm.logpdf(DENSE, mu, sd)
+        - s * np.logaddexp(0, -DENSE)
+        - (n - s) * np.logaddexp(0, DENSE)
+    )
     mass = np.exp(log - log.max())
     mean = (mass / mass.sum()) @ expit(DENSE)
     assert weights.sum() == pytest.approx(1.0)
@@ -73,4 +82,6 @@ def test_moments_are_read_off_a_logit_normals_nodes(mu: float, sd: float) -> Non
 def test_a_beta_posterior_keeps_its_mean() -> None:
     posterior = BetaPosterior(torch.tensor([2.0, 30.0]).double(), torch.tensor([5.0, 3.0]).double())
     values, weights = (part.numpy() for part in posterior.nodes())
-    assert masses(*log_odds(values, weights)) @ np.exp(LOG_P) == pytest.approx(posterior.mean.numpy(), abs=2e-3)
+    assert masses(*log_odds(values, weights)) @ np.exp(LOG_P) == pytest.approx(
+        posterior.mean.numpy(), abs=2e-3
+    )

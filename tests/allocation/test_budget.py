@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from promptgps_service.allocation.budget import Plan, allocate
 from promptgps_service.allocation.curves import Curves
 
-from tests.allocation.beliefs import CONCAVE, OBJECTIVES, certain, curves, majorant, many_prompts, prompts, rivals
+from tests.allocation.beliefs import (
+    CONCAVE,
+    OBJECTIVES,
+    certain,
+    curves,
+    majorant,
+    many_prompts,
+    prompts,
+    rivals,
+)
 
 ROUNDING = 1e-9
 
@@ -32,7 +41,11 @@ def best(values: np.ndarray, total: int, minimum: int, maximum: int) -> float:
     """The largest sum of values over all ways to spread the total."""
     ways = itertools.product(range(minimum, maximum + 1), repeat=len(values) - 1)
     splits = ((*way, total - sum(way)) for way in ways)
-    found = (sum(values[row, b] for row, b in enumerate(split)) for split in splits if minimum <= split[-1] <= maximum)
+    found = (
+        sum(values[row, b] for row, b in enumerate(split))
+        for split in splits
+        if minimum <= split[-1] <= maximum
+    )
     return max(found)
 
 
@@ -51,21 +64,29 @@ def test_the_total_is_exact_the_bounds_are_kept_and_the_value_is_that_of_the_sam
     given = curves(moments, objective, rival)
     total, minimum, maximum = feasible(data, len(moments), 60)
     plan = spread(given, total, minimum, maximum)
-    values = np.maximum.accumulate(given.values(np.arange(len(moments)), minimum, maximum - minimum), axis=1)
+    values = np.maximum.accumulate(
+        given.values(np.arange(len(moments)), minimum, maximum - minimum), axis=1
+    )
     own = values[np.arange(len(moments)), plan.samples - minimum]
     assert plan.value == pytest.approx(own.mean(), abs=ROUNDING)
     assert 0 <= plan.uniform <= 1
     assert plan.next_gain >= 0
 
 
-@given(data=st.data(), moments=prompts.filter(lambda found: len(found) <= 4), objective=st.sampled_from(CONCAVE))
+@given(
+    data=st.data(),
+    moments=prompts.filter(lambda found: len(found) <= 4),
+    objective=st.sampled_from(CONCAVE),
+)
 def test_greedy_is_as_good_as_the_best_of_all_ways(
     data: st.DataObject, moments: list[tuple[float, float]], objective: str
 ) -> None:
     given = curves(moments, objective)
     total, minimum, maximum = feasible(data, len(moments), 6)
     plan = spread(given, total, minimum, maximum)
-    assert plan.value * len(moments) == pytest.approx(best(table(given, 6), total, minimum, maximum), abs=ROUNDING)
+    assert plan.value * len(moments) == pytest.approx(
+        best(table(given, 6), total, minimum, maximum), abs=ROUNDING
+    )
     assert plan.value >= plan.uniform - ROUNDING
 
 
@@ -110,7 +131,12 @@ def test_prompts_in_another_order_get_the_same_samples(
         assert np.abs(other.samples - straight.samples[list(order)]).sum() <= 2
 
 
-@given(count=st.integers(1, 30), extra=st.integers(0, 29), each=st.integers(0, 20), objective=st.sampled_from(CONCAVE))
+@given(
+    count=st.integers(1, 30),
+    extra=st.integers(0, 29),
+    each=st.integers(0, 20),
+    objective=st.sampled_from(CONCAVE),
+)
 def test_equal_prompts_get_equal_shares(count: int, extra: int, each: int, objective: str) -> None:
     plan = spread(curves([(0.3, 1.2)] * count, objective), count * each + extra % count, 0, 64)
     assert set(plan.samples.tolist()) <= {each, each + 1}
@@ -119,7 +145,9 @@ def test_equal_prompts_get_equal_shares(count: int, extra: int, each: int, objec
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("total", "minimum", "maximum"), [(1, 1, 4), (9, 0, 4), (3, 2, 1)])
-def test_what_cannot_be_met_is_refused(objective: str, total: int, minimum: int, maximum: int) -> None:
+def test_what_cannot_be_met_is_refused(
+    objective: str, total: int, minimum: int, maximum: int
+) -> None:
     with pytest.raises(ValueError, match="cannot have"):
         allocate(curves([(0, 1), (1, 1)], objective), total=total, minimum=minimum, maximum=maximum)
 
@@ -129,7 +157,9 @@ def test_a_sure_prompt_gets_one_sample_and_a_hopeless_one_none() -> None:
     assert plan.samples.tolist() == [1, 11, 0]
 
 
-def test_a_vote_gives_up_on_prompts_that_are_more_often_wrong_and_spends_on_those_near_the_middle() -> None:
+def test_a_vote_gives_up_on_prompts_that_are_more_often_wrong_and_spends_on_those_near_the_middle() -> (
+    None
+):
     plan = spread(curves(certain(0.3, 0.6, 0.95), "majority_vote"), 40, 0, 64)
     assert plan.samples[0] == 1
     assert plan.samples[1] > 20 > plan.samples[2] >= 3

@@ -8,7 +8,13 @@ import math
 import numpy as np
 import pytest
 from promptgps_service.allocation.belief import GRID, masses
-from promptgps_service.allocation.curves import average, best_of_n, curves_of, majority_vote, rival_share
+from promptgps_service.allocation.curves import (
+    average,
+    best_of_n,
+    curves_of,
+    majority_vote,
+    rival_share,
+)
 from scipy import stats
 from scipy.special import expit
 

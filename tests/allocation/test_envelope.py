@@ -12,7 +12,9 @@ from promptgps_service.allocation.envelope import envelope
 from tests.allocation.beliefs import majorant
 
 curves = arrays(
-    np.float64, st.tuples(st.integers(1, 6), st.integers(1, 12)), elements=st.floats(0, 1, allow_subnormal=False)
+    np.float64,
+    st.tuples(st.integers(1, 6), st.integers(1, 12)),
+    elements=st.floats(0, 1, allow_subnormal=False),
 )
 
 
@@ -27,7 +29,9 @@ def test_it_is_the_least_concave_majorant(values: np.ndarray) -> None:
 
 
 @given(curves)
-def test_it_touches_the_curve_where_an_edge_starts_and_edges_are_straight(values: np.ndarray) -> None:
+def test_it_touches_the_curve_where_an_edge_starts_and_edges_are_straight(
+    values: np.ndarray,
+) -> None:
     slopes, starts = envelope(values)
     for row, curve in enumerate(values):
         hull = curve[0] + np.concatenate([[0.0], np.cumsum(slopes[row])])

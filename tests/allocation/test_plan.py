@@ -21,7 +21,11 @@ def solved(asked: Tried, p: Floats, rounds: int, seed: int) -> float:
     random = np.random.default_rng(seed)
     for _ in range(rounds):
         samples = plan("best_of_n", asked, total=MEAN * p.size // rounds, **FREE).samples
-        asked = replace(asked, successes=asked.successes + random.binomial(samples, p), trials=asked.trials + samples)
+        asked = replace(
+            asked,
+            successes=asked.successes + random.binomial(samples, p),
+            trials=asked.trials + samples,
+        )
     assert asked.trials.sum() == MEAN * p.size
     return float((asked.successes > 0).mean())
 
@@ -65,7 +69,9 @@ def test_a_useless_predictor_costs_little_once_outcomes_are_given() -> None:
             plan("best_of_n", shuffled, total=MEAN * COUNT, calibration=given, **FREE).samples
             for given in (None, calibration)
         )
-        lost_blind, lost_told = (uniform(p) - (1 - ((1 - p) ** samples).mean()) for samples in (blind, told))
+        lost_blind, lost_told = (
+            uniform(p) - (1 - ((1 - p) ** samples).mean()) for samples in (blind, told)
+        )
         assert lost_blind > 0.04
         assert lost_told < 0.005
         assert np.abs(told - MEAN).mean() < 0.5 < np.abs(blind - MEAN).mean()

@@ -39,20 +39,30 @@ def settings_for(folder: Path, template: Path, **changes: Any) -> Settings:
     """Settings of one process on a fresh copy of a migrated file."""
     path = folder / f"api-{next(_number)}.db"
     shutil.copyfile(template, path)
-    of_the_client = {"allowed_hosts": "testserver"}  # what starlette's test client calls every service
-    return Settings(database_url=f"sqlite:///{path}", device="cpu", torch_threads=1, **of_the_client | changes)
+    of_the_client = {
+        "allowed_hosts": "testserver"
+    }  # what starlette's test client calls every service
+    return Settings(
+        database_url=f"sqlite:///{path}", device="cpu", torch_threads=1, **of_the_client | changes
+    )
 
 
 @pytest.fixture(scope="module")
 def http(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """A client of a fresh application; a fault of the application comes as its answer, not as an exception."""
-    app = create_app(settings_for(tmp_path_factory.mktemp("api"), sqlite_template, max_body_mb=1.0, max_file_mb=2.0))
+    app = create_app(
+        settings_for(
+            tmp_path_factory.mktemp("api"), sqlite_template, max_body_mb=1.0, max_file_mb=2.0
+        )
+    )
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def roomy_http(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def roomy_http(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TestClient]:
     """The same with the limits that the service ships with."""
     app = create_app(settings_for(tmp_path_factory.mktemp("roomy"), sqlite_template))
     with TestClient(app, raise_server_exceptions=False) as client:
@@ -72,12 +82,25 @@ class World:
     def footprint(self) -> Any:
         """Everything that a refused request could have changed."""
         pools, runs = self.http.get("/pools").json(), self.http.get("/runs").json()
-        counted = ("name", "log_position", "draws", "selections", "prompts", "selection", "rollouts_per_prompt")
+        counted = (
+            "name",
+            "log_position",
+            "draws",
+            "selections",
+            "prompts",
+            "selection",
+            "rollouts_per_prompt",
+        )
         return pools, [{name: run[name] for name in counted} for run in runs["runs"]]
 
     def outcomes(self, **changes: Any) -> dict[str, Any]:
         """A sound report of the whole batch, with changes; None takes a field out."""
-        sound = {"run": self.run, "draw_id": self.draws, "successes": [1, 2, 0, 4], "trials": [4, 4, 4, 4]}
+        sound = {
+            "run": self.run,
+            "draw_id": self.draws,
+            "successes": [1, 2, 0, 4],
+            "trials": [4, 4, 4, 4],
+        }
         return {name: value for name, value in (sound | changes).items() if value is not None}
 
 
@@ -102,9 +125,17 @@ def make_world(http: TestClient) -> World:
     name, keys = new_name(), [f"k{row}" for row in range(PROMPTS)]
     pool = {"name": name, "embedding": {"kind": "given", "dimension": DIMENSION}}
     assert http.post("/pools", json=pool).status_code == 201
-    assert http.post(f"/pools/{name}/prompts", json={"keys": keys, "vectors": vectors()}).status_code == 200
-    assert http.post("/runs", json={"name": name, "pool": name, "rollouts_per_prompt": 4}).status_code == 201
-    batch = http.post("/select_batch", json={"run": name, "sequence": 0, "batch_size": BATCH}).json()
+    assert (
+        http.post(f"/pools/{name}/prompts", json={"keys": keys, "vectors": vectors()}).status_code
+        == 200
+    )
+    assert (
+        http.post("/runs", json={"name": name, "pool": name, "rollouts_per_prompt": 4}).status_code
+        == 201
+    )
+    batch = http.post(
+        "/select_batch", json={"run": name, "sequence": 0, "batch_size": BATCH}
+    ).json()
     return World(http, name, name, keys, batch["draws"]["draw_id"])
 
 
@@ -114,7 +145,9 @@ def world(http: TestClient) -> World:
     return make_world(http)
 
 
-def refused(answer: Any, status: int, kind: str, field: str | None = None, row: int | None = None) -> dict[str, Any]:
+def refused(
+    answer: Any, status: int, kind: str, field: str | None = None, row: int | None = None
+) -> dict[str, Any]:
     """Check that an answer is the problem that is meant; answers its body.
 
     Args:

@@ -21,7 +21,12 @@ from starlette.testclient import TestClient
 from tests.api.conftest import World, make_world, refused, settings_for
 
 JSON = {"content-type": "application/json"}
-FILES = ["application/jsonl", "application/vnd.apache.parquet", "application/vnd.apache.arrow.file", "text/csv"]
+FILES = [
+    "application/jsonl",
+    "application/vnd.apache.parquet",
+    "application/vnd.apache.arrow.file",
+    "text/csv",
+]
 
 
 @pytest.fixture
@@ -59,7 +64,9 @@ def test_every_route_takes_gzip(world: World, padding: int) -> None:
     for method, path, body in asked(world):
         content = gzip.compress(json.dumps(body).encode() + b" " * padding)
         for encoding in ("gzip", "GZIP"):
-            answer = world.http.request(method, path, content=content, headers=JSON | {"content-encoding": encoding})
+            answer = world.http.request(
+                method, path, content=content, headers=JSON | {"content-encoding": encoding}
+            )
             assert answer.is_success, f"{path}: {answer.text}"
 
 
@@ -68,9 +75,14 @@ def test_files_take_gzip_around_them(world: World) -> None:
     table = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), table)
     lines = "\n".join(map(json.dumps, rows)).encode()
-    for kind, body in (("application/jsonl", lines), ("application/vnd.apache.parquet", table.getvalue())):
+    for kind, body in (
+        ("application/jsonl", lines),
+        ("application/vnd.apache.parquet", table.getvalue()),
+    ):
         headers = {"content-type": kind, "content-encoding": "gzip"}
-        answer = world.http.post(f"/pools/{world.pool}/prompts", content=gzip.compress(body), headers=headers)
+        answer = world.http.post(
+            f"/pools/{world.pool}/prompts", content=gzip.compress(body), headers=headers
+        )
         assert answer.json()["added"] + answer.json()["duplicates"] == 3, answer.text
 
 
@@ -89,14 +101,18 @@ def test_another_encoding_is_a_415_that_says_what_is_taken(world: World, encodin
 )
 def test_broken_gzip_is_a_400(world: World, content: bytes) -> None:
     for method, path, _ in asked(world):
-        answer = world.http.request(method, path, content=content, headers=JSON | {"content-encoding": "gzip"})
+        answer = world.http.request(
+            method, path, content=content, headers=JSON | {"content-encoding": "gzip"}
+        )
         refused(answer, 400, "malformed")
 
 
 def test_the_limit_is_of_what_is_inflated(world: World) -> None:
     bomb = gzip.compress(b" " * 50_000_000)
     for method, path, _ in asked(world):
-        answer = world.http.request(method, path, content=bomb, headers=JSON | {"content-encoding": "gzip"})
+        answer = world.http.request(
+            method, path, content=bomb, headers=JSON | {"content-encoding": "gzip"}
+        )
         refused(answer, 413, "too-large")
     for kind in FILES:
         headers = {"content-type": kind, "content-encoding": "gzip"}
@@ -114,9 +130,13 @@ KEYS: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module")
-def guarded(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def guarded(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TestClient]:
     """An application with a key for reading and a limited one."""
-    settings = settings_for(tmp_path_factory.mktemp("guarded"), sqlite_template, api_keys="all-rights")
+    settings = settings_for(
+        tmp_path_factory.mktemp("guarded"), sqlite_template, api_keys="all-rights"
+    )
     store = Store(settings.database_url)
     KEYS["reader"] = add_key(store, "reader", (), read_only=True, days=None)
     KEYS["limited"] = add_key(store, "limited", ("other-*",), read_only=False, days=None)
@@ -126,14 +146,29 @@ def guarded(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         yield client
 
 
-def status_without_reading(http: TestClient, method: str, path: str, key: str, kind: str = "application/json") -> int:
+def status_without_reading(
+    http: TestClient, method: str, path: str, key: str, kind: str = "application/json"
+) -> int:
     """Status of the answer to a request whose body must not be asked for."""
-    head = [(b"host", b"testserver"), (b"content-type", kind.encode()), (b"authorization", f"Bearer {key}".encode())]
+    head = [
+        (b"host", b"testserver"),
+        (b"content-type", kind.encode()),
+        (b"authorization", f"Bearer {key}".encode()),
+    ]
     scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "path": path,
-        "raw_path": path.encode(), "query_string": b"", "headers": head, "scheme": "http", "root_path": "",
-        "client": ("test", 1), "server": ("test", 80),
-    }  # fmt: skip
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": head,
+        "scheme": "http",
+        "root_path": "",
+        "client": ("test", 1),
+        "server": ("test", 80),
+    }
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -156,10 +191,15 @@ def test_a_key_for_reading_is_refused_before_anything_is_read(guarded: TestClien
         if world.run in path:
             assert status_without_reading(guarded, method, path, limited) == 403, path
     for kind in FILES:
-        assert status_without_reading(guarded, "POST", f"/pools/{world.pool}/prompts", reader, kind) == 403
+        assert (
+            status_without_reading(guarded, "POST", f"/pools/{world.pool}/prompts", reader, kind)
+            == 403
+        )
 
 
-def test_type_pool_and_imports_under_way_are_settled_before_a_file_is_read(guarded: TestClient) -> None:
+def test_type_pool_and_imports_under_way_are_settled_before_a_file_is_read(
+    guarded: TestClient,
+) -> None:
     world, key = make_world(guarded), "all-rights"
     path = f"/pools/{world.pool}/prompts"
     assert status_without_reading(guarded, "POST", path, key, "application/xml") == 415

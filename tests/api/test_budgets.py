@@ -40,8 +40,12 @@ def asked(world: World, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("bounds", [{}, {"minimum": 2, "maximum": 5}, {"minimum": 4}, {"maximum": 4}])
-def test_the_total_is_spent_and_the_bounds_are_kept(world: World, objective: str, bounds: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "bounds", [{}, {"minimum": 2, "maximum": 5}, {"minimum": 4}, {"maximum": 4}]
+)
+def test_the_total_is_spent_and_the_bounds_are_kept(
+    world: World, objective: str, bounds: dict[str, int]
+) -> None:
     budget = asked(world, objective=objective, **bounds)
     samples = budget["samples"]
     assert (len(samples), sum(samples)) == (12, 48)
@@ -83,7 +87,9 @@ def test_rounds_leave_solved_prompts_alone_and_outcomes_move_the_rest(world: Wor
 def test_calibration_that_contradicts_the_predictions_levels_the_shares(world: World) -> None:
     """The easy ones are said to fail and the hard ones to succeed, by 64 samples each."""
     calibration = {"keys": world.keys * 10, "successes": [30] * 120, "trials": [64] * 120}
-    before, after = (np.ptp(asked(world, calibration=given)["samples"]) for given in (None, calibration))
+    before, after = (
+        np.ptp(asked(world, calibration=given)["samples"]) for given in (None, calibration)
+    )
     assert after < before
 
 
@@ -91,7 +97,11 @@ def test_wrong_answers_tell_how_far_a_vote_may_be_trusted(world: World) -> None:
     """Where wrong samples never agree a vote can be won by few right ones, and is worth more."""
     calibration = {"keys": world.keys, "successes": [4] * 12, "trials": [12] * 12}
     apart, together = (
-        asked(world, objective="majority_vote", calibration={**calibration, "wrong_answers": [counts] * 12})
+        asked(
+            world,
+            objective="majority_vote",
+            calibration={**calibration, "wrong_answers": [counts] * 12},
+        )
         for counts in ([1] * 8, [8])
     )
     assert apart["expected_value"] > together["expected_value"]
@@ -110,7 +120,10 @@ def test_vectors_of_new_prompts_past_the_size_of_one_prediction(roomy_http: Test
 def test_texts_of_new_prompts(http: TestClient) -> None:
     name = new_name()
     assert http.post("/pools", json={"name": name}).status_code == 201
-    assert http.post(f"/pools/{name}/prompts", json={"texts": ["1 + 1?", "Prove it."]}).status_code == 200
+    assert (
+        http.post(f"/pools/{name}/prompts", json={"texts": ["1 + 1?", "Prove it."]}).status_code
+        == 200
+    )
     assert http.post("/runs", json={"name": name, "pool": name}).status_code == 201
     body = {"run": name, "texts": ["2 + 2?", "What is 3 * 17?", "Why?"], "total": 9}
     answer = http.post("/allocate_budget", json=body).json()

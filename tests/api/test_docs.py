@@ -44,7 +44,9 @@ class Page(HTMLParser):
         self.inline += [name for name in found if name.startswith("on") or name == "style"]
 
 
-def test_the_page_loads_nothing_from_elsewhere_and_has_no_script_of_its_own(opened: TestClient) -> None:
+def test_the_page_loads_nothing_from_elsewhere_and_has_no_script_of_its_own(
+    opened: TestClient,
+) -> None:
     answer = opened.get("/docs")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -73,7 +75,9 @@ def test_assets_have_their_types_and_answer_a_head(opened: TestClient, name: str
     assert head.headers["content-length"] == str(len(got.content))
 
 
-@pytest.mark.parametrize("name", ["index.html", "..%2fdocs.py", "swagger-ui%2fLICENSE", "VERSION", ""])
+@pytest.mark.parametrize(
+    "name", ["index.html", "..%2fdocs.py", "swagger-ui%2fLICENSE", "VERSION", ""]
+)
 def test_no_other_file_can_be_named(opened: TestClient, name: str) -> None:
     assert opened.get(f"/docs/{name}", follow_redirects=False).status_code in (307, 404)
 

@@ -25,9 +25,13 @@ def test_an_archived_run_is_a_409_of_its_own_kind_until_it_is_opened(world: Worl
         problem = refused(http.request(method, path, json=body), 409, "run-not-open")
         assert "archived since 20" in problem["detail"]
         assert f"POST /runs/{run}/open" in problem["detail"]
-    assert http.post("/predict_difficulty", json={"run": run, "keys": world.keys}).status_code == 200
+    assert (
+        http.post("/predict_difficulty", json={"run": run, "keys": world.keys}).status_code == 200
+    )
     assert http.get(f"/runs/{run}/metrics").status_code == 200
-    assert {each["name"]: each["state"] for each in http.get("/runs").json()["runs"]}[run] == "archived"
+    assert {each["name"]: each["state"] for each in http.get("/runs").json()["runs"]}[
+        run
+    ] == "archived"
     assert http.post(f"/runs/{run}/open").json()["state"] == "open"
     assert http.post("/outcomes", json=world.outcomes()).json()["stored"] == 4
 
@@ -50,9 +54,15 @@ def test_a_run_is_deleted_for_good_and_a_dry_run_only_says_what_would_go(world: 
     would = http.delete(f"/runs/{run}", params={"dry_run": True})
     assert would.status_code == 200
     assert would.json() | {"model_versions": 0} == {
-        "name": run, "dry_run": True, "prompts": 0, "selections": 1, "draws": 4, "outcomes": 4, "model_versions": 0,
+        "name": run,
+        "dry_run": True,
+        "prompts": 0,
+        "selections": 1,
+        "draws": 4,
+        "outcomes": 4,
+        "model_versions": 0,
         "snapshots": 0,
-    }  # fmt: skip
+    }
     assert http.get(f"/runs/{run}").status_code == 200
     assert http.delete(f"/runs/{run}").json()["dry_run"] is False
     late = http.post("/outcomes", json=world.outcomes())
@@ -60,7 +70,10 @@ def test_a_run_is_deleted_for_good_and_a_dry_run_only_says_what_would_go(world: 
         assert "it was deleted at 20" in refused(answer, 404, "not-found")["detail"]
     assert http.post("/runs", json={"name": run, "pool": world.pool}).status_code == 201
     late = http.post("/outcomes", json=world.outcomes())
-    assert "4 of 4 draw ids are not of this run" in refused(late, 404, "not-found", "draw_id", 0)["detail"]
+    assert (
+        "4 of 4 draw ids are not of this run"
+        in refused(late, 404, "not-found", "draw_id", 0)["detail"]
+    )
 
 
 def test_a_pool_goes_after_its_runs(world: World) -> None:
@@ -94,7 +107,11 @@ def test_events_tell_what_was_done_page_by_page(world: World) -> None:
     http.post(f"/runs/{run}/archive")
     http.delete(f"/runs/{run}")
     page = http.get(f"/runs/{run}/events", params={"limit": 3}).json()
-    assert [event["action"] for event in page["events"]] == ["run-deleted", "run-archived", "run-changed"]
+    assert [event["action"] for event in page["events"]] == [
+        "run-deleted",
+        "run-archived",
+        "run-changed",
+    ]
     assert page["events"][2]["detail"] == {"rollouts_per_prompt": "4 → 5"}
     rest = http.get(f"/runs/{run}/events", params={"before": page["next"]}).json()
     assert ([event["action"] for event in rest["events"]], rest["next"]) == (["run-created"], None)
@@ -108,7 +125,9 @@ def test_events_tell_what_was_done_page_by_page(world: World) -> None:
     refused(http.get("/pools/nobody/events"), 404, "not-found")
 
 
-@pytest.mark.parametrize("asked", [{"limit": 0}, {"limit": 201}, {"before": 0}, {"before": "x"}, {"limit": 2**70}])
+@pytest.mark.parametrize(
+    "asked", [{"limit": 0}, {"limit": 201}, {"before": 0}, {"before": "x"}, {"limit": 2**70}]
+)
 def test_a_page_of_events_is_bounded(http: TestClient, asked: dict[str, Any]) -> None:
     refused(http.get("/events", params=asked), 422, "invalid-request", next(iter(asked)))
 
@@ -122,5 +141,7 @@ def test_a_name_that_was_deleted_is_free_for_another_pool(world: World) -> None:
     two = [row[:2] for row in vectors(4)]
     assert http.post(f"/pools/{world.pool}/prompts", json={"vectors": two}).json()["total"] == 4
     assert http.post("/runs", json={"name": world.run, "pool": world.pool}).json()["prompts"] == 4
-    drawn = http.post("/select_batch", json={"run": world.run, "batch_size": 4}).json()["draws"]["draw_id"]
+    drawn = http.post("/select_batch", json={"run": world.run, "batch_size": 4}).json()["draws"][
+        "draw_id"
+    ]
     assert not set(drawn) & set(world.draws)

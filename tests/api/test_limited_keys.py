@@ -24,7 +24,10 @@ KEYS: dict[str, dict[str, Any]] = {
     "reader": {"patterns": [], "read_only": True},
     "alices-reader": {"patterns": ["alice-*"], "read_only": True},
 }
-READING = {("POST", "/predict_difficulty"), ("POST", "/allocate_budget")}  # with a question that comes in a body
+READING = {
+    ("POST", "/predict_difficulty"),
+    ("POST", "/allocate_budget"),
+}  # with a question that comes in a body
 EMBEDDING = {"kind": "given", "dimension": 3}
 
 
@@ -34,7 +37,9 @@ def app(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     settings = settings_for(tmp_path_factory.mktemp("limited"), sqlite_template)
     with opened_store(settings.database_url) as store:
         keys = {
-            name: add_key(store, name, rights["patterns"], read_only=rights.get("read_only", False), days=None)
+            name: add_key(
+                store, name, rights["patterns"], read_only=rights.get("read_only", False), days=None
+            )
             for name, rights in KEYS.items()
         }
     made = create_app(settings)
@@ -61,9 +66,16 @@ def clients(app: Any) -> Iterator[dict[str, TestClient]]:
         admin = made["admin"]
         prompts = {"keys": [f"k{row}" for row in range(PROMPTS)], "vectors": vectors()}
         for pool in ("shared", "alice-pool", "bob-pool"):
-            assert admin.post("/pools", json={"name": pool, "embedding": EMBEDDING}).status_code == 201
+            assert (
+                admin.post("/pools", json={"name": pool, "embedding": EMBEDDING}).status_code == 201
+            )
             assert admin.post(f"/pools/{pool}/prompts", json=prompts).status_code == 200
-        for run, pool in (("alice-1", "shared"), ("alice-2", "alice-pool"), ("bob-1", "bob-pool"), ("both", "shared")):
+        for run, pool in (
+            ("alice-1", "shared"),
+            ("alice-2", "alice-pool"),
+            ("bob-1", "bob-pool"),
+            ("both", "shared"),
+        ):
             assert admin.post("/runs", json={"name": run, "pool": pool}).status_code == 201
         yield made
 
@@ -75,7 +87,11 @@ def operations(owner: str) -> dict[tuple[str, str], tuple[str, str, Any]]:
     return {
         ("GET", "/pools/p"): ("GET", f"/pools/{pool}", None),
         ("POST", "/pools"): ("POST", "/pools", {"name": f"{owner}-new", "embedding": EMBEDDING}),
-        ("POST", "/pools/p/prompts"): ("POST", f"/pools/{pool}/prompts", {"vectors": [[9.0, 9.0, 1.0]]}),
+        ("POST", "/pools/p/prompts"): (
+            "POST",
+            f"/pools/{pool}/prompts",
+            {"vectors": [[9.0, 9.0, 1.0]]},
+        ),
         ("GET", "/runs/r"): ("GET", f"/runs/{run}", None),
         ("POST", "/runs"): ("POST", "/runs", {"name": f"{owner}-3", "pool": pool}),
         ("PATCH", "/runs/r"): ("PATCH", f"/runs/{run}", {"rollouts_per_prompt": 6}),
@@ -83,7 +99,9 @@ def operations(owner: str) -> dict[tuple[str, str], tuple[str, str, Any]]:
         ("GET", "/runs/r/metrics"): ("GET", f"/runs/{run}/metrics", None),
         ("POST", "/select_batch"): ("POST", "/select_batch", {"run": run, "batch_size": 2}),
         ("POST", "/outcomes"): (
-            "POST", "/outcomes", {"run": run, "prompt": ["nobody"], "successes": [1], "trials": [2]},
+            "POST",
+            "/outcomes",
+            {"run": run, "prompt": ["nobody"], "successes": [1], "trials": [2]},
         ),
         ("POST", "/predict_difficulty"): ("POST", "/predict_difficulty", predict),
         ("POST", "/allocate_budget"): ("POST", "/allocate_budget", predict | {"total": 8}),
@@ -98,7 +116,7 @@ def operations(owner: str) -> dict[tuple[str, str], tuple[str, str, Any]]:
         ("POST", "/runs/r/archive"): ("POST", f"/runs/{run}/archive", None),
         ("POST", "/runs/r/open"): ("POST", f"/runs/{run}/open", None),
         ("DELETE", "/runs/r"): ("DELETE", f"/runs/{run}?dry_run=true", None),
-    }  # fmt: skip
+    }
 
 
 LISTS = {("GET", "/pools"), ("GET", "/runs"), ("GET", "/metrics"), ("GET", "/events")}
@@ -128,8 +146,12 @@ def test_what_is_anothers_is_out_of_reach(
 
 
 @pytest.mark.parametrize("operation", operations("bob"), ids=" ".join)
-def test_whether_it_exists_is_not_told(clients: dict[str, TestClient], operation: tuple[str, str]) -> None:
-    there, absent = (send(clients["alice"], operations(owner)[operation]) for owner in ("bob", "nob"))
+def test_whether_it_exists_is_not_told(
+    clients: dict[str, TestClient], operation: tuple[str, str]
+) -> None:
+    there, absent = (
+        send(clients["alice"], operations(owner)[operation]) for owner in ("bob", "nob")
+    )
     assert there.status_code == absent.status_code == 403
     told = there.json() | {"request_id": None}
     assert {name: str(value).replace("bob", "nob") for name, value in told.items()} == {
@@ -139,7 +161,9 @@ def test_whether_it_exists_is_not_told(clients: dict[str, TestClient], operation
 
 @pytest.mark.parametrize("owner", ["alice", "bob"])
 @pytest.mark.parametrize("key", ["reader", "alices-reader"])
-def test_a_key_for_reading_reads_and_changes_nothing(clients: dict[str, TestClient], key: str, owner: str) -> None:
+def test_a_key_for_reading_reads_and_changes_nothing(
+    clients: dict[str, TestClient], key: str, owner: str
+) -> None:
     before = footprint(clients)
     for operation, sent in operations(owner).items():
         answer = send(clients[key], sent)
@@ -168,10 +192,12 @@ def test_lists_show_what_is_in_reach(clients: dict[str, TestClient]) -> None:
     assert {"bob-1", "alice-1", "both"} <= names("admin", "runs") == names("reader", "runs")
     assert {"shared", "alice-pool", "bob-pool"} <= names("reader", "pools")
     for key in ("alice", "alices-reader"):
-        assert names(key, "runs") == {n for n in names("admin", "runs") if n.startswith("alice-")} | (
-            {"both"} if key == "alice" else set()
-        )
-        assert names(key, "pools") == {n for n in names("admin", "pools") if n.startswith("alice-")} | {"shared"}
+        assert names(key, "runs") == {
+            n for n in names("admin", "runs") if n.startswith("alice-")
+        } | ({"both"} if key == "alice" else set())
+        assert names(key, "pools") == {
+            n for n in names("admin", "pools") if n.startswith("alice-")
+        } | {"shared"}
 
 
 def test_events_show_what_is_ones_own_page_by_page(clients: dict[str, TestClient]) -> None:
@@ -193,12 +219,19 @@ def test_events_show_what_is_ones_own_page_by_page(clients: dict[str, TestClient
         mine = [event for event in every if str(event["run"] or event["pool"]).startswith(own)]
         assert [told(key, limit) for limit in (1, 3, 200)] == [mine] * 3
     refused(clients["alice"].get("/pools/bob-pool/events"), *FORBIDDEN)
-    assert clients["alice"].get("/pools/shared/events").status_code == 200  # a run of her own draws from it
+    assert (
+        clients["alice"].get("/pools/shared/events").status_code == 200
+    )  # a run of her own draws from it
 
 
-def test_runs_of_others_that_stand_in_the_way_are_counted_and_not_named(clients: dict[str, TestClient]) -> None:
+def test_runs_of_others_that_stand_in_the_way_are_counted_and_not_named(
+    clients: dict[str, TestClient],
+) -> None:
     admin, alice = clients["admin"], clients["alice"]
-    assert admin.post("/pools", json={"name": "alice-crowd", "embedding": EMBEDDING}).status_code == 201
+    assert (
+        admin.post("/pools", json={"name": "alice-crowd", "embedding": EMBEDDING}).status_code
+        == 201
+    )
     assert admin.post("/pools/alice-crowd/prompts", json={"vectors": vectors()}).status_code == 200
     for run in ("alice-c", "bob-c", "bob-d"):
         assert admin.post("/runs", json={"name": run, "pool": "alice-crowd"}).status_code == 201
@@ -209,40 +242,58 @@ def test_runs_of_others_that_stand_in_the_way_are_counted_and_not_named(clients:
     assert "2 that this API key does not own" in problem["detail"]
 
 
-def test_a_pool_of_others_is_seen_through_a_run_of_ones_own_and_not_changed(clients: dict[str, TestClient]) -> None:
+def test_a_pool_of_others_is_seen_through_a_run_of_ones_own_and_not_changed(
+    clients: dict[str, TestClient],
+) -> None:
     alice = clients["alice"]
     assert alice.get("/pools/shared").status_code == 200
     refused(alice.post("/pools/shared/prompts", json={"vectors": [[7.0, 1.0, 1.0]]}), *FORBIDDEN)
     refused(alice.post("/pools", json={"name": "shared", "embedding": EMBEDDING}), *FORBIDDEN)
-    assert alice.post("/runs", json={"name": "alice-over-shared", "pool": "shared"}).status_code == 201
+    assert (
+        alice.post("/runs", json={"name": "alice-over-shared", "pool": "shared"}).status_code == 201
+    )
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"pool": "bob-pool"}, {"pool": None, "pools": [{"pool": "shared"}, {"pool": "bob-pool"}]},
-     {"warm_start_from": "bob-1"}, {"name": "bob-9"}],
+    [
+        {"pool": "bob-pool"},
+        {"pool": None, "pools": [{"pool": "shared"}, {"pool": "bob-pool"}]},
+        {"warm_start_from": "bob-1"},
+        {"name": "bob-9"},
+    ],
     ids=["pool", "pools", "warm start", "name"],
-)  # fmt: skip
-def test_a_new_run_is_made_of_what_is_in_reach(clients: dict[str, TestClient], change: dict[str, Any]) -> None:
+)
+def test_a_new_run_is_made_of_what_is_in_reach(
+    clients: dict[str, TestClient], change: dict[str, Any]
+) -> None:
     body = {"name": "alice-9", "pool": "shared"} | change
     refused(clients["alice"].post("/runs", json=body), *FORBIDDEN)
     assert clients["admin"].get("/runs/alice-9").status_code == 404
 
 
-def test_a_limited_key_cannot_even_send_the_body_of_an_import(clients: dict[str, TestClient]) -> None:
+def test_a_limited_key_cannot_even_send_the_body_of_an_import(
+    clients: dict[str, TestClient],
+) -> None:
     headers = {"content-type": "application/jsonl"}
     for key in ("alice", "reader"):
-        answer = clients[key].post("/pools/bob-pool/prompts", content=b"not even JSON", headers=headers)
+        answer = clients[key].post(
+            "/pools/bob-pool/prompts", content=b"not even JSON", headers=headers
+        )
         refused(answer, *FORBIDDEN)
 
 
-def test_prometheus_shows_every_run_and_so_is_for_keys_without_patterns(clients: dict[str, TestClient]) -> None:
+def test_prometheus_shows_every_run_and_so_is_for_keys_without_patterns(
+    clients: dict[str, TestClient],
+) -> None:
     assert clients["reader"].get("/metrics").status_code == 200
     for key in ("alice", "alices-reader"):
         refused(clients[key].get("/metrics"), *FORBIDDEN)
 
 
-def test_an_endpoint_that_does_not_ask_who_calls_is_closed_to_limited_keys(clients: dict[str, TestClient]) -> None:
+def test_an_endpoint_that_does_not_ask_who_calls_is_closed_to_limited_keys(
+    clients: dict[str, TestClient],
+) -> None:
     assert [client.get("/late").status_code for client in clients.values()] == [200, 403, 200, 403]
     assert [client.post("/late").status_code for client in clients.values()] == [200, 403, 403, 403]
     assert [client.post("/asking").json() for client in clients.values()] == list(KEYS)

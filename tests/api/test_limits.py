@@ -66,11 +66,21 @@ def test_a_list_over_its_documented_limit_is_a_413_that_names_it(
     assert roomy.footprint() == before
 
 
-@pytest.mark.parametrize(("field", "entries"), [("predictor_parameters", 65), ("domain_quotas", 1025)])
-def test_a_mapping_over_its_limit_is_a_413_that_names_it(world: World, field: str, entries: int) -> None:
+@pytest.mark.parametrize(
+    ("field", "entries"), [("predictor_parameters", 65), ("domain_quotas", 1025)]
+)
+def test_a_mapping_over_its_limit_is_a_413_that_names_it(
+    world: World, field: str, entries: int
+) -> None:
     letters = [chr(97 + digit) for digit in range(26)]
-    names = ["".join(name) for name in itertools.islice(itertools.product(letters, repeat=3), entries)]
-    body = {"name": "new", "pool": world.pool, "selection": {field: dict.fromkeys(names, 1 / entries)}}
+    names = [
+        "".join(name) for name in itertools.islice(itertools.product(letters, repeat=3), entries)
+    ]
+    body = {
+        "name": "new",
+        "pool": world.pool,
+        "selection": {field: dict.fromkeys(names, 1 / entries)},
+    }
     before = world.footprint()
     refused(world.http.post("/runs", json=body), *LARGE, f"selection.{field}")
     assert world.footprint() == before
@@ -78,15 +88,24 @@ def test_a_mapping_over_its_limit_is_a_413_that_names_it(world: World, field: st
 
 def test_a_text_over_its_limit_names_its_row(roomy: World) -> None:
     body = {"texts": ["a", "t" * 1_000_001], "vectors": [[1, 2, 4], [1, 2, 5]]}
-    refused(roomy.http.post(f"/pools/{roomy.pool}/prompts", json=body), 422, "invalid-request", "texts", 1)
+    refused(
+        roomy.http.post(f"/pools/{roomy.pool}/prompts", json=body),
+        422,
+        "invalid-request",
+        "texts",
+        1,
+    )
 
 
 @pytest.mark.parametrize(
-    "path", ["/outcomes", "/select_batch", "/predict_difficulty", "/allocate_budget", "/runs", "/pools"]
+    "path",
+    ["/outcomes", "/select_batch", "/predict_difficulty", "/allocate_budget", "/runs", "/pools"],
 )
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "text/plain", None])
 @pytest.mark.parametrize("chunked", [False, True], ids=["with length", "chunked"])
-def test_a_body_over_the_limit_is_a_413(world: World, path: str, kind: str | None, chunked: bool) -> None:
+def test_a_body_over_the_limit_is_a_413(
+    world: World, path: str, kind: str | None, chunked: bool
+) -> None:
     before = world.footprint()
     body = json.dumps(world.outcomes()).encode().ljust(BODY + 1)
     headers = {"content-type": kind} if kind else {}
@@ -99,7 +118,9 @@ def test_a_body_over_the_limit_is_a_413(world: World, path: str, kind: str | Non
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["with length", "chunked"])
-def test_a_file_may_be_larger_than_a_body_but_not_than_its_own_limit(world: World, chunked: bool) -> None:
+def test_a_file_may_be_larger_than_a_body_but_not_than_its_own_limit(
+    world: World, chunked: bool
+) -> None:
     line = json.dumps({"key": "k0", "vector": [1.0, 1.0, 0.0]}).encode()
     path, headers = f"/pools/{world.pool}/prompts", {"content-type": "application/jsonl"}
     before = world.footprint()
@@ -114,7 +135,9 @@ def test_a_file_may_be_larger_than_a_body_but_not_than_its_own_limit(world: Worl
 def test_prompts_in_json_keep_to_the_limit_of_bodies(world: World) -> None:
     body = json.dumps({"vectors": [[1, 2, 3]]}).encode().ljust(BODY + 1)
     for content in (body, _parts(body)):
-        refused(world.http.post(f"/pools/{world.pool}/prompts", content=content, headers=JSON), *LARGE)
+        refused(
+            world.http.post(f"/pools/{world.pool}/prompts", content=content, headers=JSON), *LARGE
+        )
 
 
 def test_the_service_answers_on_after_all_that(world: World) -> None:
@@ -131,7 +154,9 @@ def _parts(body: bytes) -> Iterator[bytes]:
 def test_who_draws_and_never_reports_gets_no_more_until_he_does(
     sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    settings = settings_for(tmp_path_factory.mktemp("draws"), sqlite_template, max_open_draws=BATCH + 1)
+    settings = settings_for(
+        tmp_path_factory.mktemp("draws"), sqlite_template, max_open_draws=BATCH + 1
+    )
     with TestClient(create_app(settings), raise_server_exceptions=False) as http:
         world = make_world(http)  # which has drawn one batch
         before, asked = world.footprint(), {"run": world.run, "sequence": 1, "batch_size": 2}
@@ -140,7 +165,11 @@ def test_who_draws_and_never_reports_gets_no_more_until_he_does(
         assert int(answer.headers["retry-after"]) >= 1
         assert world.footprint() == before
         assert http.post("/select_batch", json=asked | {"batch_size": 1}).status_code == 200
-        again = http.post("/select_batch", json={"run": world.run, "sequence": 0, "batch_size": BATCH})
-        assert again.json()["draws"]["draw_id"] == world.draws  # what was drawn already can be had at any time
+        again = http.post(
+            "/select_batch", json={"run": world.run, "sequence": 0, "batch_size": BATCH}
+        )
+        assert (
+            again.json()["draws"]["draw_id"] == world.draws
+        )  # what was drawn already can be had at any time
         assert http.post("/outcomes", json=world.outcomes()).status_code == 200
         assert http.post("/select_batch", json=asked | {"sequence": 2}).status_code == 200

@@ -17,14 +17,42 @@ from tests.api.conftest import refused, settings_for
 from tests.databases import opened_store
 
 FOREIGN = (
-    "evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example", "evil", "notlocalhost",
-    "localhostx", "1.2.3.4.nip.io", "evil.example.", "xn--lcalhost-66a",
-)  # fmt: skip
+    "evil.example",
+    "evil.example:8000",
+    "127.0.0.1.evil.example",
+    "localhost.evil.example",
+    "evil",
+    "notlocalhost",
+    "localhostx",
+    "1.2.3.4.nip.io",
+    "evil.example.",
+    "xn--lcalhost-66a",
+)
 OWN = (
-    "localhost", "localhost:8000", "LOCALHOST:1", "gps.localhost", "localhost.", "127.0.0.1", "127.0.0.1:8000",
-    "127.9.9.9", "[::1]", "[::1]:8000", "192.0.2.7:80",
-)  # fmt: skip
-NO_HOST = ("", " ", "a b", "a/b", "http://localhost", "user@localhost", "local\tsthost", "[::1", "localhost:port", "é")
+    "localhost",
+    "localhost:8000",
+    "LOCALHOST:1",
+    "gps.localhost",
+    "localhost.",
+    "127.0.0.1",
+    "127.0.0.1:8000",
+    "127.9.9.9",
+    "[::1]",
+    "[::1]:8000",
+    "192.0.2.7:80",
+)
+NO_HOST = (
+    "",
+    " ",
+    "a b",
+    "a/b",
+    "http://localhost",
+    "user@localhost",
+    "local\tsthost",
+    "[::1",
+    "localhost:port",
+    "é",
+)
 
 
 @contextmanager
@@ -51,9 +79,13 @@ def chosen(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         yield client
 
 
-@pytest.mark.parametrize("path", ["/pools", "/runs", "/metrics", "/docs", "/openapi.json", "/nowhere"])
+@pytest.mark.parametrize(
+    "path", ["/pools", "/runs", "/metrics", "/docs", "/openapi.json", "/nowhere"]
+)
 @pytest.mark.parametrize("host", FOREIGN)
-def test_an_open_service_answers_to_no_name_of_others(http: TestClient, host: str, path: str) -> None:
+def test_an_open_service_answers_to_no_name_of_others(
+    http: TestClient, host: str, path: str
+) -> None:
     for method in ("GET", "POST", "OPTIONS", "HEAD"):
         answer = http.request(method, path, headers={"host": host})
         assert answer.status_code == 421
@@ -63,7 +95,9 @@ def test_an_open_service_answers_to_no_name_of_others(http: TestClient, host: st
 
 
 @pytest.mark.parametrize("host", OWN)
-def test_an_open_service_answers_to_its_own_names_and_to_numbers(http: TestClient, host: str) -> None:
+def test_an_open_service_answers_to_its_own_names_and_to_numbers(
+    http: TestClient, host: str
+) -> None:
     assert http.get("/pools", headers={"host": host}).status_code == 200
 
 
@@ -101,10 +135,21 @@ def test_a_key_in_the_database_is_as_good(sqlite_template: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("host", "allowed"),
-    [("gps.example", True), ("GPS.example:9", True), ("a.internal", True), ("a.b.internal", True),
-     ("localhost", True), ("internal", False), ("example", False), ("127.0.0.1", False), ("[::1]", False)],
-)  # fmt: skip
-def test_chosen_names_are_all_that_it_answers_to(chosen: TestClient, host: str, allowed: bool) -> None:
+    [
+        ("gps.example", True),
+        ("GPS.example:9", True),
+        ("a.internal", True),
+        ("a.b.internal", True),
+        ("localhost", True),
+        ("internal", False),
+        ("example", False),
+        ("127.0.0.1", False),
+        ("[::1]", False),
+    ],
+)
+def test_chosen_names_are_all_that_it_answers_to(
+    chosen: TestClient, host: str, allowed: bool
+) -> None:
     assert chosen.get("/pools", headers={"host": host}).status_code == (200 if allowed else 421)
 
 
@@ -113,7 +158,9 @@ def test_every_name_on_request(sqlite_template: Path, tmp_path: Path) -> None:
         assert client.get("/pools", headers={"host": "evil.example"}).status_code == 200
 
 
-def test_beyond_loopback_it_answers_to_the_name_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beyond_loopback_it_answers_to_the_name_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "node7.cluster.example")
     for loopback in (True, False):
         hosts = Hosts((), "0.0.0.0", loopback=loopback)
@@ -136,15 +183,26 @@ def test_strangers_do_not_fill_the_memory(host: bytes) -> None:
 # ---- pages ---------------------------------------------------------------------------------------
 
 
-PAGES = ("https://evil.example", "http://localhost:3000", "http://127.0.0.1:8000", "null", "file://", "http://localhost.",
-         "chrome-extension://abc", "http://localhost:80@evil.example")  # fmt: skip
+PAGES = (
+    "https://evil.example",
+    "http://localhost:3000",
+    "http://127.0.0.1:8000",
+    "null",
+    "file://",
+    "http://localhost.",
+    "chrome-extension://abc",
+    "http://localhost:80@evil.example",
+)
 
 
 @pytest.mark.parametrize("origin", PAGES)
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/pools"), ("POST", "/outcomes"), ("OPTIONS", "/runs"), ("GET", "/healthz")]
+    ("method", "path"),
+    [("GET", "/pools"), ("POST", "/outcomes"), ("OPTIONS", "/runs"), ("GET", "/healthz")],
 )
-def test_pages_of_other_origins_are_refused(http: TestClient, origin: str, method: str, path: str) -> None:
+def test_pages_of_other_origins_are_refused(
+    http: TestClient, origin: str, method: str, path: str
+) -> None:
     problem = refused(http.request(method, path, headers={"origin": origin}), 403, "foreign-origin")
     assert "PROMPTGPS_ALLOWED_ORIGINS" in problem["detail"]
 
@@ -157,19 +215,30 @@ def test_a_key_does_not_make_a_page_less_foreign(sqlite_template: Path, tmp_path
 
 @pytest.mark.parametrize(
     ("host", "origin"),
-    [("localhost:8000", "http://localhost:8000"), ("localhost", "http://localhost"),
-     ("localhost", "http://localhost:80"), ("127.0.0.1:8000", "http://127.0.0.1:8000"),
-     ("[::1]:8000", "http://[::1]:8000"), ("localhost", "https://localhost"), ("localhost:443", "https://localhost")],
-)  # fmt: skip
+    [
+        ("localhost:8000", "http://localhost:8000"),
+        ("localhost", "http://localhost"),
+        ("localhost", "http://localhost:80"),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("[::1]:8000", "http://[::1]:8000"),
+        ("localhost", "https://localhost"),
+        ("localhost:443", "https://localhost"),
+    ],
+)
 def test_its_own_pages_may_call_it(http: TestClient, host: str, origin: str) -> None:
     assert http.get("/pools", headers={"host": host, "origin": origin}).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("site", "mode", "allowed"),
-    [("cross-site", "no-cors", False), ("same-site", "no-cors", False), ("cross-site", "navigate", True),
-     ("same-origin", "cors", True), ("none", "navigate", True)],
-)  # fmt: skip
+    [
+        ("cross-site", "no-cors", False),
+        ("same-site", "no-cors", False),
+        ("cross-site", "navigate", True),
+        ("same-origin", "cors", True),
+        ("none", "navigate", True),
+    ],
+)
 def test_images_and_scripts_of_other_sites_get_nothing(
     http: TestClient, site: str, mode: str, allowed: bool
 ) -> None:
@@ -178,7 +247,9 @@ def test_images_and_scripts_of_other_sites_get_nothing(
 
 
 @pytest.mark.parametrize("origin", ["https://app.example", "http://localhost:3000"])
-def test_an_allowed_page_asks_first_without_a_key_and_reads_the_answer(chosen: TestClient, origin: str) -> None:
+def test_an_allowed_page_asks_first_without_a_key_and_reads_the_answer(
+    chosen: TestClient, origin: str
+) -> None:
     asked = {"origin": origin, "access-control-request-method": "POST"}
     answer = chosen.options("/select_batch", headers=asked)
     assert answer.status_code == 204
@@ -202,15 +273,22 @@ def test_pages_that_are_not_allowed_stay_out_where_others_are(chosen: TestClient
 
 
 @pytest.mark.parametrize(
-    "name", ["host", "origin", "authorization", "content-type", "content-encoding", "idempotency-key"]
+    "name",
+    ["host", "origin", "authorization", "content-type", "content-encoding", "idempotency-key"],
 )
 def test_a_header_that_counts_once_is_there_once(http: TestClient, name: str) -> None:
-    value = {"host": "localhost", "origin": "http://localhost", "content-type": "application/json"}.get(name, "a")
+    value = {
+        "host": "localhost",
+        "origin": "http://localhost",
+        "content-type": "application/json",
+    }.get(name, "a")
     headers = [("host", "localhost")] * (name != "host") + [(name, value)] * 2
     refused(http.post("/pools/p/prompts", headers=headers, content=b"{}"), 400, "malformed")
 
 
-@pytest.mark.parametrize("path", ["/pools", "/runs", "/healthz", "/readyz", "/metrics", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/pools", "/runs", "/healthz", "/readyz", "/metrics", "/openapi.json"]
+)
 def test_every_get_has_a_head(http: TestClient, path: str) -> None:
     head, got = http.head(path), http.get(path)
     assert (head.status_code, head.content) == (got.status_code, b"")
@@ -218,7 +296,9 @@ def test_every_get_has_a_head(http: TestClient, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "DELETE", "PROPFIND", "PUT"])
-def test_a_method_that_is_not_taken_is_told_with_those_that_are(http: TestClient, method: str) -> None:
+def test_a_method_that_is_not_taken_is_told_with_those_that_are(
+    http: TestClient, method: str
+) -> None:
     answer = http.request(method, "/pools")
     refused(answer, 405, "method-not-allowed")
     assert answer.headers["allow"] == "GET, POST"

@@ -16,10 +16,15 @@ from tests.api.conftest import World, make_world, refused
 
 INVALID = (422, "invalid-request")
 ROWS: list[dict[str, Any]] = [
-    {"key": f"p{row}", "text": f"What is {row} + {row * 7}?", "domain": f"d{row % 2}",
-     "prior_successes": float(row % 4), "prior_trials": 4.0}
+    {
+        "key": f"p{row}",
+        "text": f"What is {row} + {row * 7}?",
+        "domain": f"d{row % 2}",
+        "prior_successes": float(row % 4),
+        "prior_trials": 4.0,
+    }
     for row in range(10)
-]  # fmt: skip
+]
 
 
 def json_columns(rows: list[dict[str, Any]]) -> tuple[bytes, str]:
@@ -61,10 +66,22 @@ def text_pool(http: TestClient, name: str) -> str:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_pool_is_filled_and_what_it_has_is_passed_over(http: TestClient, name: str, form: Any) -> None:
+def test_a_pool_is_filled_and_what_it_has_is_passed_over(
+    http: TestClient, name: str, form: Any
+) -> None:
     pool = text_pool(http, name)
-    assert counts(add(http, pool, form(ROWS[:6]))) == {"added": 6, "duplicates": 0, "aliases": 0, "total": 6}
-    assert counts(add(http, pool, form(ROWS))) == {"added": 4, "duplicates": 6, "aliases": 0, "total": 10}
+    assert counts(add(http, pool, form(ROWS[:6]))) == {
+        "added": 6,
+        "duplicates": 0,
+        "aliases": 0,
+        "total": 6,
+    }
+    assert counts(add(http, pool, form(ROWS))) == {
+        "added": 4,
+        "duplicates": 6,
+        "aliases": 0,
+        "total": 10,
+    }
     assert http.get(f"/pools/{pool}").json()["prompts"] == 10
 
 
@@ -74,18 +91,34 @@ def test_other_keys_of_the_same_texts_are_prompts_of_their_own_or_aliases_on_req
 ) -> None:
     pool = text_pool(http, name)
     assert add(http, pool, form(ROWS)).status_code == 200
-    again, more = ([row | {"key": f"{row['key']}-{word}"} for row in ROWS] for word in ("again", "more"))
-    assert counts(add(http, pool, form(again))) == {"added": 10, "duplicates": 0, "aliases": 0, "total": 20}
+    again, more = (
+        [row | {"key": f"{row['key']}-{word}"} for row in ROWS] for word in ("again", "more")
+    )
+    assert counts(add(http, pool, form(again))) == {
+        "added": 10,
+        "duplicates": 0,
+        "aliases": 0,
+        "total": 20,
+    }
     content, kind = form(more)
     sent = http.post(
-        f"/pools/{pool}/prompts?on_equal_content=merge", content=content, headers={"content-type": kind}
+        f"/pools/{pool}/prompts?on_equal_content=merge",
+        content=content,
+        headers={"content-type": kind},
     )
     assert counts(sent) == {"added": 0, "duplicates": 0, "aliases": 10, "total": 20}
     assert http.post("/runs", json={"name": pool, "pool": pool}).json()["prompts"] == 20
     asked = {"run": pool, "batch_size": 1, "candidates": ["p3-more"]}
     assert http.post("/select_batch", json=asked).json()["draws"]["prompt"] == ["p3"]
-    refused(http.post(f"/pools/{pool}/prompts?on_equal_content=both", content=content, headers={"content-type": kind}),
-            *INVALID, "on_equal_content")  # fmt: skip
+    refused(
+        http.post(
+            f"/pools/{pool}/prompts?on_equal_content=both",
+            content=content,
+            headers={"content-type": kind},
+        ),
+        *INVALID,
+        "on_equal_content",
+    )
 
 
 def test_json_says_what_becomes_of_equal_content(http: TestClient, name: str) -> None:
@@ -149,14 +182,25 @@ def test_a_wrong_row_refuses_the_whole_import_and_is_named(
 
 @pytest.mark.parametrize(
     ("content", "kind"),
-    [(b'{"text": "a"}\n{"text": ', "application/jsonl"), (b"\x1f\x8bnothing", "application/jsonl"),
-     (b"PAR1nothing", "application/vnd.apache.parquet"), (b"", "application/vnd.apache.parquet")],
-)  # fmt: skip
-def test_a_broken_file_is_refused_and_frees_the_pool(http: TestClient, name: str, content: bytes, kind: str) -> None:
+    [
+        (b'{"text": "a"}\n{"text": ', "application/jsonl"),
+        (b"\x1f\x8bnothing", "application/jsonl"),
+        (b"PAR1nothing", "application/vnd.apache.parquet"),
+        (b"", "application/vnd.apache.parquet"),
+    ],
+)
+def test_a_broken_file_is_refused_and_frees_the_pool(
+    http: TestClient, name: str, content: bytes, kind: str
+) -> None:
     pool = text_pool(http, name)
     answer = add(http, pool, (content, kind))
     refused(answer, *INVALID, "file", answer.json()["errors"][0]["row"])
-    assert counts(add(http, pool, json_lines(ROWS))) == {"added": 10, "duplicates": 0, "aliases": 0, "total": 10}
+    assert counts(add(http, pool, json_lines(ROWS))) == {
+        "added": 10,
+        "duplicates": 0,
+        "aliases": 0,
+        "total": 10,
+    }
 
 
 def test_an_empty_file_adds_nothing(http: TestClient, name: str) -> None:
@@ -166,10 +210,22 @@ def test_an_empty_file_adds_nothing(http: TestClient, name: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_given_vectors_go_by_direction_and_are_checked(http: TestClient, name: str, form: Any) -> None:
-    assert http.post("/pools", json={"name": name, "embedding": {"kind": "given", "dimension": 2}}).status_code == 201
+def test_given_vectors_go_by_direction_and_are_checked(
+    http: TestClient, name: str, form: Any
+) -> None:
+    assert (
+        http.post(
+            "/pools", json={"name": name, "embedding": {"kind": "given", "dimension": 2}}
+        ).status_code
+        == 201
+    )
     rows = [{"key": f"v{row}", "vector": [1.0, float(row)]} for row in range(5)]
-    assert counts(add(http, name, form(rows))) == {"added": 5, "duplicates": 0, "aliases": 0, "total": 5}
+    assert counts(add(http, name, form(rows))) == {
+        "added": 5,
+        "duplicates": 0,
+        "aliases": 0,
+        "total": 5,
+    }
     longer = [{"key": f"v{row}", "vector": [2.0, 2.0 * row]} for row in range(5)]
     assert add(http, name, form(longer)).json()["duplicates"] == 5
     vectors = "vectors" if form is json_columns else None
@@ -182,11 +238,17 @@ def test_given_vectors_go_by_direction_and_are_checked(http: TestClient, name: s
     assert http.get(f"/pools/{name}").json()["prompts"] == 5
 
 
-def test_texts_go_to_pools_of_texts_and_vectors_to_pools_of_vectors(http: TestClient, name: str) -> None:
+def test_texts_go_to_pools_of_texts_and_vectors_to_pools_of_vectors(
+    http: TestClient, name: str
+) -> None:
     world = make_world(http)
-    refused(http.post(f"/pools/{world.pool}/prompts", json={"texts": ["a"]}), *INVALID, "vectors", 0)
+    refused(
+        http.post(f"/pools/{world.pool}/prompts", json={"texts": ["a"]}), *INVALID, "vectors", 0
+    )
     pool = text_pool(http, name)
-    refused(http.post(f"/pools/{pool}/prompts", json={"vectors": [[1.0] * 256]}), *INVALID, "texts", 0)
+    refused(
+        http.post(f"/pools/{pool}/prompts", json={"vectors": [[1.0] * 256]}), *INVALID, "texts", 0
+    )
     both = {"texts": ["a"], "vectors": [[1.0] * 256]}
     refused(http.post(f"/pools/{pool}/prompts", json=both), *INVALID, "vectors", 0)
 
@@ -203,7 +265,9 @@ def test_texts_go_to_pools_of_texts_and_vectors_to_pools_of_vectors(http: TestCl
         ({"kind": "given", "dimension": True}, "embedding.dimension"),
     ],
 )
-def test_an_embedding_that_cannot_be_is_refused(http: TestClient, name: str, embedding: Any, field: str) -> None:
+def test_an_embedding_that_cannot_be_is_refused(
+    http: TestClient, name: str, embedding: Any, field: str
+) -> None:
     refused(http.post("/pools", json={"name": name, "embedding": embedding}), *INVALID, field)
     refused(http.get(f"/pools/{name}"), 404, "not-found")
 
@@ -221,7 +285,12 @@ def test_the_same_pool_again_is_the_same_and_another_of_its_name_is_a_409(world:
     assert again.status_code == 200
     assert again.json()["prompts"] == 12
     for other in ({"kind": "given", "dimension": 4}, {"kind": "wordllama"}):
-        refused(world.http.post("/pools", json=body | {"embedding": other}), 409, "conflict", "embedding")
+        refused(
+            world.http.post("/pools", json=body | {"embedding": other}),
+            409,
+            "conflict",
+            "embedding",
+        )
     refused(world.http.post("/pools", json={"name": world.pool}), 409, "conflict", "embedding")
 
 
@@ -229,7 +298,10 @@ def test_domains_serve_as_quotas(http: TestClient, name: str) -> None:
     pool = text_pool(http, name)
     assert add(http, pool, json_lines(ROWS)).status_code == 200
     quotas = {"domain_quotas": {"d0": 0.75, "d1": 0.25}}
-    assert http.post("/runs", json={"name": name, "pool": pool, "selection": quotas}).status_code == 201
+    assert (
+        http.post("/runs", json={"name": name, "pool": pool, "selection": quotas}).status_code
+        == 201
+    )
     batch = http.post("/select_batch", json={"run": name, "batch_size": 4}).json()
     domain = {row["key"]: row["domain"] for row in ROWS}
     assert sorted(domain[key] for key in batch["draws"]["prompt"]) == ["d0", "d0", "d0", "d1"]

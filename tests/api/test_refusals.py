@@ -48,18 +48,35 @@ OUTCOMES: Cases = [
     ("wrong type of version", {"policy_version": "3"}, INVALID, "policy_version", None),
     ("huge version in a row", {"policy_version": [1, 2, BIG, 4]}, INVALID, "policy_version", 2),
     ("fractions for a binary reward", {"successes": [1, 0.5, 0, 4]}, INVALID, "successes", 1),
-    ("draw that was never issued", {"draw_id": ["d0-0", "d1-99999", "d1-2", "d1-3"]}, MISSING, "draw_id", 0),
+    (
+        "draw that was never issued",
+        {"draw_id": ["d0-0", "d1-99999", "d1-2", "d1-3"]},
+        MISSING,
+        "draw_id",
+        0,
+    ),
     ("draw id of no form", {"draw_id": ["x", "y", "z", "d1-3"]}, MISSING, "draw_id", 0),
     ("draws and prompts", {"prompt": ["k0", "k1", "k2", "k3"]}, INVALID, "draw_id", None),
     ("neither draws nor prompts", {"draw_id": None}, INVALID, "draw_id", None),
-    ("unknown prompt", {"draw_id": None, "prompt": ["k0", "k1", "nobody", "k3"]}, MISSING, "prompt", 2),
+    (
+        "unknown prompt",
+        {"draw_id": None, "prompt": ["k0", "k1", "nobody", "k3"]},
+        MISSING,
+        "prompt",
+        2,
+    ),
     ("rewards with groups", {"reward": [1, 1, 1, 1]}, INVALID, "reward", None),
     ("unknown run", {"run": "nobody"}, MISSING, None, None),
     ("run name of no form", {"run": "../etc"}, INVALID, "run", None),
     ("empty columns", {"draw_id": [], "successes": [], "trials": []}, INVALID, "draw_id", None),
 ]
 
-GROUPLESS = {"successes": None, "trials": None, "rollout_index": [0, 1, 2, 3], "reward": [1, 0, 1, 0]}
+GROUPLESS = {
+    "successes": None,
+    "trials": None,
+    "rollout_index": [0, 1, 2, 3],
+    "reward": [1, 0, 1, 0],
+}
 ROLLOUTS: Cases = [
     ("reward that is not binary", {"reward": [1, 0, 0.5, 0]}, INVALID, "reward", 2),
     ("no reward of an ok rollout", {"reward": [1, None, 1, 0]}, INVALID, "reward", 1),
@@ -74,7 +91,13 @@ ROLLOUTS: Cases = [
     ("index past the group", {"rollout_index": [0, 1, 4, 3]}, INVALID, "rollout_index", 2),
     ("negative index", {"rollout_index": [0, -1, 2, 3]}, INVALID, "rollout_index", 1),
     ("statuses of other length", {"status": ["ok"]}, INVALID, "status", None),
-    ("rollouts by prompt", {"draw_id": None, "prompt": ["k0", "k1", "k2", "k3"]}, INVALID, "draw_id", None),
+    (
+        "rollouts by prompt",
+        {"draw_id": None, "prompt": ["k0", "k1", "k2", "k3"]},
+        INVALID,
+        "draw_id",
+        None,
+    ),
     ("successes with rollouts", {"successes": [1, 1, 1, 1]}, INVALID, "successes", None),
     ("no rewards", {"reward": None}, INVALID, "reward", None),
 ]
@@ -83,7 +106,13 @@ SELECTIONS: Cases = [
     ("unknown run", {"run": "nobody"}, MISSING, None, None),
     ("unknown field", {"batchsize": 3}, INVALID, "batchsize", None),
     ("batch over the pool", {"batch_size": 13}, INVALID, "batch_size", None),
-    ("batch over the candidates", {"batch_size": 3, "candidates": ["k0", "k1"]}, INVALID, "batch_size", None),
+    (
+        "batch over the candidates",
+        {"batch_size": 3, "candidates": ["k0", "k1"]},
+        INVALID,
+        "batch_size",
+        None,
+    ),
     ("batch over what is left", {"batch_size": 12, "exclude": ["k0"]}, INVALID, "batch_size", None),
     ("empty batch", {"batch_size": 0}, INVALID, "batch_size", None),
     ("huge batch", {"batch_size": BIG}, INVALID, "batch_size", None),
@@ -95,7 +124,13 @@ SELECTIONS: Cases = [
     ("no candidates", {"candidates": []}, INVALID, "candidates", None),
     ("negative sequence", {"sequence": -1}, INVALID, "sequence", None),
     ("huge sequence", {"sequence": BIG}, INVALID, "sequence", None),
-    ("sequence with another question", {"sequence": 0, "batch_size": 3}, (409, "conflict"), "sequence", None),
+    (
+        "sequence with another question",
+        {"sequence": 0, "batch_size": 3},
+        (409, "conflict"),
+        "sequence",
+        None,
+    ),
     ("endless wait", {"wait_seconds": 1e9}, INVALID, "wait_seconds", None),
     ("no rollouts", {"rollouts": 0}, INVALID, "rollouts", None),
     ("text flag that is a word", {"include_text": "yes"}, INVALID, "include_text", None),
@@ -109,10 +144,22 @@ PREDICTIONS: Cases = [
     ("no rows", {"keys": []}, INVALID, "keys", None),
     ("level one", {"level": 1.0}, INVALID, "level", None),
     ("level zero", {"level": 0}, INVALID, "level", None),
-    ("texts for given vectors", {"keys": None, "texts": ["what is 2 + 2?"]}, INVALID, "texts", None),
+    (
+        "texts for given vectors",
+        {"keys": None, "texts": ["what is 2 + 2?"]},
+        INVALID,
+        "texts",
+        None,
+    ),
     ("other dimension", {"keys": None, "vectors": [[1, 2, 3], [1, 2]]}, INVALID, "vectors", 1),
     ("zero vector", {"keys": None, "vectors": [[1, 2, 3], [0, 0, 0]]}, INVALID, "vectors", 1),
-    ("bool in a vector", {"keys": None, "vectors": [[1, 2, 3], [1, True, 3]]}, INVALID, "vectors", 1),
+    (
+        "bool in a vector",
+        {"keys": None, "vectors": [[1, 2, 3], [1, True, 3]]},
+        INVALID,
+        "vectors",
+        1,
+    ),
 ]
 
 FOUR = {"keys": ["k0", "k1", "k2", "k3"]}
@@ -166,7 +213,13 @@ BUDGETS: Cases = [
         "outcomes_so_far.successes",
         1,
     ),
-    ("calibration of nothing", {"calibration": {"successes": [1], "trials": [1]}}, INVALID, "calibration.keys", None),
+    (
+        "calibration of nothing",
+        {"calibration": {"successes": [1], "trials": [1]}},
+        INVALID,
+        "calibration.keys",
+        None,
+    ),
     (
         "calibration by an unknown key",
         {"calibration": {"keys": ["k0", "nobody"], "successes": [1, 0], "trials": [1, 1]}},
@@ -190,7 +243,14 @@ BUDGETS: Cases = [
     ),
     (
         "wrong answers that do not add up",
-        {"calibration": {"keys": ["k0", "k1"], "successes": [1, 0], "trials": [1, 3], "wrong_answers": [[], [1, 1]]}},
+        {
+            "calibration": {
+                "keys": ["k0", "k1"],
+                "successes": [1, 0],
+                "trials": [1, 3],
+                "wrong_answers": [[], [1, 1]],
+            }
+        },
         INVALID,
         "calibration.wrong_answers",
         1,
@@ -209,9 +269,27 @@ RUNS: Cases = [
     ("unknown strategy", {"selection": {"strategy": "best"}}, INVALID, "selection.strategy", None),
     ("unknown setting", {"selection": {"greed": 1}}, INVALID, "selection.greed", None),
     ("target past one", {"selection": {"target": 1.5}}, INVALID, "selection.target", None),
-    ("band the wrong way round", {"selection": {"band": [0.8, 0.2]}}, INVALID, "selection.band", None),
-    ("cool-down that is a word", {"selection": {"cooldown": "long"}}, INVALID, "selection.cooldown", None),
-    ("quotas that sum to less", {"selection": {"domain_quotas": {"a": 0.5}}}, INVALID, "selection.domain_quotas", None),
+    (
+        "band the wrong way round",
+        {"selection": {"band": [0.8, 0.2]}},
+        INVALID,
+        "selection.band",
+        None,
+    ),
+    (
+        "cool-down that is a word",
+        {"selection": {"cooldown": "long"}},
+        INVALID,
+        "selection.cooldown",
+        None,
+    ),
+    (
+        "quotas that sum to less",
+        {"selection": {"domain_quotas": {"a": 0.5}}},
+        INVALID,
+        "selection.domain_quotas",
+        None,
+    ),
     (
         "quota of an unknown domain",
         {"selection": {"domain_quotas": {"a": 1}}},
@@ -220,7 +298,13 @@ RUNS: Cases = [
         None,
     ),
     ("threshold without one", {"reward": {"kind": "threshold"}}, INVALID, "reward.threshold", None),
-    ("affine the wrong way round", {"reward": {"kind": "affine", "low": 1, "high": 0}}, INVALID, "reward.high", None),
+    (
+        "affine the wrong way round",
+        {"reward": {"kind": "affine", "low": 1, "high": 0}},
+        INVALID,
+        "reward.high",
+        None,
+    ),
     (
         "affine wider than a float",
         {"reward": {"kind": "affine", "low": -1e308, "high": 1e308}},
@@ -241,7 +325,11 @@ def world(http: TestClient) -> World:
 
 @pytest.mark.parametrize(CASE, **cases(OUTCOMES))
 def test_a_wrong_report_of_groups_names_its_field_and_row_and_leaves_nothing(
-    world: World, change: dict[str, Any], answer: tuple[int, str], field: str | None, row: int | None
+    world: World,
+    change: dict[str, Any],
+    answer: tuple[int, str],
+    field: str | None,
+    row: int | None,
 ) -> None:
     before = world.footprint()
     refused(world.http.post("/outcomes", json=world.outcomes(**change)), *answer, field, row)
@@ -250,25 +338,47 @@ def test_a_wrong_report_of_groups_names_its_field_and_row_and_leaves_nothing(
 
 @pytest.mark.parametrize(CASE, **cases(ROLLOUTS))
 def test_a_wrong_report_of_rollouts_names_its_field_and_row_and_leaves_nothing(
-    world: World, change: dict[str, Any], answer: tuple[int, str], field: str | None, row: int | None
+    world: World,
+    change: dict[str, Any],
+    answer: tuple[int, str],
+    field: str | None,
+    row: int | None,
 ) -> None:
     before = world.footprint()
-    refused(world.http.post("/outcomes", json=world.outcomes(**(GROUPLESS | change))), *answer, field, row)
+    refused(
+        world.http.post("/outcomes", json=world.outcomes(**(GROUPLESS | change))),
+        *answer,
+        field,
+        row,
+    )
     assert world.footprint() == before
 
 
 @pytest.mark.parametrize(CASE, **cases(SELECTIONS))
 def test_a_wrong_request_for_a_batch_names_its_field_and_row_and_draws_nothing(
-    world: World, change: dict[str, Any], answer: tuple[int, str], field: str | None, row: int | None
+    world: World,
+    change: dict[str, Any],
+    answer: tuple[int, str],
+    field: str | None,
+    row: int | None,
 ) -> None:
     before = world.footprint()
-    refused(world.http.post("/select_batch", json={"run": world.run, "batch_size": 2} | change), *answer, field, row)
+    refused(
+        world.http.post("/select_batch", json={"run": world.run, "batch_size": 2} | change),
+        *answer,
+        field,
+        row,
+    )
     assert world.footprint() == before
 
 
 @pytest.mark.parametrize(CASE, **cases(PREDICTIONS))
 def test_a_wrong_request_for_predictions_names_its_field_and_row(
-    world: World, change: dict[str, Any], answer: tuple[int, str], field: str | None, row: int | None
+    world: World,
+    change: dict[str, Any],
+    answer: tuple[int, str],
+    field: str | None,
+    row: int | None,
 ) -> None:
     asked = {"run": world.run, "keys": ["k0"]} | change
     body = {name: value for name, value in asked.items() if value is not None}
@@ -277,7 +387,11 @@ def test_a_wrong_request_for_predictions_names_its_field_and_row(
 
 @pytest.mark.parametrize(CASE, **cases(BUDGETS))
 def test_a_wrong_request_for_a_budget_names_its_field_and_row(
-    world: World, change: dict[str, Any], answer: tuple[int, str], field: str | None, row: int | None
+    world: World,
+    change: dict[str, Any],
+    answer: tuple[int, str],
+    field: str | None,
+    row: int | None,
 ) -> None:
     asked = {"run": world.run, "total": 8} | FOUR | change
     body = {name: value for name, value in asked.items() if value is not None}
@@ -286,7 +400,11 @@ def test_a_wrong_request_for_a_budget_names_its_field_and_row(
 
 @pytest.mark.parametrize(CASE, **cases(RUNS))
 def test_a_wrong_run_names_its_field_and_opens_nothing(
-    world: World, change: dict[str, Any], answer: tuple[int, str], field: str | None, row: int | None
+    world: World,
+    change: dict[str, Any],
+    answer: tuple[int, str],
+    field: str | None,
+    row: int | None,
 ) -> None:
     before = world.footprint()
     asked = {"name": f"{world.run}-other", "pool": world.pool} | change
@@ -304,7 +422,9 @@ def test_a_wrong_run_names_its_field_and_opens_nothing(
         ({"selection": {"domain_quotas": {"nowhere": 1.0}}}, "selection.domain_quotas"),
     ],
 )
-def test_a_wrong_change_of_a_run_changes_nothing(world: World, change: dict[str, Any], field: str) -> None:
+def test_a_wrong_change_of_a_run_changes_nothing(
+    world: World, change: dict[str, Any], field: str
+) -> None:
     before = world.footprint()
     refused(world.http.patch(f"/runs/{world.run}", json=change), *INVALID, field)
     assert world.footprint() == before
@@ -313,10 +433,15 @@ def test_a_wrong_change_of_a_run_changes_nothing(world: World, change: dict[str,
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/pools/nobody"), ("GET", "/runs/nobody"), ("GET", "/runs/nobody/metrics"), ("PATCH", "/runs/nobody"),
-        ("POST", "/pools/nobody/prompts"), ("GET", "/nowhere"), ("GET", "/pools/a/b/c"),
+        ("GET", "/pools/nobody"),
+        ("GET", "/runs/nobody"),
+        ("GET", "/runs/nobody/metrics"),
+        ("PATCH", "/runs/nobody"),
+        ("POST", "/pools/nobody/prompts"),
+        ("GET", "/nowhere"),
+        ("GET", "/pools/a/b/c"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_there_is_a_404(http: TestClient, method: str, path: str) -> None:
     body = {} if method == "GET" else {"json": {"texts": ["a"]} if method == "POST" else {}}
     refused(http.request(method, path, **body), *MISSING)
@@ -346,6 +471,11 @@ def test_a_name_in_the_address_that_cannot_be_one_is_a_422(http: TestClient, nam
 
 
 def test_at_most_twenty_faults_are_told_of_a_body_that_is_wrong_everywhere(world: World) -> None:
-    problem = refused(world.http.post("/outcomes", json=world.outcomes(trials=["x"] * 1000)), *INVALID, "trials", 0)
+    problem = refused(
+        world.http.post("/outcomes", json=world.outcomes(trials=["x"] * 1000)),
+        *INVALID,
+        "trials",
+        0,
+    )
     assert len(problem["errors"]) == 20
     assert "999 more" in problem["detail"]

@@ -14,14 +14,21 @@ def test_the_same_run_again_is_the_same_and_another_of_its_name_is_a_409(world: 
     again = world.http.post("/runs", json=body)
     assert again.status_code == 200
     assert again.json() == world.http.get(f"/runs/{world.run}").json()
-    for change, field in (({"seed": 9}, "seed"), ({"selection": {"strategy": "uniform"}}, "selection.strategy")):
+    for change, field in (
+        ({"seed": 9}, "seed"),
+        ({"selection": {"strategy": "uniform"}}, "selection.strategy"),
+    ):
         refused(world.http.post("/runs", json=body | change), 409, "conflict", field)
 
 
 def test_a_run_spells_out_every_setting(world: World) -> None:
     run = world.http.get(f"/runs/{world.run}").json()
     settings = run["selection"]
-    assert (settings["strategy"], settings["predictor"], settings["utility"]) == ("promptgps", "hierarchical", "mixed")
+    assert (settings["strategy"], settings["predictor"], settings["utility"]) == (
+        "promptgps",
+        "hierarchical",
+        "mixed",
+    )
     free = {"retire_above", "domain_quotas"}
     assert {name for name, value in settings.items() if value is None} <= free
     assert (run["draws"], run["selections"], run["log_position"], run["prompts"]) == (4, 1, 0, 12)
@@ -29,7 +36,9 @@ def test_a_run_spells_out_every_setting(world: World) -> None:
 
 def test_a_change_of_settings_keeps_the_others(world: World) -> None:
     before = world.http.get(f"/runs/{world.run}").json()
-    changed = world.http.patch(f"/runs/{world.run}", json={"selection": {"target": 0.7}, "rollouts_per_prompt": 6})
+    changed = world.http.patch(
+        f"/runs/{world.run}", json={"selection": {"target": 0.7}, "rollouts_per_prompt": 6}
+    )
     assert changed.status_code == 200
     assert changed.json()["selection"] == before["selection"] | {"target": 0.7}
     assert changed.json()["rollouts_per_prompt"] == 6
@@ -48,12 +57,20 @@ def test_a_selection_is_replayed_whatever_shape_the_answer_is_asked_in(world: Wo
     answers[0]["draws"].pop("text")
     assert answers[2] == answers[0]
     assert answers[0]["draws"]["draw_id"] == world.draws
-    refused(world.http.post("/select_batch", json=asked | {"exclude": ["k0"]}), 409, "conflict", "sequence")
+    refused(
+        world.http.post("/select_batch", json=asked | {"exclude": ["k0"]}),
+        409,
+        "conflict",
+        "sequence",
+    )
 
 
 def test_a_request_without_a_sequence_is_numbered(world: World) -> None:
     numbers = [
-        world.http.post("/select_batch", json={"run": world.run, "batch_size": 1}).json()["sequence"] for _ in range(3)
+        world.http.post("/select_batch", json={"run": world.run, "batch_size": 1}).json()[
+            "sequence"
+        ]
+        for _ in range(3)
     ]
     assert numbers == [1, 2, 3]
 
@@ -65,12 +82,21 @@ def test_a_batch_of_the_whole_pool_is_given_though_draws_are_pending(world: Worl
 
 @pytest.mark.parametrize(
     ("candidates", "exclude", "expected"),
-    [(["k3", "k7"], None, {"k3", "k7"}), (["k1", "k2", "k3"], ["k2"], {"k1", "k3"}), (["k5", "k5"], [], {"k5"})],
+    [
+        (["k3", "k7"], None, {"k3", "k7"}),
+        (["k1", "k2", "k3"], ["k2"], {"k1", "k3"}),
+        (["k5", "k5"], [], {"k5"}),
+    ],
 )
 def test_only_candidates_less_exclusions_are_drawn(
     world: World, candidates: list[str], exclude: list[str] | None, expected: set[str]
 ) -> None:
-    body = {"run": world.run, "batch_size": len(expected), "candidates": candidates, "exclude": exclude}
+    body = {
+        "run": world.run,
+        "batch_size": len(expected),
+        "candidates": candidates,
+        "exclude": exclude,
+    }
     assert set(world.http.post("/select_batch", json=body).json()["draws"]["prompt"]) == expected
 
 
@@ -80,11 +106,17 @@ def send(world: World, report: dict[str, Any], **headers: str) -> Any:
     return answer.json()
 
 
-def receipt(stored: int, duplicates: int, conflicts: list[int], log_position: int) -> dict[str, Any]:
+def receipt(
+    stored: int, duplicates: int, conflicts: list[int], log_position: int
+) -> dict[str, Any]:
     return {
-        "stored": stored, "duplicates": duplicates, "conflicts": conflicts, "superseded": 0,
-        "log_position": log_position, "warnings": [],
-    }  # fmt: skip
+        "stored": stored,
+        "duplicates": duplicates,
+        "conflicts": conflicts,
+        "superseded": 0,
+        "log_position": log_position,
+        "warnings": [],
+    }
 
 
 def test_a_report_sent_again_is_free_and_a_contradiction_changes_nothing(world: World) -> None:
@@ -100,9 +132,12 @@ def test_rollouts_come_one_by_one_in_any_order_and_twice(world: World) -> None:
     rewards = [None, 1.0, 0.0, None]
     for index in (2, 0, 3, 1):
         report = {
-            "run": world.run, "draw_id": [draw], "rollout_index": [index], "reward": [rewards[index]],
+            "run": world.run,
+            "draw_id": [draw],
+            "rollout_index": [index],
+            "reward": [rewards[index]],
             "status": [statuses[index]],
-        }  # fmt: skip
+        }
         assert send(world, report)["stored"] == 1
         assert send(world, report)["duplicates"] == 1
     group = world.outcomes(draw_id=[draw], successes=[1], trials=[2])
@@ -149,7 +184,9 @@ def test_rewards_become_successes_as_the_run_says(
     run = f"{world.run}-rewards"
     body = {"name": run, "pool": world.pool, "rollouts_per_prompt": 4, "reward": reward}
     assert world.http.post("/runs", json=body).status_code == 201
-    draw = world.http.post("/select_batch", json={"run": run, "batch_size": 1}).json()["draws"]["draw_id"]
+    draw = world.http.post("/select_batch", json={"run": run, "batch_size": 1}).json()["draws"][
+        "draw_id"
+    ]
     send(world, {"run": run, "draw_id": draw * 4, "rollout_index": [0, 1, 2, 3], "reward": values})
     learned = {"run": run, "batch_size": 1, "wait_seconds": 30}
     assert world.http.post("/select_batch", json=learned).json()["trained_through"] == 4
@@ -166,7 +203,10 @@ def test_several_pools_serve_one_run_by_quota(world: World) -> None:
     assert answer.json()["prompts"] == 24
     for changed, row in (
         ([{"pool": world.pool, "quota": 0.5}, {"pool": other.pool, "quota": 0.75}], None),
-        ([{"pool": world.pool, "quota": 0.5}, {"pool": other.pool, "quota": 0.5, "weight": 1.0}], 1),
+        (
+            [{"pool": world.pool, "quota": 0.5}, {"pool": other.pool, "quota": 0.5, "weight": 1.0}],
+            1,
+        ),
         ([{"pool": world.pool}, {"pool": world.pool}], None),
     ):
         body = {"name": f"{world.run}-three", "pools": changed}
@@ -179,11 +219,24 @@ def test_several_pools_serve_one_run_by_quota(world: World) -> None:
 
 def test_every_wrong_row_of_a_report_is_named_up_to_twenty_and_their_number(world: World) -> None:
     draw = world.draws[0]
-    few = {"run": world.run, "draw_id": [draw] * 4, "rollout_index": [0, 1, 2, 3], "reward": [1, 0.1 + 0.2, 0, 2]}
+    few = {
+        "run": world.run,
+        "draw_id": [draw] * 4,
+        "rollout_index": [0, 1, 2, 3],
+        "reward": [1, 0.1 + 0.2, 0, 2],
+    }
     problem = refused(world.http.post("/outcomes", json=few), 422, "invalid-request", "reward", 1)
-    assert [(fault["field"], fault["row"]) for fault in problem["errors"]] == [("reward", 1), ("reward", 3)]
+    assert [(fault["field"], fault["row"]) for fault in problem["errors"]] == [
+        ("reward", 1),
+        ("reward", 3),
+    ]
     assert "0.30000000000000004" in problem["errors"][0]["detail"]
-    many = {"run": world.run, "draw_id": [draw] * 50, "rollout_index": [0] * 50, "reward": [0.5] * 50}
+    many = {
+        "run": world.run,
+        "draw_id": [draw] * 50,
+        "rollout_index": [0] * 50,
+        "reward": [0.5] * 50,
+    }
     problem = refused(world.http.post("/outcomes", json=many), 422, "invalid-request", "reward", 0)
     assert [fault["row"] for fault in problem["errors"]] == list(range(20))
     assert "50 of 50 rows" in problem["detail"]
@@ -197,12 +250,22 @@ def test_every_wrong_row_of_a_report_is_named_up_to_twenty_and_their_number(worl
         ({"trials": [8.0, 4, 4, 4.5]}, "trials", [0, 3]),
         ({"draw_id": ["d0-0", None, "d0-1", None]}, "draw_id", [0, 2]),
         (
-            {"successes": None, "trials": None, "rollout_index": [0, 0, 0, 0], "reward": [None, 1, None, 0]},
+            {
+                "successes": None,
+                "trials": None,
+                "rollout_index": [0, 0, 0, 0],
+                "reward": [None, 1, None, 0],
+            },
             "reward",
             [0, 2],
         ),
         (
-            {"successes": None, "trials": None, "rollout_index": [9, 0, 0, 7], "reward": [1, 1, 1, 0]},
+            {
+                "successes": None,
+                "trials": None,
+                "rollout_index": [9, 0, 0, 7],
+                "reward": [1, 1, 1, 0],
+            },
             "rollout_index",
             [0, 3],
         ),
@@ -215,8 +278,16 @@ def test_every_kind_of_wrong_row_is_named(
         filled = [new or old for new, old in zip(change["draw_id"], world.draws, strict=True)]
         change = change | {"draw_id": filled}
     answer = world.http.post("/outcomes", json=world.outcomes(**change))
-    problem = refused(answer, answer.status_code, "not-found" if field == "draw_id" else "invalid-request", field, 0)
-    assert [(fault["field"], fault["row"]) for fault in problem["errors"]] == [(field, row) for row in rows]
+    problem = refused(
+        answer,
+        answer.status_code,
+        "not-found" if field == "draw_id" else "invalid-request",
+        field,
+        0,
+    )
+    assert [(fault["field"], fault["row"]) for fault in problem["errors"]] == [
+        (field, row) for row in rows
+    ]
     if field == "trials":
         assert "8.0" in problem["errors"][0]["detail"]
     assert world.http.get(f"/runs/{world.run}").json()["log_position"] == 0
@@ -230,8 +301,19 @@ def test_groups_come_as_floats_up_to_rounding(world: World) -> None:
 def test_a_reward_is_patched_while_nothing_is_stored(world: World) -> None:
     asked = {"reward": {"kind": "affine", "low": -1.0, "high": 1.0}}
     changed = world.http.patch(f"/runs/{world.run}", json=asked)
-    assert changed.json()["reward"] == {"kind": "affine", "low": -1.0, "high": 1.0, "threshold": None, "values": None}
-    rollouts = {"run": world.run, "draw_id": world.draws, "rollout_index": [0] * 4, "reward": [-1, 0.5, 3, 1]}
+    assert changed.json()["reward"] == {
+        "kind": "affine",
+        "low": -1.0,
+        "high": 1.0,
+        "threshold": None,
+        "values": None,
+    }
+    rollouts = {
+        "run": world.run,
+        "draw_id": world.draws,
+        "rollout_index": [0] * 4,
+        "reward": [-1, 0.5, 3, 1],
+    }
     (warning,) = send(world, rollouts)["warnings"]
     assert "3.0 in row 2" in warning
     other = world.http.patch(f"/runs/{world.run}", json={"reward": {"kind": "binary"}})
@@ -242,7 +324,12 @@ def test_a_reward_is_patched_while_nothing_is_stored(world: World) -> None:
 
 
 def test_rewards_of_minus_one_and_one_are_understood_and_the_run_says_so(world: World) -> None:
-    rollouts = {"run": world.run, "draw_id": world.draws, "rollout_index": [0] * 4, "reward": [1, 1, -1, 1]}
+    rollouts = {
+        "run": world.run,
+        "draw_id": world.draws,
+        "rollout_index": [0] * 4,
+        "reward": [1, 1, -1, 1],
+    }
     assert world.http.get(f"/runs/{world.run}").json()["reward"]["values"] is None
     assert send(world, rollouts)["stored"] == 4
     assert world.http.get(f"/runs/{world.run}").json()["reward"]["values"] == [-1.0, 1.0]
@@ -264,15 +351,26 @@ def test_metrics_that_cannot_be_are_refused(world: World, query: str, field: str
     assert world.http.post("/select_batch", json=learned).json()["trained_through"] == 4
     refused(world.http.get(f"/runs/{world.run}/metrics?{query}"), 422, "invalid-request", field)
     found = world.http.get(f"/runs/{world.run}/metrics?since=1&every=2&series=success_rate").json()
-    assert found["series"] == {"model_version": [1.0], "trained_through": [4.0], "success_rate": [7 / 16]}
+    assert found["series"] == {
+        "model_version": [1.0],
+        "trained_through": [4.0],
+        "success_rate": [7 / 16],
+    }
     assert found["next"] is None
 
 
-def test_a_batch_asked_for_with_another_policy_version_is_the_same_with_a_warning(world: World) -> None:
+def test_a_batch_asked_for_with_another_policy_version_is_the_same_with_a_warning(
+    world: World,
+) -> None:
     asked = {"run": world.run, "sequence": 0, "batch_size": 4}
     answer = world.http.post("/select_batch", json=asked | {"policy_version": 2}).json()
     assert answer["replayed"]
     assert answer["draws"]["draw_id"] == world.draws
     assert "no policy_version, not 2" in answer["warnings"][-1]
-    other = refused(world.http.post("/select_batch", json=asked | {"batch_size": 5}), 409, "conflict", "sequence")
+    other = refused(
+        world.http.post("/select_batch", json=asked | {"batch_size": 5}),
+        409,
+        "conflict",
+        "sequence",
+    )
     assert [fault["field"] for fault in other["errors"]] == ["sequence", "batch_size"]

@@ -17,18 +17,26 @@ def test_a_snapshot_is_made_once_and_listed(world: World) -> None:
     made, again = (ask(world, "snapshots", {"tag": "step-1"}) for _ in range(2))
     assert (made.status_code, again.status_code) == (201, 200)
     assert made.json() == again.json()
-    assert (made.json()["draws"], made.json()["selections"], made.json()["log_position"]) == (4, 1, 0)
+    assert (made.json()["draws"], made.json()["selections"], made.json()["log_position"]) == (
+        4,
+        1,
+        0,
+    )
     listed = world.http.get(f"/runs/{world.run}/snapshots").json()
     assert listed == {"run": world.run, "epoch": 0, "snapshots": [made.json()], "restores": []}
 
 
 def test_what_a_restore_supersedes_is_counted_in_every_answer(world: World) -> None:
     ask(world, "snapshots", {"tag": "start"})
-    late = world.http.post("/select_batch", json={"run": world.run, "sequence": 1, "batch_size": 4}).json()
+    late = world.http.post(
+        "/select_batch", json={"run": world.run, "sequence": 1, "batch_size": 4}
+    ).json()
     restored = ask(world, "restore", {"tag": "start"}).json()
     assert restored["superseded"] == {"selections": 1, "draws": 4, "outcomes": 0, "snapshots": 0}
     assert world.http.get(f"/runs/{world.run}").json()["epoch"] == restored["epoch"] == 1
-    answer = world.http.post("/outcomes", json=world.outcomes(draw_id=late["draws"]["draw_id"])).json()
+    answer = world.http.post(
+        "/outcomes", json=world.outcomes(draw_id=late["draws"]["draw_id"])
+    ).json()
     assert (answer["stored"], answer["superseded"]) == (0, 4)
     answer = world.http.post("/outcomes", json=world.outcomes()).json()
     assert (answer["stored"], answer["superseded"]) == (4, 0)

@@ -18,9 +18,13 @@ def browser() -> Iterator[Browser]:
     """The browser; where one is named, as in CI, tests fail without it instead of being skipped."""
     path = os.environ.get(VARIABLE) or next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
-        pytest.skip(f"there is no chromium here; `make browser` installs it, and {VARIABLE} names another")
+        pytest.skip(
+            f"there is no chromium here; `make browser` installs it, and {VARIABLE} names another"
+        )
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=shutil.which(path) or path, args=as_root)
+        opened = playwright.chromium.launch(
+            executable_path=shutil.which(path) or path, args=as_root
+        )
         yield opened
         opened.close()

@@ -12,7 +12,9 @@ KEY = "sesame"
 SECONDS = 60_000  # as playwright counts: a busy machine takes long to draw a page
 
 
-def test_the_documentation_needs_no_other_site_and_takes_a_key(browser: Browser, tmp_path: Path) -> None:
+def test_the_documentation_needs_no_other_site_and_takes_a_key(
+    browser: Browser, tmp_path: Path
+) -> None:
     url = f"sqlite:///{tmp_path}/a.db"
     asked: list[str] = []
     complaints: list[str] = []
@@ -31,7 +33,9 @@ def test_the_documentation_needs_no_other_site_and_takes_a_key(browser: Browser,
         operation.click()
         operation.get_by_role("button", name="Try it out").click()
         operation.get_by_role("button", name="Execute").click()
-        expect(operation.locator(".live-responses-table .response-col_status").last).to_contain_text("401")
+        expect(
+            operation.locator(".live-responses-table .response-col_status").last
+        ).to_contain_text("401")
         refused, complaints[:] = complaints[:], []
         assert all("401" in line for line in refused), refused  # the browser notes failed requests
 
@@ -40,7 +44,9 @@ def test_the_documentation_needs_no_other_site_and_takes_a_key(browser: Browser,
         page.locator(".auth-btn-wrapper button.authorize").click()
         page.locator(".auth-btn-wrapper button.btn-done").click()
         operation.get_by_role("button", name="Execute").click()
-        expect(operation.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
+        expect(
+            operation.locator(".live-responses-table .response-col_status").last
+        ).to_contain_text("200")
 
         assert complaints == []
         assert [place for place in asked if not place.startswith((server.url, "data:"))] == []

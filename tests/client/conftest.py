@@ -30,17 +30,41 @@ SUBSET = "0123456789abcdef" * 2
 
 def run(**fields: Any) -> dict[str, Any]:
     """A run as the service describes it; without more, one that nobody has drawn from."""
-    progress = {"next_sequence": 0, "policy_version": None, "reported_draws": 0, "reporting_for": None}
+    progress = {
+        "next_sequence": 0,
+        "policy_version": None,
+        "reported_draws": 0,
+        "reporting_for": None,
+    }
     return {
-        "name": "r", "pools": [{"pool": "p"}], "rollouts_per_prompt": 8, "reward": {"kind": "binary"}, "seed": 0,
-        "warm_start_from": None, "selection": {}, "prompts": 40, "selections": 0, "draws": 0, "log_position": 0,
-        "model_version": 0, "trained_through": 0, "created_at": "", "progress": progress,
-    } | fields  # fmt: skip
+        "name": "r",
+        "pools": [{"pool": "p"}],
+        "rollouts_per_prompt": 8,
+        "reward": {"kind": "binary"},
+        "seed": 0,
+        "warm_start_from": None,
+        "selection": {},
+        "prompts": 40,
+        "selections": 0,
+        "draws": 0,
+        "log_position": 0,
+        "model_version": 0,
+        "trained_through": 0,
+        "created_at": "",
+        "progress": progress,
+    } | fields
 
 
 def subset(**fields: Any) -> dict[str, Any]:
     """The service's answer to the keys of a selector; without more, it has all of them."""
-    told = {"run": "r", "subset": SUBSET, "prompts": 40, "whole": True, "unknown": 0, "unknown_keys": []}
+    told = {
+        "run": "r",
+        "subset": SUBSET,
+        "prompts": 40,
+        "whole": True,
+        "unknown": 0,
+        "unknown_keys": [],
+    }
     return told | fields
 
 
@@ -103,11 +127,17 @@ class Service(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each reply on a kept connection waits 40 ms for the client's ACK
+    disable_nagle_algorithm = (
+        True  # else each reply on a kept connection waits 40 ms for the client's ACK
+    )
     server: Service
 
     def _answer(self) -> None:
-        body = self._chunked() if self.headers.get("Transfer-Encoding") else self.rfile.read(self._length())
+        body = (
+            self._chunked()
+            if self.headers.get("Transfer-Encoding")
+            else self.rfile.read(self._length())
+        )
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.seen.append(Seen(self.command, self.path, headers, body))
         replies = self.server.at.get(self.path, self.server.replies)
@@ -144,7 +174,9 @@ class Handler(BaseHTTPRequestHandler):
 class Asker:
     """Either client, by method name, as if it were synchronous."""
 
-    def __init__(self, kind: type[PromptGPS] | type[AsyncPromptGPS], url: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self, kind: type[PromptGPS] | type[AsyncPromptGPS], url: str, options: dict[str, Any]
+    ) -> None:
         self._runner = asyncio.Runner() if kind is AsyncPromptGPS else None
         self.client: Any = kind(url, **options)
 
@@ -203,7 +235,14 @@ def make(service: Service, tmp_path: Path) -> Iterator[Callable[..., Selector]]:
 
     def selector(**options: Any) -> Selector:
         spool = tmp_path / f"spool-{len(made)}"
-        given = {"run": "r", "batch_size": 2, "prompts": KEYS, "spool": spool, "deadline": 5.0, **options}
+        given = {
+            "run": "r",
+            "batch_size": 2,
+            "prompts": KEYS,
+            "spool": spool,
+            "deadline": 5.0,
+            **options,
+        }
         made.append(Selector(service.url, **given))
         return made[-1]
 

@@ -16,22 +16,37 @@ Make = Callable[..., Selector]
 def answer(sequence: int, *numbers: int, replayed: bool = False, rollouts: int = 8) -> Reply:
     """The service's batch of the prompts with these numbers, which it predicts to succeed in a hundredth of that."""
     draws = {
-        "draw_id": [f"d1-{sequence}{number:02d}" for number in numbers], "prompt": [f"k{number}" for number in numbers],
-        "predicted_success": [number / 100 for number in numbers], "uncertainty": [0.1] * len(numbers),
+        "draw_id": [f"d1-{sequence}{number:02d}" for number in numbers],
+        "prompt": [f"k{number}" for number in numbers],
+        "predicted_success": [number / 100 for number in numbers],
+        "uncertainty": [0.1] * len(numbers),
         "rollouts": [rollouts] * len(numbers),
-    }  # fmt: skip
-    return Reply(200, {
-        "run": "r", "sequence": sequence, "replayed": replayed, "model_version": 1, "trained_through": 0,
-        "strategy": "promptgps", "draws": draws, "warnings": [],
-    })  # fmt: skip
+    }
+    return Reply(
+        200,
+        {
+            "run": "r",
+            "sequence": sequence,
+            "replayed": replayed,
+            "model_version": 1,
+            "trained_through": 0,
+            "strategy": "promptgps",
+            "draws": draws,
+            "warnings": [],
+        },
+    )
 
 
 def stored(count: int = 1, conflicts: list[int] | None = None) -> Reply:
-    return Reply(200, {"stored": count, "duplicates": 0, "conflicts": conflicts or [], "log_position": count})
+    return Reply(
+        200, {"stored": count, "duplicates": 0, "conflicts": conflicts or [], "log_position": count}
+    )
 
 
 def problem(status: int, kind: str = "urn:promptgps:problem:some") -> Reply:
-    return Reply(status, {"type": kind, "title": "No", "status": status, "detail": "so it is", "errors": []})
+    return Reply(
+        status, {"type": kind, "title": "No", "status": status, "detail": "so it is", "errors": []}
+    )
 
 
 def batches(service: Service, *replies: Reply) -> None:

@@ -112,9 +112,13 @@ OF_INTEGERS: dict[str, Of] = SEQUENCES | {
 @pytest.mark.parametrize("of", OF_STRINGS.values(), ids=OF_STRINGS)
 def test_strings_in_any_column(of: Of) -> None:
     texts = ["three", "one", "two"]
-    assert requested(calls.add_prompts("p", keys=of(texts), texts=of(texts), domains=of(texts))) == {
-        "keys": texts, "texts": texts, "domains": texts,
-    }  # fmt: skip
+    assert requested(
+        calls.add_prompts("p", keys=of(texts), texts=of(texts), domains=of(texts))
+    ) == {
+        "keys": texts,
+        "texts": texts,
+        "domains": texts,
+    }
     assert (
         requested(
             calls.report_groups(run="r", draw_id=of(texts), successes=[1] * 3, trials=[2] * 3)
@@ -126,22 +130,36 @@ def test_strings_in_any_column(of: Of) -> None:
 @pytest.mark.parametrize("of", OF_INTEGERS.values(), ids=OF_INTEGERS)
 def test_numbers_in_any_column(of: Of) -> None:
     told = requested(
-        calls.report_groups(run="r", prompt=of([7, 5, 6]), successes=of([1, 0, 2]), trials=of([3, 4, 2]),
-                            policy_version=of([3, 1, 2]))
-    )  # fmt: skip
+        calls.report_groups(
+            run="r",
+            prompt=of([7, 5, 6]),
+            successes=of([1, 0, 2]),
+            trials=of([3, 4, 2]),
+            policy_version=of([3, 1, 2]),
+        )
+    )
     assert told == {
-        "run": "r", "prompt": ["7", "5", "6"], "successes": [1, 0, 2], "trials": [3, 4, 2], "policy_version": [3, 1, 2],
-    }  # fmt: skip
+        "run": "r",
+        "prompt": ["7", "5", "6"],
+        "successes": [1, 0, 2],
+        "trials": [3, 4, 2],
+        "policy_version": [3, 1, 2],
+    }
 
 
 @pytest.mark.parametrize(
     "of",
     [
-        list, np.array, pd.Series, pl.Series, pa.array, torch.tensor,
+        list,
+        np.array,
+        pd.Series,
+        pl.Series,
+        pa.array,
+        torch.tensor,
         lambda values: [np.bool_(value) for value in values],
         lambda values: pd.Series(values, dtype="boolean"),
     ],
-)  # fmt: skip
+)
 def test_truth_is_a_success_or_a_reward(of: Of) -> None:
     told = requested(
         calls.report_rollouts(
@@ -180,11 +198,17 @@ def test_what_is_missing_is_none_where_it_may_be(domains: Any) -> None:
 @pytest.mark.parametrize(
     "rates",
     [
-        [2.0, None], np.array([2.0, np.nan]), pd.Series([2, pd.NA], dtype="Int64"), pd.Series([2.0, None]),
-        pl.Series([2, None]), pa.array([2, None]), torch.tensor([2.0, float("nan")]), [np.float32(2), pd.NaT],
+        [2.0, None],
+        np.array([2.0, np.nan]),
+        pd.Series([2, pd.NA], dtype="Int64"),
+        pd.Series([2.0, None]),
+        pl.Series([2, None]),
+        pa.array([2, None]),
+        torch.tensor([2.0, float("nan")]),
+        [np.float32(2), pd.NaT],
         [decimal.Decimal(2), None],
     ],
-)  # fmt: skip
+)
 def test_numbers_that_are_missing_are_none_where_they_may_be(rates: Any) -> None:
     told = requested(
         calls.add_prompts("p", texts=["a", "b"], prior_successes=rates, prior_trials=rates)

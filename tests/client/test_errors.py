@@ -43,7 +43,9 @@ PROBLEM = {
         (302, gps.BadAnswer),
     ],
 )
-def test_each_status_has_its_class(service: Service, connect: Connect, status: int, kind: type[Exception]) -> None:
+def test_each_status_has_its_class(
+    service: Service, connect: Connect, status: int, kind: type[Exception]
+) -> None:
     service.says(Reply(status, {**PROBLEM, "status": status}))
     with pytest.raises(gps.BadAnswer) as raised:
         connect(service.url, attempts=1)("pool", "p")
@@ -69,7 +71,9 @@ def test_a_proxys_page_is_quoted_and_the_sent_request_id_kept(service: Service, 
     assert raised.value.request_id == service.seen[0].headers["x-request-id"]
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"pools": 3}', b'{"pools": [{"name": "p"}]}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b'{"pools": 3}', b'{"pools": [{"name": "p"}]}', b"\xff\xfe"]
+)
 def test_a_success_that_cannot_be_read(service: Service, ask: Asker, body: bytes) -> None:
     service.says(Reply(200, body))
     with pytest.raises(gps.UnreadableAnswer, match="GET /pools: 200") as raised:
@@ -85,7 +89,9 @@ def test_a_broken_encoding_is_unreadable(service: Service, ask: Asker) -> None:
 
 
 def test_connection_refused_comes_fast(connect: Connect) -> None:
-    with socket.socket() as taken:  # bound but not listening: nobody else can get the port, and it refuses
+    with (
+        socket.socket() as taken
+    ):  # bound but not listening: nobody else can get the port, and it refuses
         taken.bind(("127.0.0.1", 0))
         ask = connect(f"http://127.0.0.1:{taken.getsockname()[1]}", retry_seconds=0.2)
         began = time.monotonic()
@@ -137,7 +143,13 @@ def test_a_dropped_connection_is_no_answer(service: Service, connect: Connect) -
         ),
         (
             "report_groups",
-            {"run": "r", "draw_id": ["a"], "successes": [1.0], "trials": [8], "policy_version": [-1]},
+            {
+                "run": "r",
+                "draw_id": ["a"],
+                "successes": [1.0],
+                "trials": [8],
+                "policy_version": [-1],
+            },
             "policy_version",
             0,
         ),
@@ -148,10 +160,30 @@ def test_a_dropped_connection_is_no_answer(service: Service, connect: Connect) -
             1,
         ),
         ("select_batch", {"run": "r", "batch_size": 0}, "batch_size", None),
-        ("select_batch", {"run": "r", "batch_size": 1, "wait_seconds": 121.0}, "wait_seconds", None),
-        ("create_run", {"name": "r", "pool": "p", "selection": {"target": 2.0}}, "selection.target", None),
-        ("create_run", {"name": "r", "pool": "p", "selection": {"band": [0.5, 0.1]}}, "selection.band", None),
-        ("create_run", {"name": "r", "pool": "p", "reward": {"kind": "threshold"}}, "reward.threshold", None),
+        (
+            "select_batch",
+            {"run": "r", "batch_size": 1, "wait_seconds": 121.0},
+            "wait_seconds",
+            None,
+        ),
+        (
+            "create_run",
+            {"name": "r", "pool": "p", "selection": {"target": 2.0}},
+            "selection.target",
+            None,
+        ),
+        (
+            "create_run",
+            {"name": "r", "pool": "p", "selection": {"band": [0.5, 0.1]}},
+            "selection.band",
+            None,
+        ),
+        (
+            "create_run",
+            {"name": "r", "pool": "p", "reward": {"kind": "threshold"}},
+            "reward.threshold",
+            None,
+        ),
         ("create_run", {"name": "r", "pools": [{"pool": "p"}, {"pool": "no!"}]}, "pools.pool", 1),
         ("change_run", {"name": "r", "selection": {"cooldown": -1}}, "selection.cooldown", None),
         ("pool", {"name": "../runs"}, "name", None),
@@ -164,7 +196,12 @@ def test_a_dropped_connection_is_no_answer(service: Service, connect: Connect) -
     ],
 )
 def test_what_cannot_be_right_is_refused_before_it_is_sent(
-    service: Service, ask: Asker, method: str, arguments: dict[str, object], field: str, row: int | None
+    service: Service,
+    ask: Asker,
+    method: str,
+    arguments: dict[str, object],
+    field: str,
+    row: int | None,
 ) -> None:
     with pytest.raises(gps.InvalidRequest, match=field) as raised:
         ask(method, **arguments)
@@ -182,14 +219,18 @@ def test_only_the_branch_that_was_meant_is_told(ask: Asker) -> None:
     assert (fault.field, fault.row) == ("policy_version", 1)
     with pytest.raises(gps.InvalidRequest) as raised:
         ask("report_groups", **report, policy_version=-1)
-    assert {(fault.field, fault.row) for fault in raised.value.problem.errors} == {("policy_version", None)}
+    assert {(fault.field, fault.row) for fault in raised.value.problem.errors} == {
+        ("policy_version", None)
+    }
 
 
 @pytest.mark.parametrize(
     "error",
     [
         gps.TimedOut("GET /pools", "no answer within 1 s", "id"),
-        gps.Conflict("POST /runs", Problem(type="t", title="t", status=409, detail="taken"), "id", 2.0),
+        gps.Conflict(
+            "POST /runs", Problem(type="t", title="t", status=409, detail="taken"), "id", 2.0
+        ),
         gps.UnreadableAnswer("GET /pools", "broken", 200, "<html>", "id"),
     ],
 )

@@ -11,10 +11,18 @@ from promptgps_client.selector.batch import local_draw, local_id
 from promptgps_client.selector.fallback import Fallback, LocalDraws, mixed
 
 kinds = st.sampled_from(["uniform", "scores"])
-pools = st.integers(1, 60).flatmap(lambda prompts: st.tuples(st.just(prompts), st.integers(1, prompts)))
+pools = st.integers(1, 60).flatmap(
+    lambda prompts: st.tuples(st.just(prompts), st.integers(1, prompts))
+)
 
 
-@given(kinds, pools, st.integers(0, 5), st.integers(1, 16), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9))))
+@given(
+    kinds,
+    pools,
+    st.integers(0, 5),
+    st.integers(1, 16),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9))),
+)
 def test_a_batch_is_whole_distinct_and_repeatable(
     kind: Fallback, pool: tuple[int, int], seed: int, rollouts: int, told: list[tuple[float, int]]
 ) -> None:
@@ -89,10 +97,12 @@ def test_by_score_groups_are_mixed_more_often_than_by_chance() -> None:
 
 
 @given(
-    st.integers(0, 2**53), st.integers(0, 16_384), st.none() | st.integers(0, 2**53),
+    st.integers(0, 2**53),
+    st.integers(0, 16_384),
+    st.none() | st.integers(0, 2**53),
     st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True),
     st.text(min_size=1, max_size=512),
-)  # fmt: skip
+)
 def test_the_id_of_a_local_draw_tells_its_prompt(
     sequence: int, position: int, version: int | None, pool: str | None, key: str
 ) -> None:

@@ -56,9 +56,14 @@ def test_columns_go_by_the_names_that_are_given(
     (tmp_path / "train.parquet").write_bytes(b"PAR1")
     service.says(Reply(200, ADDED | {"ignored_columns": ["reward_model", "ability"], "aliases": 1}))
     names = {
-        "key": "extra_info.index", "text": "prompt", "domain": "data source&more", "vector": "v",
-        "prior_successes": "k", "prior_trials": "n", "on_equal_content": "merge",
-    }  # fmt: skip
+        "key": "extra_info.index",
+        "text": "prompt",
+        "domain": "data source&more",
+        "vector": "v",
+        "prior_successes": "k",
+        "prior_trials": "n",
+        "on_equal_content": "merge",
+    }
     assert ask("add_prompts_file", "p", tmp_path / "train.parquet", **names).aliases == 1
     assert service.seen[0].path == (
         "/pools/p/prompts?key=extra_info.index&text=prompt&domain=data+source%26more&vector=v&prior_successes=k"
@@ -70,19 +75,32 @@ def test_columns_go_by_the_names_that_are_given(
 @pytest.mark.parametrize(
     ("form", "as_it_is"),
     [
-        (lambda path: pd.DataFrame(ROWS).to_json(path, orient="records", lines=True), True),  # as datasets does
+        (
+            lambda path: pd.DataFrame(ROWS).to_json(path, orient="records", lines=True),
+            True,
+        ),  # as datasets does
         (lambda path: pd.DataFrame(ROWS).to_json(path, orient="records"), False),
         (lambda path: pd.DataFrame(ROWS).to_json(path, orient="records", indent=2), False),
         (lambda path: pd.DataFrame(ROWS).to_json(path), False),
         (lambda path: path.write_text(json.dumps(ROWS, indent=1)), False),
         (lambda path: path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS).encode()), False),
-        (lambda path: path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(row).encode() for row in ROWS)), True),
+        (
+            lambda path: path.write_bytes(
+                b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(row).encode() for row in ROWS)
+            ),
+            True,
+        ),
     ],
     ids=[
-        "pandas lines", "pandas records", "pandas records on many lines", "pandas", "list", "with mark",
+        "pandas lines",
+        "pandas records",
+        "pandas records on many lines",
+        "pandas",
+        "list",
+        "with mark",
         "lines with mark",
     ],
-)  # fmt: skip
+)
 def test_json_in_each_form_that_programs_write(tmp_path: Path, form: Any, as_it_is: bool) -> None:
     path = tmp_path / "prompts.json"
     form(path)

@@ -14,9 +14,12 @@ from .conftest import Asker, Reply, Service
 def page(first: int, last: int, following: int | None, **series: list[float | None]) -> Reply:
     versions = [float(version) for version in range(first, last)]
     body: dict[str, Any] = {
-        "run": "r", "predictor": "hierarchical", "served": "beta", "steps": len(versions),
+        "run": "r",
+        "predictor": "hierarchical",
+        "served": "beta",
+        "steps": len(versions),
         "series": {"model_version": versions, **series},
-    }  # fmt: skip
+    }
     return Reply(body=body if following is None else body | {"next": following})
 
 
@@ -60,7 +63,9 @@ def test_a_service_that_knows_no_pages_answers_all_at_once(service: Service, ask
     assert len(service.seen) == 1
 
 
-def test_a_page_that_fails_is_an_error_and_not_a_shorter_course(service: Service, ask: Asker) -> None:
+def test_a_page_that_fails_is_an_error_and_not_a_shorter_course(
+    service: Service, ask: Asker
+) -> None:
     service.says(page(1, 3, 3), Reply(status=404, body={}))
     with pytest.raises(gps.NotFound):
         ask("metrics", "r")

@@ -18,7 +18,9 @@ HEAVY = ("torch", "numpy", "pyarrow", "sqlalchemy", "fastapi", "promptgps_servic
 
 
 def test_importing_it_is_light() -> None:
-    script = f"import sys, promptgps_client; print([name for name in {HEAVY} if name in sys.modules])"
+    script = (
+        f"import sys, promptgps_client; print([name for name in {HEAVY} if name in sys.modules])"
+    )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
@@ -43,11 +45,21 @@ def test_methods_are_documented_and_keyword_only_but_for_names(name: str) -> Non
     assert ours.__doc__
     assert theirs.__doc__
     _, *parameters = inspect.signature(ours).parameters.values()
-    by_place = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    by_place = [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
     assert set(by_place) <= {"name", "pool", "run", "path", "tag"}
     if name != "with_options":  # its names are those of `Options`
-        by_name = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-        assert [name for name in by_name if f"{name}:" not in ours.__doc__ and f"`{name}`" not in ours.__doc__] == []
+        by_name = [
+            parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
+        ]
+        assert [
+            name
+            for name in by_name
+            if f"{name}:" not in ours.__doc__ and f"`{name}`" not in ours.__doc__
+        ] == []
 
 
 def test_options_have_one_set_of_names() -> None:

@@ -59,11 +59,23 @@ SUBSET: dict[str, Any] = {
     "unknown": 0,
     "unknown_keys": [],
 }
-METRICS = {"run": "r", "predictor": "beta", "served": "beta", "steps": 1, "series": {"mean_success": [0.5, None]}}
+METRICS = {
+    "run": "r",
+    "predictor": "beta",
+    "served": "beta",
+    "steps": 1,
+    "series": {"mean_success": [0.5, None]},
+}
 DELETED = {"name": "r", "dry_run": False, "outcomes": 4}
 EVENT = {
-    "id": 7, "created_at": "2026-11-23", "key": None, "action": "run-created", "run": "r", "pool": None, "detail": {}
-}  # fmt: skip
+    "id": 7,
+    "created_at": "2026-11-23",
+    "key": None,
+    "action": "run-created",
+    "run": "r",
+    "pool": None,
+    "detail": {},
+}
 EVENTS = {"events": [EVENT], "next": 7}
 READY = {"ready": True, "checks": {"database": "ok"}}
 
@@ -100,7 +112,11 @@ READY = {"ready": True, "checks": {"database": "ok"}}
         ),
         (
             "create_run",
-            {"name": "r", "pools": [{"pool": "p", "quota": 1.0}], "selection": {"strategy": "mopps"}},
+            {
+                "name": "r",
+                "pools": [{"pool": "p", "quota": 1.0}],
+                "selection": {"strategy": "mopps"},
+            },
             "POST /runs",
             {
                 "name": "r",
@@ -112,16 +128,58 @@ READY = {"ready": True, "checks": {"database": "ok"}}
             RUN,
             gps.Run,
         ),
-        ("archive_run", {"name": "r"}, "POST /runs/r/archive", None, RUN | {"state": "archived"}, gps.Run),
+        (
+            "archive_run",
+            {"name": "r"},
+            "POST /runs/r/archive",
+            None,
+            RUN | {"state": "archived"},
+            gps.Run,
+        ),
         ("reopen_run", {"name": "r"}, "POST /runs/r/open", None, RUN, gps.Run),
         ("delete_run", {"name": "r"}, "DELETE /runs/r?dry_run=false", None, DELETED, wire.Deleted),
-        ("delete_run", {"name": "r", "dry_run": True}, "DELETE /runs/r?dry_run=true", None, DELETED, wire.Deleted),
-        ("archive_pool", {"name": "p"}, "POST /pools/p/archive", None, POOL | {"state": "archived"}, gps.Pool),
+        (
+            "delete_run",
+            {"name": "r", "dry_run": True},
+            "DELETE /runs/r?dry_run=true",
+            None,
+            DELETED,
+            wire.Deleted,
+        ),
+        (
+            "archive_pool",
+            {"name": "p"},
+            "POST /pools/p/archive",
+            None,
+            POOL | {"state": "archived"},
+            gps.Pool,
+        ),
         ("reopen_pool", {"name": "p"}, "POST /pools/p/open", None, POOL, gps.Pool),
-        ("delete_pool", {"name": "p"}, "DELETE /pools/p?dry_run=false", None, DELETED, wire.Deleted),
+        (
+            "delete_pool",
+            {"name": "p"},
+            "DELETE /pools/p?dry_run=false",
+            None,
+            DELETED,
+            wire.Deleted,
+        ),
         ("events", {}, "GET /events?limit=50", None, EVENTS, wire.Events),
-        ("events", {"run": "r", "limit": 3}, "GET /runs/r/events?limit=3", None, EVENTS, wire.Events),
-        ("events", {"pool": "p", "before": 9}, "GET /pools/p/events?limit=50&before=9", None, EVENTS, wire.Events),
+        (
+            "events",
+            {"run": "r", "limit": 3},
+            "GET /runs/r/events?limit=3",
+            None,
+            EVENTS,
+            wire.Events,
+        ),
+        (
+            "events",
+            {"pool": "p", "before": 9},
+            "GET /pools/p/events?limit=50&before=9",
+            None,
+            EVENTS,
+            wire.Events,
+        ),
         ("runs", {}, "GET /runs", None, {"runs": [RUN]}, gps.Runs),
         ("run", {"name": "r"}, "GET /runs/r", None, RUN, gps.Run),
         (
@@ -134,7 +192,11 @@ READY = {"ready": True, "checks": {"database": "ok"}}
         ),
         (
             "change_run",
-            {"name": "r", "selection": gps.Selection(candidate_factor=None), "rollouts_per_prompt": 4},
+            {
+                "name": "r",
+                "selection": gps.Selection(candidate_factor=None),
+                "rollouts_per_prompt": 4,
+            },
             "PATCH /runs/r",
             {"rollouts_per_prompt": 4, "selection": {"candidate_factor": None}},
             RUN,
@@ -245,9 +307,21 @@ READY = {"ready": True, "checks": {"database": "ok"}}
         ),
         (
             "report_rollouts",
-            {"run": "r", "draw_id": ["d"], "rollout_index": [0], "reward": [None], "status": ["error"]},
+            {
+                "run": "r",
+                "draw_id": ["d"],
+                "rollout_index": [0],
+                "reward": [None],
+                "status": ["error"],
+            },
             "POST /outcomes",
-            {"run": "r", "draw_id": ["d"], "rollout_index": [0], "reward": [None], "status": ["error"]},
+            {
+                "run": "r",
+                "draw_id": ["d"],
+                "rollout_index": [0],
+                "reward": [None],
+                "status": ["error"],
+            },
             STORED,
             gps.OutcomesStored,
         ),
@@ -266,7 +340,9 @@ READY = {"ready": True, "checks": {"database": "ok"}}
                 "texts": ("a", "b"),
                 "mean": 2,
                 "outcomes_so_far": {"successes": np.array([0, 1]), "trials": (2, 2)},
-                "calibration": gps.Calibration(texts=["c"], successes=[1], trials=[3], wrong_answers=[[1, 1]]),
+                "calibration": gps.Calibration(
+                    texts=["c"], successes=[1], trials=[3], wrong_answers=[[1, 1]]
+                ),
             },
             "POST /allocate_budget",
             {
@@ -276,12 +352,24 @@ READY = {"ready": True, "checks": {"database": "ok"}}
                 "minimum": 0,
                 "objective": "best_of_n",
                 "outcomes_so_far": {"successes": [0, 1], "trials": [2, 2]},
-                "calibration": {"texts": ["c"], "successes": [1], "trials": [3], "wrong_answers": [[1, 1]]},
+                "calibration": {
+                    "texts": ["c"],
+                    "successes": [1],
+                    "trials": [3],
+                    "wrong_answers": [[1, 1]],
+                },
             },
             BUDGET,
             gps.Budget,
         ),
-        ("metrics", {"run": "r"}, "GET /runs/r/metrics?since=0&every=1", None, METRICS, gps.RunMetrics),
+        (
+            "metrics",
+            {"run": "r"},
+            "GET /runs/r/metrics?since=0&every=1",
+            None,
+            METRICS,
+            gps.RunMetrics,
+        ),
         ("ready", {}, "GET /readyz", None, READY, gps.Ready),
         ("healthy", {}, "GET /healthz", None, b"ok", bool),
     ],
@@ -306,7 +394,9 @@ def test_each_method(
 
 
 def test_a_budget_that_cannot_be_met_is_not_even_asked_for(service: Service, ask: Asker) -> None:
-    with pytest.raises(gps.InvalidRequest, match="total: 5 samples are too few for 3 prompts with a minimum of 2"):
+    with pytest.raises(
+        gps.InvalidRequest, match="total: 5 samples are too few for 3 prompts with a minimum of 2"
+    ):
         ask("allocate_budget", run="r", keys=["a", "b", "c"], total=5, minimum=2)
     so_far = {"successes": [0, 2], "trials": [1, 1]}
     with pytest.raises(gps.InvalidRequest, match=r"outcomes_so_far\.successes, row 1: 2 of 1"):
@@ -333,7 +423,13 @@ def test_fields_of_a_newer_service_are_passed_over(service: Service, ask: Asker)
 )
 def test_arrays_are_columns(service: Service, ask: Asker, array_of: Any) -> None:
     service.says(Reply(200, STORED))
-    ask("report_groups", run="r", draw_id=["a", "b"], successes=array_of([0.5, 8.0]), trials=array_of([8, 8]))
+    ask(
+        "report_groups",
+        run="r",
+        draw_id=["a", "b"],
+        successes=array_of([0.5, 8.0]),
+        trials=array_of([8, 8]),
+    )
     assert service.seen[0].json() == {
         "run": "r",
         "draw_id": ["a", "b"],
@@ -382,7 +478,12 @@ def test_with_options_shares_the_connections(service: Service, connect: Connect)
 def test_long_columns_go_out_in_requests(service: Service, ask: Asker) -> None:
     service.says(*[Reply(200, {**ADDED, "total": total}) for total in (10, 20, 25)])
     rows = 45_000
-    added = ask("add_prompts", "p", keys=[f"k{row}" for row in range(rows)], vectors=np.zeros((rows, 2), np.float32))
+    added = ask(
+        "add_prompts",
+        "p",
+        keys=[f"k{row}" for row in range(rows)],
+        vectors=np.zeros((rows, 2), np.float32),
+    )
     assert (added.added, added.duplicates, added.total) == (6, 3, 25)
     sent = [seen.json() for seen in service.seen]
     assert [len(part["vectors"]) for part in sent] == [20_000, 20_000, 5_000]
@@ -392,7 +493,11 @@ def test_long_columns_go_out_in_requests(service: Service, ask: Asker) -> None:
 
 @pytest.mark.parametrize(
     "column",
-    [{"texts": ["x" * 3_000] * 10}, {"texts": ["ü" * 1_500] * 10}, {"vectors": [[0.125] * 136] * 10}],
+    [
+        {"texts": ["x" * 3_000] * 10},
+        {"texts": ["ü" * 1_500] * 10},
+        {"vectors": [[0.125] * 136] * 10},
+    ],
 )
 def test_requests_have_a_size(
     service: Service, ask: Asker, column: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -405,7 +510,9 @@ def test_requests_have_a_size(
     assert max(len(seen.body) for seen in service.seen) < 10_100
 
 
-def test_faults_are_told_in_the_callers_rows(service: Service, ask: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_are_told_in_the_callers_rows(
+    service: Service, ask: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(columns, "ROWS_IN_REQUEST", 2)
     problem = {
         "type": "t",
@@ -447,7 +554,10 @@ def test_a_file_is_streamed_and_read_again_on_a_retry(
     assert ask("add_prompts_file", "p", tmp_path / name).added == 2
     assert [seen.body for seen in service.seen] == [content] * 3
     for seen in service.seen:
-        assert (seen.headers["content-type"], seen.headers.get("content-encoding")) == (kind, encoding)
+        assert (seen.headers["content-type"], seen.headers.get("content-encoding")) == (
+            kind,
+            encoding,
+        )
         assert "transfer-encoding" not in seen.headers
 
 

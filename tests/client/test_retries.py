@@ -14,11 +14,21 @@ from .conftest import Asker, Connect, Reply, Service
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 BATCH = {
-    "run": "r", "sequence": 0, "replayed": False, "model_version": 0, "trained_through": 0,
-    "strategy": "uniform", "warnings": [],
-    "draws": {"draw_id": ["d"], "prompt": ["p"], "predicted_success": [0.5], "uncertainty": [0.1],
-              "rollouts": [8]},
-}  # fmt: skip
+    "run": "r",
+    "sequence": 0,
+    "replayed": False,
+    "model_version": 0,
+    "trained_through": 0,
+    "strategy": "uniform",
+    "warnings": [],
+    "draws": {
+        "draw_id": ["d"],
+        "prompt": ["p"],
+        "predicted_success": [0.5],
+        "uncertainty": [0.1],
+        "rollouts": [8],
+    },
+}
 STORED = {"stored": 1, "duplicates": 0, "conflicts": [], "log_position": 1}
 SELECT: dict[str, Any] = {"run": "r", "batch_size": 1}
 GROUPS: dict[str, Any] = {"run": "r", "prompt": ["p"], "successes": [1.0], "trials": [8]}
@@ -27,14 +37,30 @@ GROUPS: dict[str, Any] = {"run": "r", "prompt": ["p"], "successes": [1.0], "tria
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
-        (None, None), ("", None), ("soon", None), ("nan", None), ("1 minute", None), ("0x10", None),
-        ("0", 0), ("1", 1), (" 7 ", 7), ("0.5", 0.5), ("60", 60), ("61", 60), ("86400", 60), ("inf", 60),
-        ("-1", 0), ("Mon, 99 Nov 2026 12:00:00 GMT", None),
-        ("Mon, 23 Nov 2026 12:00:30 GMT", 30), ("Mon, 23 Nov 2026 12:00:30 -0000", 30),
-        ("Mon, 23 Nov 2026 13:00:05 +0100", 5), ("Mon, 23 Nov 2026 11:59:00 GMT", 0),
-        ("Tue, 24 Nov 2026 12:00:00 GMT", 60), ("Monday, 23-Nov-26 12:00:09 GMT", 9),
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("nan", None),
+        ("1 minute", None),
+        ("0x10", None),
+        ("0", 0),
+        ("1", 1),
+        (" 7 ", 7),
+        ("0.5", 0.5),
+        ("60", 60),
+        ("61", 60),
+        ("86400", 60),
+        ("inf", 60),
+        ("-1", 0),
+        ("Mon, 99 Nov 2026 12:00:00 GMT", None),
+        ("Mon, 23 Nov 2026 12:00:30 GMT", 30),
+        ("Mon, 23 Nov 2026 12:00:30 -0000", 30),
+        ("Mon, 23 Nov 2026 13:00:05 +0100", 5),
+        ("Mon, 23 Nov 2026 11:59:00 GMT", 0),
+        ("Tue, 24 Nov 2026 12:00:00 GMT", 60),
+        ("Monday, 23-Nov-26 12:00:09 GMT", 9),
     ],
-)  # fmt: skip
+)
 def test_retry_after(header: str | None, seconds: float | None) -> None:
     assert seconds_to_wait(header, NOW) == seconds
 
@@ -65,7 +91,9 @@ def test_the_budget_ends(service: Service, connect: Connect) -> None:
     service.says(*[Reply(503)] * 50)
     began = time.monotonic()
     with pytest.raises(gps.ServerFault):
-        connect(service.url, retry_seconds=0.2, attempts=50, first_wait=0.05, longest_wait=0.05)("pools")
+        connect(service.url, retry_seconds=0.2, attempts=50, first_wait=0.05, longest_wait=0.05)(
+            "pools"
+        )
     assert time.monotonic() - began < 2
     assert 1 < len(service.seen) < 10
 
@@ -102,7 +130,12 @@ def test_a_retry_is_the_same_request(service: Service, connect: Connect, fault: 
     ask("report_groups", **GROUPS)
     first, second, third, another = service.seen
     for name in ("idempotency-key", "x-request-id"):
-        assert first.headers[name] == second.headers[name] == third.headers[name] != another.headers[name]
+        assert (
+            first.headers[name]
+            == second.headers[name]
+            == third.headers[name]
+            != another.headers[name]
+        )
     assert first.body == second.body == third.body
 
 
@@ -112,7 +145,9 @@ def test_the_callers_own_idempotency_key(service: Service, ask: Asker) -> None:
     assert service.seen[0].headers["idempotency-key"] == "spool-7"
 
 
-@pytest.mark.parametrize("fault", [Reply(hang=True), Reply(drop=True), Reply(500), Reply(502), Reply(504), Reply(408)])
+@pytest.mark.parametrize(
+    "fault", [Reply(hang=True), Reply(drop=True), Reply(500), Reply(502), Reply(504), Reply(408)]
+)
 def test_a_batch_without_sequence_that_may_have_been_drawn_is_not_drawn_twice(
     service: Service, connect: Connect, fault: Reply
 ) -> None:
@@ -123,14 +158,18 @@ def test_a_batch_without_sequence_that_may_have_been_drawn_is_not_drawn_twice(
 
 
 @pytest.mark.parametrize("fault", [Reply(429), Reply(503)])
-def test_a_batch_without_sequence_that_was_refused_is_asked_again(service: Service, ask: Asker, fault: Reply) -> None:
+def test_a_batch_without_sequence_that_was_refused_is_asked_again(
+    service: Service, ask: Asker, fault: Reply
+) -> None:
     service.says(fault, Reply(200, BATCH))
     assert ask("select_batch", **SELECT).draws.prompt == ["p"]
     assert "sequence" not in service.seen[0].json()
 
 
 @pytest.mark.parametrize("fault", [Reply(hang=True), Reply(drop=True), Reply(500)])
-def test_a_batch_with_sequence_is_asked_again(service: Service, connect: Connect, fault: Reply) -> None:
+def test_a_batch_with_sequence_is_asked_again(
+    service: Service, connect: Connect, fault: Reply
+) -> None:
     service.says(fault, Reply(200, BATCH))
     connect(service.url, timeout=0.3)("select_batch", **SELECT, sequence=0)
     assert len(service.seen) == 2
@@ -160,7 +199,9 @@ def test_timeouts_give_their_connections_back(service: Service, connect: Connect
 
 
 def test_probes_are_not_retried(service: Service, ask: Asker) -> None:
-    service.says(Reply(503, {"ready": False, "checks": {"database": "locked"}}), Reply(503), Reply(500))
+    service.says(
+        Reply(503, {"ready": False, "checks": {"database": "locked"}}), Reply(503), Reply(500)
+    )
     assert ask("ready").checks == {"database": "locked"}
     assert ask("ready") == gps.Ready(ready=False, checks={"service": "Service Unavailable: {}"})
     assert ask("healthy") is False

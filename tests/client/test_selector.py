@@ -30,16 +30,31 @@ def test_the_services_draws(service: Service, make: Make) -> None:
     batches(service, answer(0, 30, 7, rollouts=4), answer(1, 9, 8, replayed=True, rollouts=4))
     first, second = selector.next_batch(5), selector.next_batch(6)
     assert first == DrawnBatch(
-        sequence=0, source="service", draw_id=["d1-030", "d1-007"], prompt=["k30", "k7"],
-        pool=[None, None], index=[30, 7], rollouts=[4, 4], predicted_success=[0.3, 0.07],
-        row=[rows["k30"], rows["k7"]], warnings=[],
-    )  # fmt: skip
+        sequence=0,
+        source="service",
+        draw_id=["d1-030", "d1-007"],
+        prompt=["k30", "k7"],
+        pool=[None, None],
+        index=[30, 7],
+        rollouts=[4, 4],
+        predicted_success=[0.3, 0.07],
+        row=[rows["k30"], rows["k7"]],
+        warnings=[],
+    )
     assert second.source == "replay"
     assert asked(service) == [
-        {"run": "r", "batch_size": 2, "sequence": step, "policy_version": 5 + step, "rollouts": 4, "wait_seconds": 7.0,
-         "include_text": False, "subset": SUBSET}
+        {
+            "run": "r",
+            "batch_size": 2,
+            "sequence": step,
+            "policy_version": 5 + step,
+            "rollouts": 4,
+            "wait_seconds": 7.0,
+            "include_text": False,
+            "subset": SUBSET,
+        }
         for step in range(2)
-    ]  # fmt: skip
+    ]
     assert selector.counters["batches_service"] == selector.counters["batches_replay"] == 1
     assert first[1] == list(first)[1]
     assert pickle.loads(pickle.dumps(first)) == first
@@ -47,7 +62,9 @@ def test_the_services_draws(service: Service, make: Make) -> None:
 
 
 @pytest.mark.parametrize("world_size", range(1, 9))
-def test_the_parts_of_all_ranks_make_the_whole(service: Service, make: Make, world_size: int) -> None:
+def test_the_parts_of_all_ranks_make_the_whole(
+    service: Service, make: Make, world_size: int
+) -> None:
     batches(service, answer(0, *range(7)))
     batch = make(batch_size=7).next_batch()
     parts = [batch.part(rank, world_size) for rank in range(world_size)]
@@ -71,7 +88,9 @@ def test_draws_by_position(service: Service, make: Make) -> None:
 # ---- silence -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [Reply(hang=True), Reply(drop=True), Reply(503), Reply(500), Reply(200, b"<html>")])
+@pytest.mark.parametrize(
+    "fault", [Reply(hang=True), Reply(drop=True), Reply(503), Reply(500), Reply(200, b"<html>")]
+)
 def test_without_an_answer_in_time_draws_are_local_and_loud(
     service: Service, make: Make, fault: Reply, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -92,7 +111,13 @@ def test_without_an_answer_in_time_draws_are_local_and_loud(
 
 def test_nobody_there_at_all(tmp_path: Path) -> None:
     with Selector(
-        "http://127.0.0.1:9", run="r", batch_size=3, prompts=KEYS, spool=tmp_path, deadline=0.2, rollouts=5
+        "http://127.0.0.1:9",
+        run="r",
+        batch_size=3,
+        prompts=KEYS,
+        spool=tmp_path,
+        deadline=0.2,
+        rollouts=5,
     ) as selector:
         batch = selector.next_batch()
         assert (batch.source, batch.rollouts) == ("fallback", [5] * 3)
@@ -104,9 +129,13 @@ def test_nobody_there_at_all(tmp_path: Path) -> None:
 def test_a_sign_of_life_ends_the_pause_and_is_looked_for_only_until_then(
     service: Service, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "SHORTER_WHEN_ALIVE", 80)  # 80 s without a sign of life, 1 s with one
+    monkeypatch.setattr(
+        asking, "SHORTER_WHEN_ALIVE", 80
+    )  # 80 s without a sign of life, 1 s with one
     selector = make(deadline=40.0)
-    service.at["/readyz"].extend([Reply(503, {"ready": False, "checks": {}}), Reply(drop=True), READY])
+    service.at["/readyz"].extend(
+        [Reply(503, {"ready": False, "checks": {}}), Reply(drop=True), READY]
+    )
     assert selector.next_batch().source == "fallback"  # at once: 501 is no answer that could pass
 
     def back() -> bool:
@@ -140,24 +169,38 @@ def test_what_is_answered_too_late_is_never_used(
     assert len(asked(service)) == 1
 
 
-def test_local_draws_are_the_same_for_the_same_seed_and_sequence(make: Make, service: Service) -> None:
+def test_local_draws_are_the_same_for_the_same_seed_and_sequence(
+    make: Make, service: Service
+) -> None:
     service.at["/select_batch"] = deque()  # 501: no answer, at once
-    ours, theirs, other = make(seed=3, batch_size=8), make(seed=3, batch_size=8), make(seed=4, batch_size=8)
-    drawn = [[selector.next_batch(7).draw_id for _ in range(20)] for selector in (ours, theirs, other)]
+    ours, theirs, other = (
+        make(seed=3, batch_size=8),
+        make(seed=3, batch_size=8),
+        make(seed=4, batch_size=8),
+    )
+    drawn = [
+        [selector.next_batch(7).draw_id for _ in range(20)] for selector in (ours, theirs, other)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
     script = f"""
 from promptgps_client.selector.fallback import LocalDraws
 print([[f"k{{at}}" for at in LocalDraws("uniform", {len(KEYS)}, 8, 3).draw(s, 8)] for s in range(20)])
 """
-    elsewhere = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert elsewhere.stdout.strip() == str([[name.split("-")[-1] for name in batch] for batch in drawn[0]])
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert elsewhere.stdout.strip() == str(
+        [[name.split("-")[-1] for name in batch] for batch in drawn[0]]
+    )
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 413, 422])
-def test_a_refusal_is_raised_until_the_service_has_answered_once(service: Service, make: Make, status: int) -> None:
+def test_a_refusal_is_raised_until_the_service_has_answered_once(
+    service: Service, make: Make, status: int
+) -> None:
     batches(service, problem(status), answer(0, 1, 2), problem(status), answer(2, 3, 4))
     selector = make()
     with pytest.raises(gps.BadAnswer) as raised:
@@ -177,7 +220,14 @@ def test_a_restarted_trainer_is_not_stopped_by_a_refusal(service: Service, make:
 
 
 def test_draws_that_the_trainer_does_not_know(service: Service, make: Make) -> None:
-    batches(service, answer(0, 98, 99), answer(0, 1, 2), answer(1, 99, 1), answer(2, 98, 99), answer(3, 5, 6))
+    batches(
+        service,
+        answer(0, 98, 99),
+        answer(0, 1, 2),
+        answer(1, 99, 1),
+        answer(2, 98, 99),
+        answer(3, 5, 6),
+    )
     selector = make()
     with pytest.raises(ValueError, match="'k98', which is not among this selector's prompts"):
         selector.next_batch()
@@ -217,8 +267,12 @@ def test_settings_that_cannot_be(make: Make, options: dict[str, Any], told: str)
 # ---- checkpoint and prefetch ---------------------------------------------------------------------------------
 
 
-def test_a_state_goes_through_json_and_on_at_the_same_sequence(service: Service, make: Make) -> None:
-    batches(service, answer(0, 1, 2), answer(1, 3, 4), answer(2, 5, 6), answer(2, 5, 6, replayed=True))
+def test_a_state_goes_through_json_and_on_at_the_same_sequence(
+    service: Service, make: Make
+) -> None:
+    batches(
+        service, answer(0, 1, 2), answer(1, 3, 4), answer(2, 5, 6), answer(2, 5, 6, replayed=True)
+    )
     selector = make(fallback="scores")
     for version in (10, 11):
         selector.next_batch(version)
@@ -234,7 +288,9 @@ def test_a_state_goes_through_json_and_on_at_the_same_sequence(service: Service,
         other.load_state_dict(state)
 
 
-def test_prefetch_asks_while_the_trainer_rolls_out_and_a_restart_asks_the_same(service: Service, make: Make) -> None:
+def test_prefetch_asks_while_the_trainer_rolls_out_and_a_restart_asks_the_same(
+    service: Service, make: Make
+) -> None:
     batches(service, *(answer(step, step, step + 1) for step in range(4)))
     selector = make(prefetch=True)
     first = selector.next_batch(10)

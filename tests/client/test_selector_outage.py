@@ -61,7 +61,9 @@ class Service:
     def query(self, what: str) -> list[Any]:
         """Columns of the run's own rows in the database."""
         return query(
-            self.database_url, f"SELECT {what.format(run='(SELECT id FROM runs WHERE name = :name)')}", name=self.run
+            self.database_url,
+            f"SELECT {what.format(run='(SELECT id FROM runs WHERE name = :name)')}",
+            name=self.run,
         )
 
     def log(self) -> list[Line]:
@@ -95,7 +97,14 @@ def service(process: Service, request: pytest.FixtureRequest) -> Service:
 
 @contextmanager
 def selector_of(service: Service, spool: Path, **options: Any) -> Iterator[Selector]:
-    given = {"run": service.run, "batch_size": BATCH, "prompts": KEYS, "spool": spool, "deadline": 3.0, **options}
+    given = {
+        "run": service.run,
+        "batch_size": BATCH,
+        "prompts": KEYS,
+        "spool": spool,
+        "deadline": 3.0,
+        **options,
+    }
     with Selector(service.url, **given) as selector:
         yield selector
 
@@ -119,10 +128,14 @@ def report(selector: Selector, draw_ids: list[str], version: int) -> list[Line]:
     """Report a batch, by groups or by rollouts; answers the lines that the log must have for it."""
     if version % 2:
         won = [float(solved(draw_id)) for draw_id in draw_ids]
-        selector.report(draw_ids, successes=won, trials=[ROLLOUTS] * len(draw_ids), policy_version=version)
+        selector.report(
+            draw_ids, successes=won, trials=[ROLLOUTS] * len(draw_ids), policy_version=version
+        )
         return [named(draw_id, -1, version) for draw_id in draw_ids]
     flat = [draw_id for draw_id in draw_ids for _ in range(ROLLOUTS)]
-    rewards = [float(rollout < solved(draw_id)) for draw_id in draw_ids for rollout in range(ROLLOUTS)]
+    rewards = [
+        float(rollout < solved(draw_id)) for draw_id in draw_ids for rollout in range(ROLLOUTS)
+    ]
     selector.report(flat, reward=rewards, policy_version=version)
     single = [(draw_id, rollout) for draw_id in draw_ids for rollout in range(ROLLOUTS)]
     return list(dict.fromkeys(named(draw_id, rollout, version) for draw_id, rollout in single))
@@ -132,7 +145,9 @@ def report(selector: Selector, draw_ids: list[str], version: int) -> list[Line]:
 
 
 @pytest.mark.timeout(240)
-def test_the_service_is_killed_and_comes_back_under_a_running_loop(service: Service, tmp_path: Path) -> None:
+def test_the_service_is_killed_and_comes_back_under_a_running_loop(
+    service: Service, tmp_path: Path
+) -> None:
     expected: list[Line] = []
     sources: list[str] = []
     with selector_of(service, tmp_path / "spool") as selector:
@@ -157,14 +172,22 @@ def test_the_service_is_killed_and_comes_back_under_a_running_loop(service: Serv
         assert [step() for _ in range(5)] == ["service"] * 5
         assert selector.flush(60.0)
         counters = selector.counters
-    assert counters["reports_waiting"] == counters["reports_refused"] == counters["reports_dropped"] == 0
+    assert (
+        counters["reports_waiting"]
+        == counters["reports_refused"]
+        == counters["reports_dropped"]
+        == 0
+    )
     assert counters["outcomes_conflicting"] == 0
 
     assert sorted(service.log(), key=str) == sorted(expected, key=str)
     run = service.up().wait_trained(service.run)
     assert run["log_position"] == len(expected)
     # the numbers that the service never answered are skipped, and do not keep those after them from being replayed
-    issued = [row.sequence for row in service.query("sequence FROM selections WHERE run_id = {run} ORDER BY ordinal")]
+    issued = [
+        row.sequence
+        for row in service.query("sequence FROM selections WHERE run_id = {run} ORDER BY ordinal")
+    ]
     assert issued == [number for number, source in enumerate(sources) if source == "service"]
     clocks = service.up().json("GET", f"/runs/{service.run}/metrics")["series"]["clock"]
     assert clocks == sorted(clocks)
@@ -190,7 +213,12 @@ def test_a_service_that_stands_still_is_not_waited_for_and_its_late_draws_are_no
         process.send_signal(signal.SIGCONT)
         assert selector.flush(60.0)
         # the service may have done the request that it got before it stood still
-        wait_for(lambda: selector.next_batch(2).source == "service", 60.0, "draws of the service", pause=0.3)
+        wait_for(
+            lambda: selector.next_batch(2).source == "service",
+            60.0,
+            "draws of the service",
+            pause=0.3,
+        )
         assert selector.batch_at(1) == local
     log = service.log()
     assert sorted(log, key=str) == sorted(expected, key=str)
@@ -223,7 +251,9 @@ with journal.open("a") as notes:
 
 
 @pytest.mark.timeout(280)
-def test_a_trainer_that_is_killed_again_and_again_reports_everything_once(service: Service, tmp_path: Path) -> None:
+def test_a_trainer_that_is_killed_again_and_again_reports_everything_once(
+    service: Service, tmp_path: Path
+) -> None:
     home, luck = tmp_path / "trainer", random.Random(5)
     home.mkdir()
     journal = home / "journal.jsonl"
@@ -241,7 +271,11 @@ def test_a_trainer_that_is_killed_again_and_again_reports_everything_once(servic
         with (home / "errors").open("ab") as errors:
             trainer = subprocess.Popen(arguments, env=environment(), stderr=errors)
         try:
-            wait_for(lambda before=before: reported() > before + 3, 60.0, f"reports {(home / 'errors').read_text()}")
+            wait_for(
+                lambda before=before: reported() > before + 3,
+                60.0,
+                f"reports {(home / 'errors').read_text()}",
+            )
             time.sleep(luck.random() / 20)  # anywhere in the loop
         finally:
             trainer.kill()
@@ -249,7 +283,12 @@ def test_a_trainer_that_is_killed_again_and_again_reports_everything_once(servic
     with selector_of(service, home / "spool") as last:
         assert last.flush(60.0)
         counters = last.counters
-    assert counters["reports_refused"] == counters["reports_dropped"] == counters["outcomes_conflicting"] == 0
+    assert (
+        counters["reports_refused"]
+        == counters["reports_dropped"]
+        == counters["outcomes_conflicting"]
+        == 0
+    )
     notes = [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("]")]
     certain = {line for what, *told in notes if what == "reported" for line in lines_of(*told)}
     begun = {line for what, *told in notes if what == "reports" for line in lines_of(*told)}
@@ -282,16 +321,24 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_without_disk_a_report_is_delivered_before_it_returns(service: Service, tmp_path: Path) -> None:
+def test_without_disk_a_report_is_delivered_before_it_returns(
+    service: Service, tmp_path: Path
+) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", FULL, service.url, service.run, ROOT, str(tmp_path / "spool")],
-        env=environment(), capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert ended.stderr.count("a report is only in memory") == 6
     issued = [f"d-{number}" for number in range(6 * BATCH)]
     batches = [issued[version * BATCH : (version + 1) * BATCH] for version in range(6)]
-    assert service.log() == [line for version, batch in enumerate(batches) for line in lines_of(version, batch)]
+    assert service.log() == [
+        line for version, batch in enumerate(batches) for line in lines_of(version, batch)
+    ]
 
 
 # ---- ranks, waiting, prefetch --------------------------------------------------------------------------------
@@ -324,7 +371,12 @@ def test_waiting_for_the_model_works_with_and_without_prefetch(
     service: Service, tmp_path: Path, prefetch: bool
 ) -> None:
     with selector_of(
-        service, tmp_path / "spool", deadline=30.0, wait_seconds=30.0, prefetch=prefetch, fallback="scores"
+        service,
+        tmp_path / "spool",
+        deadline=30.0,
+        wait_seconds=30.0,
+        prefetch=prefetch,
+        fallback="scores",
     ) as selector:
         drawn = []
         for version in range(8):
@@ -333,10 +385,14 @@ def test_waiting_for_the_model_works_with_and_without_prefetch(
             drawn += batch.draw_id
             report(selector, batch.draw_id, version)
         assert len(set(drawn)) == len(drawn)
-    clocks = service.query("policy_version, trained_through FROM selections WHERE run_id = {run} ORDER BY ordinal")
+    clocks = service.query(
+        "policy_version, trained_through FROM selections WHERE run_id = {run} ORDER BY ordinal"
+    )
     if prefetch:  # asked when the batch before was handed out, for the policy of then
         assert [row.policy_version for row in clocks][:8] == [0, *range(7)]
     else:
         assert [row.policy_version for row in clocks] == list(range(8))
         lines = [BATCH * (1 if version % 2 else ROLLOUTS) for version in range(8)]
-        assert [row.trained_through for row in clocks] == [sum(lines[:version]) for version in range(8)]
+        assert [row.trained_through for row in clocks] == [
+            sum(lines[:version]) for version in range(8)
+        ]

@@ -33,14 +33,29 @@ def test_groups_and_rollouts_by_draw(service: Service, make: Make) -> None:
     service.at["/outcomes"].extend([stored()] * 2)
     selector.report(["d1-0", "d1-1"], successes=[3, 0], trials=[8, 8], policy_version=5)
     assert selector.flush()
-    selector.report(["d1-2", "d1-3", "d1-2", "d1-2"], reward=[True, 0.0, None, math.nan], policy_version=[5, 5, 6, 6])
+    selector.report(
+        ["d1-2", "d1-3", "d1-2", "d1-2"],
+        reward=[True, 0.0, None, math.nan],
+        policy_version=[5, 5, 6, 6],
+    )
     assert selector.flush()
     assert sent(service) == [
-        {"run": "r", "draw_id": ["d1-0", "d1-1"], "successes": [3.0, 0.0], "trials": [8, 8], "policy_version": [5, 5]},
-        {"run": "r", "draw_id": ["d1-2", "d1-3", "d1-2", "d1-2"], "rollout_index": [0, 0, 1, 2],
-         "reward": [1.0, 0.0, None, None], "status": ["ok", "ok", "cancelled", "error"],
-         "policy_version": [5, 5, 6, 6]},
-    ]  # fmt: skip
+        {
+            "run": "r",
+            "draw_id": ["d1-0", "d1-1"],
+            "successes": [3.0, 0.0],
+            "trials": [8, 8],
+            "policy_version": [5, 5],
+        },
+        {
+            "run": "r",
+            "draw_id": ["d1-2", "d1-3", "d1-2", "d1-2"],
+            "rollout_index": [0, 0, 1, 2],
+            "reward": [1.0, 0.0, None, None],
+            "status": ["ok", "ok", "cancelled", "error"],
+            "policy_version": [5, 5, 6, 6],
+        },
+    ]
     assert selector.counters["outcomes_stored"] == 2
 
 
@@ -49,9 +64,11 @@ def test_arrays_fit_as_they_are(service: Service, make: Make) -> None:
     selector = make()
     service.at["/outcomes"].append(stored())
     selector.report(
-        numpy.array(["d1-0", "d1-0"], dtype=object), reward=numpy.array([1.0, 0.0], numpy.float32),
-        rollout_index=numpy.array([4, 5]), policy_version=numpy.int64(3),
-    )  # fmt: skip
+        numpy.array(["d1-0", "d1-0"], dtype=object),
+        reward=numpy.array([1.0, 0.0], numpy.float32),
+        rollout_index=numpy.array([4, 5]),
+        policy_version=numpy.int64(3),
+    )
     assert selector.flush()
     assert sent(service)[0]["rollout_index"] == [4, 5]
     assert sent(service)[0]["policy_version"] == [3, 3]
@@ -71,7 +88,9 @@ def local_batch(service: Service, selector: Selector, version: int | None) -> Dr
     return batch
 
 
-def test_local_groups_travel_by_prompt_with_the_version_of_their_draw(service: Service, make: Make) -> None:
+def test_local_groups_travel_by_prompt_with_the_version_of_their_draw(
+    service: Service, make: Make
+) -> None:
     selector = make()
     batch, later = local_batch(service, selector, 42), selector.next_batch(43)
     service.at["/outcomes"].extend([stored()] * 9)
@@ -81,13 +100,19 @@ def test_local_groups_travel_by_prompt_with_the_version_of_their_draw(service: S
     by_draw, by_prompt, after = sent(service)
     assert by_draw == {"run": "r", "draw_id": ["d1-7"], "successes": [1.0], "trials": [8]}
     assert by_prompt == {
-        "run": "r", "prompt": batch.prompt, "successes": [2.0, 3.0], "trials": [8, 8], "policy_version": [42, 42],
-    }  # fmt: skip
+        "run": "r",
+        "prompt": batch.prompt,
+        "successes": [2.0, 3.0],
+        "trials": [8, 8],
+        "policy_version": [42, 42],
+    }
     assert after["prompt"] == later.prompt
     assert after["policy_version"] == [50, 50]
 
 
-def test_equal_outcomes_of_two_local_draws_are_two_and_a_repetition_is_none(service: Service, make: Make) -> None:
+def test_equal_outcomes_of_two_local_draws_are_two_and_a_repetition_is_none(
+    service: Service, make: Make
+) -> None:
     selector = make(prompts=["only"], batch_size=1)
     first, second = local_batch(service, selector, None), selector.next_batch()
     service.at["/outcomes"].extend([stored()] * 9)
@@ -121,10 +146,18 @@ def test_local_rollouts_travel_as_groups_under_the_runs_own_reward(
     assert selector.flush()
     keys = [draw_id.split("-")[-1] for draw_id in (one, two)]
     assert sent(service) == [
-        {"run": "r", "prompt": keys, "successes": successes, "trials": [2, 1], "policy_version": [9, 9]},
+        {
+            "run": "r",
+            "prompt": keys,
+            "successes": successes,
+            "trials": [2, 1],
+            "policy_version": [9, 9],
+        },
         {"run": "r", "prompt": keys[1:], "successes": [0.0], "trials": [0], "policy_version": [9]},
     ]
-    assert len(service.asked("/runs/r")) == 3  # as the selector is made, and for the reward, once it is answered
+    assert (
+        len(service.asked("/runs/r")) == 3
+    )  # as the selector is made, and for the reward, once it is answered
 
 
 @pytest.mark.parametrize(
@@ -140,7 +173,12 @@ def test_local_rollouts_travel_as_groups_under_the_runs_own_reward(
     ],
 )
 def test_a_report_that_cannot_be_is_raised_at_first_and_set_aside_later(
-    service: Service, make: Make, tmp_path: Path, columns: dict[str, Any], field: str, row: int | None
+    service: Service,
+    make: Make,
+    tmp_path: Path,
+    columns: dict[str, Any],
+    field: str,
+    row: int | None,
 ) -> None:
     selector = make()
     with pytest.raises(gps.InvalidRequest) as raised:
@@ -155,7 +193,9 @@ def test_a_report_that_cannot_be_is_raised_at_first_and_set_aside_later(
     assert field in (tmp_path / "spool-0" / "refused.jsonl").read_text()
 
 
-@pytest.mark.parametrize("refusal", [problem(422), problem(404), problem(409), Reply(413, b"<html>too large")])
+@pytest.mark.parametrize(
+    "refusal", [problem(422), problem(404), problem(409), Reply(413, b"<html>too large")]
+)
 def test_a_refused_report_is_set_aside_and_the_others_are_delivered(
     service: Service, make: Make, tmp_path: Path, refusal: Reply, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,7 +204,7 @@ def test_a_refused_report_is_set_aside_and_the_others_are_delivered(
     selector = make()
     service.at["/outcomes"].extend(
         [Reply(200, stored().body, until=first), refusal, stored(), refusal, stored()]
-    )  # fmt: skip
+    )
     for number in range(4):
         selector.report([f"d1-{number}"], successes=[1.0], trials=[8])
         if number == 0:
@@ -172,8 +212,12 @@ def test_a_refused_report_is_set_aside_and_the_others_are_delivered(
     first.set()
     assert selector.flush()
     assert [request["draw_id"] for request in sent(service)] == [
-        ["d1-0"], ["d1-1", "d1-2", "d1-3"], ["d1-1"], ["d1-2"], ["d1-3"]
-    ]  # fmt: skip
+        ["d1-0"],
+        ["d1-1", "d1-2", "d1-3"],
+        ["d1-1"],
+        ["d1-2"],
+        ["d1-3"],
+    ]
     (kept,) = (tmp_path / "spool-0" / "refused.jsonl").read_text().splitlines()
     assert json.loads(kept)["draw_id"] == ["d1-2"]
     assert str(refusal.status) in json.loads(kept)["refused"]
@@ -182,9 +226,19 @@ def test_a_refused_report_is_set_aside_and_the_others_are_delivered(
 
 @pytest.mark.parametrize(
     "fault",
-    [Reply(503), Reply(500), Reply(429), Reply(401), Reply(drop=True), Reply(404, b"nginx"), Reply(200, b"<html>")],
+    [
+        Reply(503),
+        Reply(500),
+        Reply(429),
+        Reply(401),
+        Reply(drop=True),
+        Reply(404, b"nginx"),
+        Reply(200, b"<html>"),
+    ],
 )
-def test_what_may_pass_keeps_a_report_waiting_and_loses_nothing(service: Service, make: Make, fault: Reply) -> None:
+def test_what_may_pass_keeps_a_report_waiting_and_loses_nothing(
+    service: Service, make: Make, fault: Reply
+) -> None:
     selector = make()
     service.at["/outcomes"].extend([fault, stored()])
     selector.report(["d1-0"], successes=[1.0], trials=[8])
@@ -210,7 +264,9 @@ def test_a_report_that_the_service_breaks_at_is_given_up_in_the_end(
     assert (selector.counters["reports_refused"], selector.counters["outcomes_stored"]) == (1, 1)
 
 
-def test_what_is_no_report_on_disk_keeps_nothing_up(service: Service, make: Make, tmp_path: Path) -> None:
+def test_what_is_no_report_on_disk_keeps_nothing_up(
+    service: Service, make: Make, tmp_path: Path
+) -> None:
     (tmp_path / "spool-0").mkdir()
     (tmp_path / "spool-0" / "7.jsonl").write_text('garbage\n{"id": "a", "run": 3}\n\x00\x00\n')
     service.at["/outcomes"].append(stored())
@@ -221,7 +277,9 @@ def test_what_is_no_report_on_disk_keeps_nothing_up(service: Service, make: Make
     assert len(sent(service)) == 1
 
 
-def test_conflicts_are_counted_and_told(service: Service, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_conflicts_are_counted_and_told(
+    service: Service, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     selector = make()
     service.at["/outcomes"].append(stored(1, conflicts=[1]))
     selector.report(["d1-0", "d1-1"], successes=[1.0, 1.0], trials=[8, 8])
@@ -246,7 +304,9 @@ from promptgps_client import Selector
 selector = Selector("http://127.0.0.1:9", run="r", batch_size=1, prompts=["k"], spool={str(tmp_path)!r}, deadline=0.2)
 selector.report(selector.next_batch().draw_id, successes=[1.0], trials=[8])
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
     assert "1 reports wait in the spool for the next selector" in ended.stderr
 
 
@@ -264,7 +324,9 @@ def test_a_forked_process_is_told_to_make_its_own(make: Make, service: Service) 
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_it_says_what_it_is_about(make: Make, service: Service, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_says_what_it_is_about(
+    make: Make, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
         reply = answer(0, 1, 2)
         reply.body["warnings"] = ["the pool looks too hard"]

@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from promptgps_client.selector import SpoolInUse
 from promptgps_client.selector.segment import Line
 from promptgps_client.selector.spool import Spool
@@ -132,8 +138,12 @@ class SpoolMachine(RuleBasedStateMachine):
             content = paths[-1].read_bytes()
             kept = content[: max(len(content) - lost, 0)]
             paths[-1].write_bytes(kept)
-            gone = [line for line in content.split(b"\n")[:-1] if line not in kept.split(b"\n")[:-1]]
-            self.expected = [line for line in self.expected if line in self.received or line not in gone]
+            gone = [
+                line for line in content.split(b"\n")[:-1] if line not in kept.split(b"\n")[:-1]
+            ]
+            self.expected = [
+                line for line in self.expected if line in self.received or line not in gone
+            ]
         self.reopen()
 
     def reopen(self) -> None:
@@ -147,7 +157,9 @@ class SpoolMachine(RuleBasedStateMachine):
 
 def test_every_complete_line_is_delivered_once_and_in_order(tmp_path: Path) -> None:
     SpoolMachine.folder = tmp_path
-    run_state_machine_as_test(SpoolMachine, settings=settings(max_examples=100, stateful_step_count=30))
+    run_state_machine_as_test(
+        SpoolMachine, settings=settings(max_examples=100, stateful_step_count=30)
+    )
 
 
 # ---- crashes -------------------------------------------------------------------------------------------------
@@ -167,7 +179,9 @@ def test_lines_wait_for_the_next_process(opened: Open) -> None:
     assert len(opened()) == 0
 
 
-def test_half_a_line_counts_for_nothing_and_is_told(opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+def test_half_a_line_counts_for_nothing_and_is_told(
+    opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
     spool = opened()
     spool.append(b"whole")
     path = segments(spool)[0]
@@ -254,7 +268,10 @@ def test_refused_lines_are_kept_with_their_reason_within_bounds(opened: Open) ->
         spool.refuse(line, f"because of {len(content)}")
     aside = spool._folder / "refused.jsonl"
     kept = [json.loads(line) for line in aside.read_text().splitlines()]
-    assert kept == [{"refused": "because of 11", "id": "a"}, {"refused": "because of 7", "broken": "no json"}]
+    assert kept == [
+        {"refused": "because of 11", "id": "a"},
+        {"refused": "because of 7", "broken": "no json"},
+    ]
     assert len(spool) == 0
     for _ in range(100):
         spool.set_aside(b'{"id": "b"}', "x" * 100)
@@ -286,10 +303,15 @@ import os; os.kill(os.getpid(), 9)
 
 
 @pytest.mark.parametrize(("room", "lost"), [(0, 5), (30, 5), (520, 1), (100_000, 0)])
-def test_where_the_disk_takes_nothing_memory_does_and_the_order_stays(tmp_path: Path, room: int, lost: int) -> None:
+def test_where_the_disk_takes_nothing_memory_does_and_the_order_stays(
+    tmp_path: Path, room: int, lost: int
+) -> None:
     """The kernel's file size limit stands for a full disk: a write stores a part, the next one fails."""
     ended = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path), str(room)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", FULL, str(tmp_path), str(room)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     durable = json.loads(ended.stdout)
@@ -318,7 +340,9 @@ print([content for _, content in spool.oldest(9)])
 
 
 def test_nothing_is_written_behind_a_torn_line(tmp_path: Path) -> None:
-    ended = subprocess.run([sys.executable, "-c", TORN, str(tmp_path)], capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", TORN, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert ended.stdout.strip() == "[b'first', b'third']"
     spool = Spool(tmp_path, LARGE)
     assert told(spool) == [b"first", b"third"]
@@ -343,11 +367,16 @@ time.sleep(60)
 @pytest.mark.parametrize("forks", ["fork", "alone"])
 def test_a_folder_belongs_to_one_process_until_that_dies(tmp_path: Path, forks: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path), forks], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", HOLD, str(tmp_path), forks],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as other:
         assert other.stdout is not None
         holder = other.stdout.readline().strip()
-        with pytest.raises(SpoolInUse, match=f"in use by process {holder} on .*a spool folder of its own"):
+        with pytest.raises(
+            SpoolInUse, match=f"in use by process {holder} on .*a spool folder of its own"
+        ):
             Spool(tmp_path, LARGE)
         other.kill()
         other.wait()  # a child that it forked lives on, and holds nothing
@@ -380,7 +409,9 @@ def test_an_answer_after_the_end_touches_nothing(tmp_path: Path) -> None:
 def test_many_threads_append_while_one_delivers(opened: Open) -> None:
     spool = opened(limit=100_000)
     writers = [
-        threading.Thread(target=lambda who=who: [spool.append(b"%d %d" % (who, number)) for number in range(50)])
+        threading.Thread(
+            target=lambda who=who: [spool.append(b"%d %d" % (who, number)) for number in range(50)]
+        )
         for who in range(4)
     ]
     for writer in writers:

@@ -25,7 +25,9 @@ def chunk(first: int, count: int, *, domain: str | None = None) -> PoolChunk:
     numbers = np.arange(first, first + count)
     return PoolChunk(
         keys=[f"key-{number}" for number in numbers],
-        digests=[hashlib.blake2b(f"{number}".encode(), digest_size=16).digest() for number in numbers],
+        digests=[
+            hashlib.blake2b(f"{number}".encode(), digest_size=16).digest() for number in numbers
+        ],
         texts=[f"text {number}" for number in numbers],
         domains=[domain] * count,
         prior_successes=[float(number) for number in numbers],
@@ -87,7 +89,14 @@ def selection(sequence: int = 0, size: int = 3, **changes: object) -> SelectionR
 def outcome(draw: int | None = 0, rollout: int = -1, **changes: object) -> OutcomeRecord:
     """A line of the log."""
     record = OutcomeRecord(
-        draw=draw, row=5, rollout=rollout, successes=0.1, trials=8, reward=None, status=OK, policy_version=None
+        draw=draw,
+        row=5,
+        rollout=rollout,
+        successes=0.1,
+        trials=8,
+        reward=None,
+        status=OK,
+        policy_version=None,
     )
     return replace(record, **changes)  # type: ignore[arg-type]
 
@@ -104,8 +113,13 @@ def append_outcomes(store: Store, run: RunRecord, records: list[OutcomeRecord]) 
 def key(name: str = "key", **changes: object) -> KeyRecord:
     """An API key."""
     record = KeyRecord(
-        id=hashlib.sha256(name.encode()).hexdigest()[:12], name=name, digest=hashlib.sha256(name.encode()).digest(),
-        runs=["exp-*", "other"], read_only=True, created_at="2026-02-11T08:00:00.000+00:00", expires_at=None,
+        id=hashlib.sha256(name.encode()).hexdigest()[:12],
+        name=name,
+        digest=hashlib.sha256(name.encode()).digest(),
+        runs=["exp-*", "other"],
+        read_only=True,
+        created_at="2026-02-11T08:00:00.000+00:00",
+        expires_at=None,
         last_used=None,
-    )  # fmt: skip
+    )
     return replace(record, **changes)  # type: ignore[arg-type]

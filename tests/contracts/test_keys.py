@@ -59,7 +59,11 @@ def test_use_is_noted_for_the_keys_that_were_used(store: Store) -> None:
 
 
 def test_runs_are_told_with_the_pools_they_draw_from(store: Store) -> None:
-    pool, other, run = make_pool(store, "pool", prompts=4), make_pool(store, "other", prompts=2), make_run(store)
+    pool, other, run = (
+        make_pool(store, "pool", prompts=4),
+        make_pool(store, "other", prompts=2),
+        make_run(store),
+    )
     with store.write() as unit:
         assert unit.runs.pools() == []
         unit.runs.add_segment(run.id, Segment(0, pool.id, 0, 2))

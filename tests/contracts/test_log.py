@@ -14,7 +14,10 @@ from tests.contracts.samples import append_outcomes, make_run, outcome
 
 def test_positions_are_gapless_from_one_on(store: Store) -> None:
     run = make_run(store)
-    heads = [append_outcomes(store, run, [outcome(draw) for draw in part]) for part in ([0, 1, 2], [], [3], [4, 5])]
+    heads = [
+        append_outcomes(store, run, [outcome(draw) for draw in part])
+        for part in ([0, 1, 2], [], [3], [4, 5])
+    ]
     assert heads == [3, 3, 4, 6]
     with store.read() as unit:
         assert unit.runs.get("run").log_position == 6
@@ -27,7 +30,9 @@ def test_positions_are_gapless_from_one_on(store: Store) -> None:
 def test_every_field_of_a_line_comes_back(store: Store) -> None:
     run = make_run(store)
     lines = [
-        outcome(2**40, 4095, row=2**31 - 1, successes=1 / 3, trials=1, reward=-math.pi, status=TRUNCATED),
+        outcome(
+            2**40, 4095, row=2**31 - 1, successes=1 / 3, trials=1, reward=-math.pi, status=TRUNCATED
+        ),
         outcome(None, -1, successes=4096.0, trials=4096, policy_version=2**53 - 1),
         outcome(7, 0, successes=0.0, trials=0, reward=None, status=ERROR, policy_version=0),
     ]

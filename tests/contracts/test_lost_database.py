@@ -44,7 +44,14 @@ def _delete_all(path: Path) -> None:
         path.with_name(path.name + side).unlink()
 
 
-WAYS: list[Callable[[Path], None]] = [_delete, _move, _move_folder, _replace, _delete_log, _delete_all]
+WAYS: list[Callable[[Path], None]] = [
+    _delete,
+    _move,
+    _move_folder,
+    _replace,
+    _delete_log,
+    _delete_all,
+]
 
 
 @pytest.fixture

@@ -108,7 +108,9 @@ def test_a_dead_import_is_taken_over_and_can_write_no_more(store: Store) -> None
     with pytest.raises(Busy), store.write() as unit:
         unit.pools.finish_import(pool.id, "dead", 4)
     with store.write() as unit:
-        unit.pools.abandon_import(pool.id, "dead")  # it gives up, and does not touch what is the heir's
+        unit.pools.abandon_import(
+            pool.id, "dead"
+        )  # it gives up, and does not touch what is the heir's
     with store.write() as unit:
         unit.pools.stage(pool.id, "heir", 1, chunk(1, 2))
         unit.pools.finish_import(pool.id, "heir", 3)
@@ -133,12 +135,19 @@ def test_lookups_answer_for_what_is_there_and_only_for_that(store: Store) -> Non
     other = make_pool(store, "other", prompts=2)
     digests = chunk(0, 8).digests
     with store.read() as unit:
-        assert unit.pools.known_keys(pool.id, ["key-3", "nothing"]) == {"key-3": Known(3, digests[3])}
-        assert unit.pools.known_digests(pool.id, digests) == {digest: n for n, digest in enumerate(digests[:5])}
-        assert unit.pools.known_digests(other.id, digests) == {digest: n for n, digest in enumerate(digests[:2])}
+        assert unit.pools.known_keys(pool.id, ["key-3", "nothing"]) == {
+            "key-3": Known(3, digests[3])
+        }
+        assert unit.pools.known_digests(pool.id, digests) == {
+            digest: n for n, digest in enumerate(digests[:5])
+        }
+        assert unit.pools.known_digests(other.id, digests) == {
+            digest: n for n, digest in enumerate(digests[:2])
+        }
         assert unit.pools.keys_at(pool.id, [4, 0, 77], text=True) == {
-            0: ("key-0", "text 0"), 4: ("key-4", "text 4"),
-        }  # fmt: skip
+            0: ("key-0", "text 0"),
+            4: ("key-4", "text 4"),
+        }
         assert unit.pools.keys_at(pool.id, [1], text=False) == {1: ("key-1", None)}
 
 
@@ -146,9 +155,15 @@ def test_lookups_take_more_keys_than_a_query_has_parameters(store: Store) -> Non
     pool = make_pool(store, prompts=9_000)
     keys = [f"key-{number}" for number in range(40_000)]
     with store.read() as unit:
-        for asked in (keys, keys[5_000:9_500], keys[8_990:] + keys[:8_300]):  # one by one, or all the pool's at once
+        for asked in (
+            keys,
+            keys[5_000:9_500],
+            keys[8_990:] + keys[:8_300],
+        ):  # one by one, or all the pool's at once
             found = unit.pools.positions(pool, asked)
-            assert found == {key: int(key.split("-")[1]) for key in asked if int(key.split("-")[1]) < 9_000}
+            assert found == {
+                key: int(key.split("-")[1]) for key in asked if int(key.split("-")[1]) < 9_000
+            }
         assert len(unit.pools.known_digests(pool.id, chunk(0, 40_000).digests)) == 9_000
 
 
@@ -204,11 +219,17 @@ def test_aliases_are_seen_with_their_import_or_not_at_all(store: Store) -> None:
         unit.pools.begin_import(pool, "importer")
         unit.pools.stage(pool.id, "importer", 2, chunk(2, 1))
         unit.pools.stage_aliases(pool.id, "importer", 0, {"of-old": 0, "of-new": 2})
-        assert unit.pools.known_keys(pool.id, ["of-old"]) == {"of-old": Known(0, chunk(0, 1).digests[0])}
+        assert unit.pools.known_keys(pool.id, ["of-old"]) == {
+            "of-old": Known(0, chunk(0, 1).digests[0])
+        }
     assert aliases(store, "key-1", "of-old", "of-new") == {"key-1": 1}
     with store.write() as unit:
         unit.pools.finish_import(pool.id, "importer", 3, aliases=2)
-    assert aliases(store, "key-1", "of-old", "of-new", "else") == {"key-1": 1, "of-old": 0, "of-new": 2}
+    assert aliases(store, "key-1", "of-old", "of-new", "else") == {
+        "key-1": 1,
+        "of-old": 0,
+        "of-new": 2,
+    }
     append(store, pool, chunk(3, 1))  # an import without aliases leaves them
     assert aliases(store, "of-old") == {"of-old": 0}
 
@@ -250,10 +271,16 @@ def test_of_prompts_with_one_content_the_first_is_known_by_it(store: Store) -> N
 
 
 @pytest.mark.parametrize("widths", [(0, 2), (2, 0), (2, 0, 2), (0, 0), (0, 2, 0)])
-def test_chunks_without_surface_stand_beside_those_that_have_one(store: Store, widths: tuple[int, ...]) -> None:
+def test_chunks_without_surface_stand_beside_those_that_have_one(
+    store: Store, widths: tuple[int, ...]
+) -> None:
     pool = make_pool(store)
     for place, width in enumerate(widths):
-        append(store, pool, replace(chunk(2 * place, 2), surface=np.full((2, width), place, np.float32)))
+        append(
+            store,
+            pool,
+            replace(chunk(2 * place, 2), surface=np.full((2, width), place, np.float32)),
+        )
     with store.read() as unit:
         read = unit.pools.arrays(unit.pools.get("pool"), 1, 2 * len(widths)).surface
     told = [place if width else np.nan for place, width in enumerate(widths) for _ in range(2)][1:]
@@ -268,7 +295,9 @@ def test_vectors_are_read_back_chunk_by_chunk(store: Store) -> None:
     with store.read() as unit:
         starts, stops = unit.pools.chunks(pool.id)
         assert (starts.tolist(), stops.tolist()) == ([0, 3], [3, 5])
-        np.testing.assert_array_equal(unit.pools.embedding_of_chunk(pool.id, 3), chunk(3, 2).embedding)
+        np.testing.assert_array_equal(
+            unit.pools.embedding_of_chunk(pool.id, 3), chunk(3, 2).embedding
+        )
 
 
 def test_pools_come_in_the_order_they_are_named(store: Store) -> None:

@@ -91,7 +91,10 @@ def test_a_deleted_run_is_out_of_sight_at_once_and_gone_after_some_slices(store:
             with pytest.raises(RunGone):
                 reach(run.id)
         assert unit.runs.over_pool(1) == []
-    assert make_run(store, "run").id not in (run.id, other.id)  # its name is free while its rows still go
+    assert make_run(store, "run").id not in (
+        run.id,
+        other.id,
+    )  # its name is free while its rows still go
     assert sweep(store, "runs", run.id) > 5
     assert not any(rows(store, run.id).values())
     assert rows(store, other.id) == kept
@@ -153,12 +156,19 @@ def test_what_is_hidden_does_not_come_to_light_in_an_older_schema(store: Store) 
         unit.pools.hide(unit.pools.get("run-pool").id)
     downgrade(store.engine, "0004")
     with store.engine.connect() as connection:
-        names = [connection.execute(text(f"SELECT name FROM {kind}")).scalars().all() for kind in ("runs", "pools")]
-        left = connection.execute(text("SELECT count(*) FROM outcomes WHERE run_id = :run"), {"run": run.id})
+        names = [
+            connection.execute(text(f"SELECT name FROM {kind}")).scalars().all()
+            for kind in ("runs", "pools")
+        ]
+        left = connection.execute(
+            text("SELECT count(*) FROM outcomes WHERE run_id = :run"), {"run": run.id}
+        )
         assert (names, left.scalar_one()) == ([["other"], ["other-pool"]], 0)
 
 
-def test_a_deletion_waits_for_whoever_refers_to_the_pool_and_then_sees_it(store: Store, database_url: str) -> None:
+def test_a_deletion_waits_for_whoever_refers_to_the_pool_and_then_sees_it(
+    store: Store, database_url: str
+) -> None:
     """A run that is opened over a pool at the moment in which the pool is deleted: one of them comes first."""
     pool, run = make_pool(store, prompts=2), make_run(store)
     with opened_store(database_url) as other:

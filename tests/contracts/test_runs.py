@@ -50,7 +50,11 @@ def test_settings_are_replaced_and_the_request_is_not(store: Store) -> None:
 
 
 def test_segments_come_in_the_order_of_rows_from_a_row_on(store: Store) -> None:
-    pool, other, run = make_pool(store, prompts=5), make_pool(store, "other", prompts=2), make_run(store)
+    pool, other, run = (
+        make_pool(store, prompts=5),
+        make_pool(store, "other", prompts=2),
+        make_run(store),
+    )
     segments = [Segment(0, pool.id, 0, 3), Segment(3, other.id, 0, 2), Segment(5, pool.id, 3, 2)]
     with store.write() as unit:
         for segment in reversed(segments):

@@ -37,7 +37,10 @@ def test_a_selection_comes_back_as_it_was(store: Store, size: int) -> None:
 
 def test_selections_come_in_the_order_of_issue_from_an_ordinal_on(store: Store) -> None:
     run = make_run(store)
-    written = [replace(selection(sequence), ordinal=ordinal) for ordinal, sequence in enumerate((70, 3, 12))]
+    written = [
+        replace(selection(sequence), ordinal=ordinal)
+        for ordinal, sequence in enumerate((70, 3, 12))
+    ]
     with store.write() as unit:
         for record in reversed(written):
             unit.selections.add(run.id, record)
@@ -56,8 +59,12 @@ def test_the_next_sequence_is_one_past_the_highest(store: Store) -> None:
         assert unit.selections.next_sequence(run.id) == 42
 
 
-@pytest.mark.parametrize("twin", [selection(0, ordinal=1), selection(1, ordinal=0)], ids=["sequence", "ordinal"])
-def test_neither_a_sequence_nor_an_ordinal_is_used_twice(store: Store, twin: SelectionRecord) -> None:
+@pytest.mark.parametrize(
+    "twin", [selection(0, ordinal=1), selection(1, ordinal=0)], ids=["sequence", "ordinal"]
+)
+def test_neither_a_sequence_nor_an_ordinal_is_used_twice(
+    store: Store, twin: SelectionRecord
+) -> None:
     run, other = make_run(store), make_run(store, "other")
     with store.write() as unit:
         unit.selections.add(run.id, selection(0))

@@ -13,7 +13,15 @@ from promptgps_service.store.unit import Store, Unit
 from promptgps_service.store.writing import take_room
 from sqlalchemy import func, select
 
-from tests.contracts.samples import append_outcomes, chunk, key, make_pool, make_run, outcome, selection
+from tests.contracts.samples import (
+    append_outcomes,
+    chunk,
+    key,
+    make_pool,
+    make_run,
+    outcome,
+    selection,
+)
 from tests.databases import opened_store
 
 THREADS = 8
@@ -27,7 +35,9 @@ class Refused(Exception):
 def counts(store: Store) -> dict[str, int]:
     with store.read() as unit:
         return {
-            table.name: unit.connection.execute(select(func.count()).select_from(table)).scalar_one()
+            table.name: unit.connection.execute(
+                select(func.count()).select_from(table)
+            ).scalar_one()
             for table in metadata.sorted_tables
         }
 
@@ -47,7 +57,9 @@ def touch_everything(unit: Unit, pool_id: int, run_id: int) -> None:
     start = unit.snapshots.add(put_back, "start")
     for run in (put_back.id, run_id):
         unit.selections.add(run, selection())
-        unit.runs.advance(run, log_position=unit.log.append(run, 0, [outcome()]), draws=3, selections=1)
+        unit.runs.advance(
+            run, log_position=unit.log.append(run, 0, [outcome()]), draws=3, selections=1
+        )
         unit.versions.add(run, VersionRecord(1, 1, "beta", b"state"))
         unit.versions.add_step(run, 1, 1, {})
     unit.snapshots.supersede_after(put_back, start)
@@ -94,14 +106,18 @@ def test_nobody_sees_half_of_a_unit_of_work(store: Store, database_url: str) -> 
             assert reader.log.after(run.id, 0).head == 0
 
 
-def test_a_reader_sees_one_state_of_the_database_to_its_end(store: Store, database_url: str) -> None:
+def test_a_reader_sees_one_state_of_the_database_to_its_end(
+    store: Store, database_url: str
+) -> None:
     # Else a process that opens a run while another serves it reads outcomes of draws that it has not read.
     run = make_run(store)
     with opened_store(database_url) as other, store.read() as reader:
         before = reader.runs.get("run")
         with other.write() as unit:
             unit.selections.add(run.id, selection())
-            unit.runs.advance(run.id, log_position=unit.log.append(run.id, 0, [outcome()]), draws=3, selections=1)
+            unit.runs.advance(
+                run.id, log_position=unit.log.append(run.id, 0, [outcome()]), draws=3, selections=1
+            )
         assert reader.selections.since(run.id, 0) == []
         assert reader.log.after(run.id, 0).head == 0
         assert reader.runs.get("run") == before
@@ -109,14 +125,18 @@ def test_a_reader_sees_one_state_of_the_database_to_its_end(store: Store, databa
         assert reader.log.after(run.id, 0).head == 1
 
 
-def test_outcomes_of_many_threads_are_gapless_and_none_is_lost(store: Store, database_url: str) -> None:
+def test_outcomes_of_many_threads_are_gapless_and_none_is_lost(
+    store: Store, database_url: str
+) -> None:
     run, other = make_run(store), make_run(store, "other")
 
     def work(thread: int, own: Store) -> list[int]:
         heads = []
         for turn in range(ROUNDS):
             first = (thread * ROUNDS + turn) * 3
-            heads.append(append_outcomes(own, run, [outcome(draw) for draw in range(first, first + 3)]))
+            heads.append(
+                append_outcomes(own, run, [outcome(draw) for draw in range(first, first + 3)])
+            )
             append_outcomes(own, other, [outcome(first)])
         return heads
 
@@ -146,7 +166,8 @@ def test_selections_of_many_threads_have_sequences_ordinals_and_draws_of_their_o
                 head = unit.runs.lock(run.id)
                 sequence = unit.selections.next_sequence(run.id)
                 unit.selections.add(
-                    run.id, selection(sequence, ordinal=head.selections, first_draw=head.draws, size=2)
+                    run.id,
+                    selection(sequence, ordinal=head.selections, first_draw=head.draws, size=2),
                 )
                 unit.runs.advance(run.id, draws=head.draws + 2, selections=head.selections + 1)
 
@@ -157,6 +178,10 @@ def test_selections_of_many_threads_have_sequences_ordinals_and_draws_of_their_o
     with store.read() as unit:
         found = unit.selections.since(run.id, 0)
         head = unit.runs.get("run")
-    assert [record.sequence for record in found] == [record.ordinal for record in found] == list(range(issued))
+    assert (
+        [record.sequence for record in found]
+        == [record.ordinal for record in found]
+        == list(range(issued))
+    )
     assert [record.first_draw for record in found] == list(range(0, 2 * issued, 2))
     assert (head.draws, head.selections) == (2 * issued, issued)

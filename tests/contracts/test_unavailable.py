@@ -71,7 +71,9 @@ def test_a_postgresql_that_takes_no_writes(postgres_server: str) -> None:
         run = make_run(store)
         with store.write() as unit:
             name = make_url(url).database
-            unit.connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
+            unit.connection.execute(
+                text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+            )
         store.close()  # new connections find it as a standby would be
         with pytest.raises(Unavailable):
             append_outcomes(store, run, [outcome()])
@@ -116,9 +118,13 @@ def test_a_sqlite_file_that_has_no_room_left(sqlite_url: str) -> None:
 
 
 def test_a_postgresql_that_refuses_connections() -> None:
-    with socket.socket() as taken:  # bound and not listening: nobody else gets the port, and connections are refused
+    with (
+        socket.socket() as taken
+    ):  # bound and not listening: nobody else gets the port, and connections are refused
         taken.bind(("127.0.0.1", 0))
-        with opened_store(f"postgresql://nobody@127.0.0.1:{taken.getsockname()[1]}/nothing") as store:
+        with opened_store(
+            f"postgresql://nobody@127.0.0.1:{taken.getsockname()[1]}/nothing"
+        ) as store:
             refuse_both(store)
 
 
@@ -133,7 +139,11 @@ def test_a_postgresql_database_that_was_dropped(postgres_server: str) -> None:
 
 
 def test_a_postgresql_that_hangs_up_in_the_middle(postgres_server: str) -> None:
-    with postgres_database(postgres_server) as url, opened_store(url) as store, opened_store(url) as other:
+    with (
+        postgres_database(postgres_server) as url,
+        opened_store(url) as store,
+        opened_store(url) as other,
+    ):
         run = make_run(store)
 
         def work() -> None:
@@ -149,8 +159,14 @@ def test_a_postgresql_that_hangs_up_in_the_middle(postgres_server: str) -> None:
         assert append_outcomes(store, run, [outcome()]) == 1
 
 
-def test_a_postgresql_that_hangs_up_on_a_reader_answers_the_next_writer(postgres_server: str) -> None:
-    with postgres_database(postgres_server) as url, opened_store(url) as store, opened_store(url) as other:
+def test_a_postgresql_that_hangs_up_on_a_reader_answers_the_next_writer(
+    postgres_server: str,
+) -> None:
+    with (
+        postgres_database(postgres_server) as url,
+        opened_store(url) as store,
+        opened_store(url) as other,
+    ):
         run = make_run(store)
 
         def read() -> None:

@@ -36,7 +36,9 @@ def test_only_the_newest_two_versions_are_kept(store: Store) -> None:
             assert unit.versions.add(run.id, VersionRecord(version, version, "beta", STATE))
             unit.versions.drop_old(run.id, version)
     with store.read() as unit:
-        kept = unit.connection.execute(text("SELECT run_id, version FROM model_versions ORDER BY run_id, version"))
+        kept = unit.connection.execute(
+            text("SELECT run_id, version FROM model_versions ORDER BY run_id, version")
+        )
         assert [tuple(row) for row in kept] == [(run.id, 4), (run.id, 5), (other.id, 1)]
 
 
@@ -50,10 +52,18 @@ def test_a_version_of_a_snapshot_is_kept_as_long_as_that_stands(store: Store) ->
             if version in (2, 3):
                 unit.snapshots.add(unit.runs.lock(run.id), f"at-{version}")
             unit.versions.drop_old(run.id, version)
-        kept.append(unit.connection.execute(text("SELECT version FROM model_versions ORDER BY version")).all())
+        kept.append(
+            unit.connection.execute(
+                text("SELECT version FROM model_versions ORDER BY version")
+            ).all()
+        )
         unit.connection.execute(text("UPDATE snapshots SET superseded_in = 1 WHERE tag = 'at-3'"))
         unit.versions.drop_old(run.id, 6)
-        kept.append(unit.connection.execute(text("SELECT version FROM model_versions ORDER BY version")).all())
+        kept.append(
+            unit.connection.execute(
+                text("SELECT version FROM model_versions ORDER BY version")
+            ).all()
+        )
     assert [[version for (version,) in rows] for rows in kept] == [[2, 3, 5, 6], [2, 5, 6]]
 
 
@@ -70,9 +80,12 @@ def test_the_metrics_of_every_step_are_kept_in_order(store: Store) -> None:
     run = make_run(store)
     with store.write() as unit:
         for version in (2, 1, 3):
-            unit.versions.add_step(run.id, version, 10 * version, {"log_loss": version / 7, "spearman": None})
+            unit.versions.add_step(
+                run.id, version, 10 * version, {"log_loss": version / 7, "spearman": None}
+            )
         unit.versions.add(run.id, VersionRecord(30, 30, "beta", STATE))
     with store.read() as unit:
         assert unit.versions.metrics(run.id) == [
-            (version, 10 * version, {"log_loss": version / 7, "spearman": None}) for version in (1, 2, 3)
+            (version, 10 * version, {"log_loss": version / 7, "spearman": None})
+            for version in (1, 2, 3)
         ]

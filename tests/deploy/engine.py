@@ -16,7 +16,9 @@ from typing import Any, NoReturn
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-TOOL = PROJECT.parent / "shared" / "tools" / "local-docker"  # an engine for machines that reach no registry
+TOOL = (
+    PROJECT.parent / "shared" / "tools" / "local-docker"
+)  # an engine for machines that reach no registry
 TRAINER = Path(__file__).with_name("trainer.py")
 IMAGE = "promptgps:test"
 
@@ -29,10 +31,14 @@ class Stack:
         self.key = ""
         self._folder = folder
         self._environment = environment | {
-            "PROMPTGPS_IMAGE": IMAGE, "PROMPTGPS_NETWORK": self.name, "PROMPTGPS_PUBLISH": "127.0.0.1:",
+            "PROMPTGPS_IMAGE": IMAGE,
+            "PROMPTGPS_NETWORK": self.name,
+            "PROMPTGPS_PUBLISH": "127.0.0.1:",
             "PROMPTGPS_CPUS": "1",
-        }  # fmt: skip
-        plugin = subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
+        }
+        plugin = (
+            subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
+        )
         self._compose = ["docker", "compose"] if plugin else ["docker-compose"]
 
     def docker(self, *arguments: str, **options: Any) -> str:
@@ -50,7 +56,9 @@ class Stack:
     def containers(self, service: str) -> list[str]:
         """Ids of a service's containers that run."""
         labels = {"project": self.name, "service": service}
-        filters = (f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items())
+        filters = (
+            f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items()
+        )
         return self.docker("ps", "--quiet", *filters).split()
 
     def state(self, container: str) -> Any:
@@ -69,15 +77,35 @@ class Stack:
         """Lines of a trainer in a third container on the stack's network, as they come."""
         trainer = f"{self.name}-trainer"
         arguments = [
-            "docker", "run", "--rm", "--interactive", "--name", trainer, "--network", self.name,
-            "--env", "PROMPTGPS_URL=http://api:8000", "--env", "PROMPTGPS_API_KEY", "--entrypoint", "python",
-            IMAGE, "-", str(first), str(last),
-        ]  # fmt: skip
+            "docker",
+            "run",
+            "--rm",
+            "--interactive",
+            "--name",
+            trainer,
+            "--network",
+            self.name,
+            "--env",
+            "PROMPTGPS_URL=http://api:8000",
+            "--env",
+            "PROMPTGPS_API_KEY",
+            "--entrypoint",
+            "python",
+            IMAGE,
+            "-",
+            str(first),
+            str(last),
+        ]
         environment = self._environment | {"PROMPTGPS_API_KEY": self.key}
         errors = self._folder / "trainer.log"
         with TRAINER.open() as script, errors.open("w") as log:
             process = subprocess.Popen(
-                arguments, stdin=script, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+                arguments,
+                stdin=script,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
             )
         try:
             with process:
@@ -86,13 +114,17 @@ class Stack:
                     if line.startswith("{"):  # others tell of retries
                         yield json.loads(line)
         finally:  # the container outlives the command where the test fails
-            subprocess.run(["docker", "rm", "--force", trainer], env=self._environment, capture_output=True)
+            subprocess.run(
+                ["docker", "rm", "--force", trainer], env=self._environment, capture_output=True
+            )
         assert process.returncode == 0, errors.read_text()
 
     def _run(self, command: list[str], **options: Any) -> str:
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
         done = subprocess.run(command, env=self._environment, cwd=PROJECT, **options)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}\n{self._last_words(command)}"
+        assert done.returncode == 0, (
+            f"{' '.join(command)}\n{done.stdout}\n{done.stderr}\n{self._last_words(command)}"
+        )
         return str(done.stdout)
 
     def _last_words(self, command: list[str]) -> str:
@@ -109,9 +141,17 @@ def running_engine() -> Iterator[dict[str, str]]:
     if environment.get("DOCKER_HOST") != own.get("DOCKER_HOST", "") and _answers(environment):
         yield environment
     elif own:
-        environment |= own | {"BUILD_NETWORK": "host", "TORCH_INDEX_URL": ""}  # no NAT; its base image has torch
+        environment |= own | {
+            "BUILD_NETWORK": "host",
+            "TORCH_INDEX_URL": "",
+        }  # no NAT; its base image has torch
         found = _answers(environment)
-        if subprocess.run([TOOL, "up"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
+        if (
+            subprocess.run(
+                [TOOL, "up"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ).returncode
+            != 0
+        ):
             _give_up(f"{TOOL} up starts no Docker engine")
         try:
             yield environment
@@ -132,7 +172,9 @@ def _exports_of_tool() -> dict[str, str]:
     """What `local-docker env` exports; nothing where there is no such tool."""
     if not TOOL.exists():
         return {}
-    exports = subprocess.run([TOOL, "env"], check=True, capture_output=True, text=True).stdout.split()[1:]
+    exports = subprocess.run(
+        [TOOL, "env"], check=True, capture_output=True, text=True
+    ).stdout.split()[1:]
     return dict(export.split("=", 1) for export in exports)
 
 

@@ -16,7 +16,9 @@ from tests.server import wait_for
 KEY = re.compile(r"pgps_[0-9a-f]{12}_[A-Za-z0-9_-]{43}")
 
 
-@pytest.mark.timeout(2400)  # the first time, an engine is installed, base images are made and torch is fetched
+@pytest.mark.timeout(
+    2400
+)  # the first time, an engine is installed, base images are made and torch is fetched
 def test_a_stack_that_is_killed_part_by_part_loses_nothing(tmp_path: Path) -> None:
     dump = tmp_path / "promptgps.dump"
     with built_stack(tmp_path) as stack:
@@ -42,7 +44,12 @@ def test_a_stack_that_is_killed_part_by_part_loses_nothing(tmp_path: Path) -> No
         done += steps(lines, 20)
 
         stack.docker("exec", second, "python", "-c", "import os; os.kill(1, 15)")
-        wait_for(lambda: stack.state(second)["RestartCount"] == 1, 60.0, "the replica to be started again", pause=0.5)
+        wait_for(
+            lambda: stack.state(second)["RestartCount"] == 1,
+            60.0,
+            "the replica to be started again",
+            pause=0.5,
+        )
         for replica in (first, second):
             stack.wait_healthy(replica)
         assert steps(stack.train(0, 20), 20) == done
@@ -68,13 +75,24 @@ def steps(lines: Iterable[Any], count: int) -> list[Any]:
 def back_up(stack: Stack, dump: Path) -> None:
     """As the README says."""
     with dump.open("wb") as file:
-        stack.compose("exec", "-T", "db", "pg_dump", "-U", "promptgps", "-Fc", "promptgps", stdout=file)
+        stack.compose(
+            "exec", "-T", "db", "pg_dump", "-U", "promptgps", "-Fc", "promptgps", stdout=file
+        )
 
 
 def restore(stack: Stack, dump: Path) -> None:
     """As the README says."""
     stack.compose("stop", "api", "worker")
     with dump.open("rb") as file:
-        restoring = ("pg_restore", "-U", "promptgps", "-d", "postgres", "--clean", "--if-exists", "--create")
+        restoring = (
+            "pg_restore",
+            "-U",
+            "promptgps",
+            "-d",
+            "postgres",
+            "--clean",
+            "--if-exists",
+            "--create",
+        )
         stack.compose("exec", "-T", "db", *restoring, stdin=file)
     stack.up()

@@ -18,4 +18,7 @@ def test_a_secret_is_a_file_and_yields_to_the_environment_and_to_flags(
     assert [key.get_secret_value() for key in found.api_keys] == ["one", "two"]
     monkeypatch.setenv("PROMPTGPS_DATABASE_URL", "postgresql://environment/")
     assert Settings(_secrets_dir=tmp_path).database_url == "postgresql://environment/"
-    assert Settings(_secrets_dir=tmp_path, database_url="postgresql://flag/").database_url == "postgresql://flag/"
+    assert (
+        Settings(_secrets_dir=tmp_path, database_url="postgresql://flag/").database_url
+        == "postgresql://flag/"
+    )

@@ -19,13 +19,23 @@ def main(first: int, last: int) -> None:
     """Make what is not there yet, then train."""
     with PromptGPS(retry_seconds=180.0, attempts=1000) as gps:  # PROMPTGPS_URL, PROMPTGPS_API_KEY
         gps.create_pool("pool")
-        gps.add_prompts("pool", keys=[str(n) for n in range(PROMPTS)], texts=[f"{n} + {n * n}" for n in range(PROMPTS)])
+        gps.add_prompts(
+            "pool",
+            keys=[str(n) for n in range(PROMPTS)],
+            texts=[f"{n} + {n * n}" for n in range(PROMPTS)],
+        )
         gps.create_run(name="run", pool="pool", rollouts_per_prompt=ROLLOUTS)
         for step in range(first, last):
-            draws = gps.select_batch(run="run", sequence=step, batch_size=BATCH, policy_version=step).draws
+            draws = gps.select_batch(
+                run="run", sequence=step, batch_size=BATCH, policy_version=step
+            ).draws
             successes = [int(key) % (ROLLOUTS + 1) for key in draws.prompt]
             gps.report_groups(
-                run="run", draw_id=draws.draw_id, successes=successes, trials=[ROLLOUTS] * BATCH, policy_version=step
+                run="run",
+                draw_id=draws.draw_id,
+                successes=successes,
+                trials=[ROLLOUTS] * BATCH,
+                policy_version=step,
             )
             say({"step": step, "draws": draws.draw_id, "prompts": draws.prompt})
         deadline = time.monotonic() + LEARN_SECONDS

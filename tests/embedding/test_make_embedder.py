@@ -122,7 +122,10 @@ def test_a_folder_without_a_model_or_of_another_dimension(sentence_transformers,
     found = fault(make_embedder, "folder", dimension=None, path="broken", root=tmp_path)
     assert found.field == "embedding.path"
     assert str(tmp_path) not in found.detail + str(found)
-    assert fault(make_embedder, "folder", dimension=4, path=".", root=tmp_path).field == "embedding.dimension"
+    assert (
+        fault(make_embedder, "folder", dimension=4, path=".", root=tmp_path).field
+        == "embedding.dimension"
+    )
 
 
 def test_folders_outside_the_root_are_as_good_as_not_there(sentence_transformers, tmp_path):
@@ -133,7 +136,10 @@ def test_folders_outside_the_root_are_as_good_as_not_there(sentence_transformers
     (root / "link").symlink_to(secret)
     for path in (str(secret), "../secret", "link", "../root-of-another", "/", "not-there"):
         found = fault(make_embedder, "folder", dimension=None, path=path, root=root)
-        assert (found.field, found.detail) == ("embedding.path", f"no folder {path!r} in PROMPTGPS_EMBEDDING_ROOT")
+        assert (found.field, found.detail) == (
+            "embedding.path",
+            f"no folder {path!r} in PROMPTGPS_EMBEDDING_ROOT",
+        )
     assert sentence_transformers == []
 
 

@@ -53,7 +53,12 @@ def test_a_count_is_log_one_plus(name, text, count):
 
 @pytest.mark.parametrize(
     ("text", "length"),
-    [("Put the letters of 'qzkfa' in order.", 5), ("Anna's and Bob's \"seven\"", 5), ("run `f(x)`", 4), ("none", 0)],
+    [
+        ("Put the letters of 'qzkfa' in order.", 5),
+        ("Anna's and Bob's \"seven\"", 5),
+        ("run `f(x)`", 4),
+        ("none", 0),
+    ],
 )
 def test_the_longest_quotation_counts_as_it_is(text, length):
     assert feature("quoted", text) == length

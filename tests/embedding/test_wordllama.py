@@ -54,7 +54,11 @@ def test_it_agrees_with_the_library():
 
 def test_meaning_is_in_the_angles():
     rows = embed(
-        ["solve the quadratic equation", "find the roots of a polynomial", "sort the letters of a word"]
+        [
+            "solve the quadratic equation",
+            "find the roots of a polynomial",
+            "sort the letters of a word",
+        ]
     )
     near, far = rows[0] @ rows[1], rows[0] @ rows[2]
     assert near > far
@@ -102,5 +106,7 @@ def test_another_process_gives_the_same_and_logging_is_left_alone():
         "assert (root.handlers, root.level) == ([], logging.WARNING), root.handlers;"
         "sys.stdout.buffer.write(row.tobytes())"
     )
-    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, check=True
+    ).stdout
     assert out == embed(TEXTS[:1]).tobytes()

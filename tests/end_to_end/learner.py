@@ -41,14 +41,21 @@ def _task(rng: random.Random, key: str) -> Task:
     person, thing = rng.choice(_PEOPLE), rng.choice(_OBJECTS)
     if kind == "easy":
         a, b = rng.randint(1, 9), rng.randint(1, 9)
-        return Task(key, f"{person} has {a} {thing} and gets {b} more. How many {thing} are there? ({key})", kind, 0.99)
+        return Task(
+            key,
+            f"{person} has {a} {thing} and gets {b} more. How many {thing} are there? ({key})",
+            kind,
+            0.99,
+        )
     if kind == "middling":
         a, b, c = rng.randint(10, 99), rng.randint(2, 9), rng.randint(10, 99)
         text = f"{person} packs {a} boxes of {b} {thing}, then loses {c}. Compute {a} * {b} - {c}. ({key})"
         return Task(key, text, kind, 1 / (1 + math.exp((a - 55) / 30)))
     terms = " * ".join(str(rng.randint(10_000, 99_999)) for _ in range(rng.randint(3, 5)))
     modulus, power = rng.randint(1000, 9999), rng.randint(7, 19)
-    text = f"Let x = {terms} mod {modulus}. Find the sum of the digits of x^{power}, exactly. ({key})"
+    text = (
+        f"Let x = {terms} mod {modulus}. Find the sum of the digits of x^{power}, exactly. ({key})"
+    )
     return Task(key, text, kind, 0.004)
 
 
@@ -67,25 +74,41 @@ class Trained:
 def add_pool(client: PromptGPS, tasks: list[Task], name: str) -> None:
     """The tasks as a pool of texts."""
     client.create_pool(name)
-    added = client.add_prompts(name, keys=[task.key for task in tasks], texts=[task.text for task in tasks])
+    added = client.add_prompts(
+        name, keys=[task.key for task in tasks], texts=[task.text for task in tasks]
+    )
     assert added.added == added.total == len(tasks)
 
 
-def train(client: PromptGPS, tasks: list[Task], pool: str, run: str, strategy: str, seed: int) -> Trained:
+def train(
+    client: PromptGPS, tasks: list[Task], pool: str, run: str, strategy: str, seed: int
+) -> Trained:
     """A synchronous trainer's loop: select, roll out, report, step."""
     by_key = {task.key: task for task in tasks}
     rng = np.random.default_rng(seed)
-    client.create_run(name=run, pool=pool, rollouts_per_prompt=ROLLOUTS, seed=seed, selection={"strategy": strategy})
+    client.create_run(
+        name=run,
+        pool=pool,
+        rollouts_per_prompt=ROLLOUTS,
+        seed=seed,
+        selection={"strategy": strategy},
+    )
     mixed, drawn = [], set()
     for step in range(STEPS):
-        batch = client.select_batch(run=run, sequence=step, batch_size=BATCH, policy_version=step, wait_seconds=30.0)
+        batch = client.select_batch(
+            run=run, sequence=step, batch_size=BATCH, policy_version=step, wait_seconds=30.0
+        )
         assert not batch.replayed
         assert batch.strategy == strategy
         assert batch.trained_through == step * BATCH
         assert len(set(batch.draws.prompt)) == BATCH
         solved = [int(rng.binomial(ROLLOUTS, by_key[key].success)) for key in batch.draws.prompt]
         stored = client.report_groups(
-            run=run, draw_id=batch.draws.draw_id, successes=solved, trials=[ROLLOUTS] * BATCH, policy_version=step
+            run=run,
+            draw_id=batch.draws.draw_id,
+            successes=solved,
+            trials=[ROLLOUTS] * BATCH,
+            policy_version=step,
         )
         assert stored.stored == BATCH
         assert stored.log_position == (step + 1) * BATCH

@@ -24,11 +24,16 @@ async def _train(url: str) -> None:
     tasks = make_tasks(21, count=120)
     async with AsyncPromptGPS(url) as client:
         await client.create_pool("async")
-        added = await client.add_prompts("async", keys=[t.key for t in tasks], texts=[t.text for t in tasks])
+        added = await client.add_prompts(
+            "async", keys=[t.key for t in tasks], texts=[t.text for t in tasks]
+        )
         assert (added.added, added.total) == (120, 120)
         await client.create_run(name="async", pool="async", rollouts_per_prompt=ROLLOUTS)
         batches = await asyncio.gather(
-            *(client.select_batch(run="async", sequence=step, batch_size=BATCH) for step in range(STEPS))
+            *(
+                client.select_batch(run="async", sequence=step, batch_size=BATCH)
+                for step in range(STEPS)
+            )
         )
         # nothing was reported yet: what is drawn is pending, and not handed out again
         drawn = [key for batch in batches for key in batch.draws.prompt]
@@ -51,9 +56,13 @@ async def _goes_back(client: AsyncPromptGPS, keys: list[str]) -> None:
     spread = await client.allocate_budget(run="async", keys=keys, mean=4.0)
     assert sum(spread.samples) == 4 * len(keys)
     assert (await client.snapshot("async", "here")).tag == "here"
-    first = await client.select_batch(run="async", sequence=100, batch_size=BATCH, wait_seconds=30.0)
+    first = await client.select_batch(
+        run="async", sequence=100, batch_size=BATCH, wait_seconds=30.0
+    )
     assert (await client.restore("async", "here")).superseded.draws == BATCH
-    again = await client.select_batch(run="async", sequence=100, batch_size=BATCH, wait_seconds=30.0)
+    again = await client.select_batch(
+        run="async", sequence=100, batch_size=BATCH, wait_seconds=30.0
+    )
     assert again.draws.prompt == first.draws.prompt
     assert set(again.draws.draw_id).isdisjoint(first.draws.draw_id)
     assert [one.tag for one in (await client.snapshots("async")).snapshots] == ["here"]

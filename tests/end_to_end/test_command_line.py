@@ -20,25 +20,43 @@ def promptgps(folder: Path, *arguments: str, **variables: str) -> subprocess.Com
     """Run the command to its end in a folder."""
     wide = {"COLUMNS": "200", "TERM": "dumb"} | variables
     return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(**wide), capture_output=True, text=True, timeout=SECONDS
+        command(*arguments),
+        cwd=folder,
+        env=environment(**wide),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
     )
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:
     shown = promptgps(tmp_path, "--help")
     assert shown.returncode == 0
-    assert all(name in shown.stdout for name in ("serve", "migrate", "export", "import", "replay", "settings"))
+    assert all(
+        name in shown.stdout
+        for name in ("serve", "migrate", "export", "import", "replay", "settings")
+    )
     assert not shown.stderr
 
 
 def test_help_of_serve_names_its_flags_with_variables_and_defaults(tmp_path: Path) -> None:
     shown = promptgps(tmp_path, "serve", "--help")
     assert shown.returncode == 0
-    for word in ("--host", "--port", "--database-url", "--no-train", "--no-migrate", "PROMPTGPS_PORT", "127.0.0.1"):
+    for word in (
+        "--host",
+        "--port",
+        "--database-url",
+        "--no-train",
+        "--no-migrate",
+        "PROMPTGPS_PORT",
+        "127.0.0.1",
+    ):
         assert word in shown.stdout
 
 
-def test_migrate_brings_a_new_database_to_the_newest_schema_and_does_so_again(tmp_path: Path) -> None:
+def test_migrate_brings_a_new_database_to_the_newest_schema_and_does_so_again(
+    tmp_path: Path,
+) -> None:
     url = f"sqlite:///{tmp_path}/new.db"
     for _ in range(2):
         done = promptgps(tmp_path, "migrate", "--database-url", url)
@@ -58,7 +76,9 @@ def test_settings_lists_every_variable_with_its_value_and_hides_keys(tmp_path: P
 
 
 def test_settings_hides_the_password_of_the_database(tmp_path: Path) -> None:
-    shown = promptgps(tmp_path, "settings", PROMPTGPS_DATABASE_URL="postgresql://gps:hunter2@127.0.0.1/gps")
+    shown = promptgps(
+        tmp_path, "settings", PROMPTGPS_DATABASE_URL="postgresql://gps:hunter2@127.0.0.1/gps"
+    )
     assert shown.returncode == 0
     assert "hunter2" not in shown.stdout
 
@@ -99,7 +119,9 @@ def test_a_database_that_cannot_be_used_is_one_clear_line_and_exit_code_2(
     ("variable", "value"),
     [("PROMPTGPS_PORT", "99999"), ("PROMPTGPS_TRAIN", "perhaps"), ("PROMPTGPS_LOG_FORMAT", "xml")],
 )
-def test_a_setting_that_cannot_be_is_one_clear_line_and_exit_code_2(tmp_path: Path, variable: str, value: str) -> None:
+def test_a_setting_that_cannot_be_is_one_clear_line_and_exit_code_2(
+    tmp_path: Path, variable: str, value: str
+) -> None:
     failed = promptgps(tmp_path, "serve", **{variable: value})
     assert failed.returncode == 2, failed.stderr
     assert len(failed.stderr.strip().splitlines()) == 1, failed.stderr
@@ -108,7 +130,14 @@ def test_a_setting_that_cannot_be_is_one_clear_line_and_exit_code_2(tmp_path: Pa
 
 def test_a_device_that_is_not_there_is_one_clear_line_and_exit_code_2(tmp_path: Path) -> None:
     failed = promptgps(
-        tmp_path, "serve", "--port", "0", "--device", "nonsense", "--database-url", f"sqlite:///{tmp_path}/a.db"
+        tmp_path,
+        "serve",
+        "--port",
+        "0",
+        "--device",
+        "nonsense",
+        "--database-url",
+        f"sqlite:///{tmp_path}/a.db",
     )
     assert failed.returncode == 2, failed.stderr
     assert len(failed.stderr.strip().splitlines()) == 1, failed.stderr
@@ -135,13 +164,19 @@ def test_json_logs_are_one_object_a_line_with_the_request_id(tmp_path: Path) -> 
     assert (asked["method"], asked["route"], asked["status"]) == ("GET", "/pools", 200)
 
 
-def test_a_run_is_exported_while_it_is_served_and_imported_into_a_service_that_runs(tmp_path: Path) -> None:
+def test_a_run_is_exported_while_it_is_served_and_imported_into_a_service_that_runs(
+    tmp_path: Path,
+) -> None:
     there, here = (f"sqlite:///{tmp_path}/{name}.db" for name in ("there", "here"))
     for url in (there, here):
         assert promptgps(tmp_path, "migrate", "--database-url", url).returncode == 0
     with running(there, tmp_path) as server:
         server.json("POST", "/pools", {"name": "p", "embedding": {"kind": "given", "dimension": 2}})
-        server.json("POST", "/pools/p/prompts", {"keys": ["a", "b", "c"], "vectors": [[0, 1], [1, 0], [1, 1]]})
+        server.json(
+            "POST",
+            "/pools/p/prompts",
+            {"keys": ["a", "b", "c"], "vectors": [[0, 1], [1, 0], [1, 1]]},
+        )
         server.json("POST", "/runs", {"name": "r", "pool": "p"})
         batch = server.json("POST", "/select_batch", {"run": "r", "sequence": 0, "batch_size": 2})
         done = promptgps(tmp_path, "export", "r", "archive", "--database-url", there)
@@ -151,7 +186,12 @@ def test_a_run_is_exported_while_it_is_served_and_imported_into_a_service_that_r
         assert (done.returncode, done.stdout) == (0, "r: 1 selections, 0 outcomes\n"), done.stderr
         same = server.json("POST", "/select_batch", {"run": "r", "sequence": 0, "batch_size": 2})
         assert same["draws"] == batch["draws"]
-        report = {"run": "r", "draw_id": batch["draws"]["draw_id"], "successes": [1, 2], "trials": [4, 4]}
+        report = {
+            "run": "r",
+            "draw_id": batch["draws"]["draw_id"],
+            "successes": [1, 2],
+            "trials": [4, 4],
+        }
         assert server.json("POST", "/outcomes", report)["stored"] == 2
     refused = promptgps(tmp_path, "import", "archive", "--database-url", here)
     assert refused.returncode == 2

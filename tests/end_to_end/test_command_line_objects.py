@@ -24,12 +24,18 @@ def told(url: str, *arguments: str, code: int = 0, answer: str | None = None) ->
     return done.output
 
 
-def test_runs_and_pools_are_listed_put_away_and_deleted_while_they_are_served(tmp_path: Path) -> None:
+def test_runs_and_pools_are_listed_put_away_and_deleted_while_they_are_served(
+    tmp_path: Path,
+) -> None:
     url = f"sqlite:///{tmp_path}/a.db"
 
     with running(url, tmp_path) as server:
         server.json("POST", "/pools", {"name": "p", "embedding": {"kind": "given", "dimension": 2}})
-        server.json("POST", "/pools/p/prompts", {"keys": ["a", "b", "c"], "vectors": [[0, 1], [1, 0], [1, 1]]})
+        server.json(
+            "POST",
+            "/pools/p/prompts",
+            {"keys": ["a", "b", "c"], "vectors": [[0, 1], [1, 0], [1, 1]]},
+        )
         for run in ("r", "s"):
             server.json("POST", "/runs", {"name": run, "pool": "p"})
         server.json("POST", "/select_batch", {"run": "r", "sequence": 0, "batch_size": 2})
@@ -38,7 +44,10 @@ def test_runs_and_pools_are_listed_put_away_and_deleted_while_they_are_served(tm
         assert header.split()[:3] == ["name", "state", "pools"]
         assert first.split()[:5] == ["r", "open", "p", "3", "1"]
         assert second.split()[0] == "s"
-        assert [run["name"] for run in json.loads(told(url, "runs", "list", "--json"))] == ["r", "s"]
+        assert [run["name"] for run in json.loads(told(url, "runs", "list", "--json"))] == [
+            "r",
+            "s",
+        ]
         assert json.loads(told(url, "runs", "show", "r", "--json"))["draws"] == 2
         assert "rollouts_per_prompt  8" in told(url, "runs", "show", "r")
         assert told(url, "pools", "list").splitlines()[1].split()[:2] == ["p", "open"]
@@ -48,24 +57,45 @@ def test_runs_and_pools_are_listed_put_away_and_deleted_while_they_are_served(tm
         refused = server.request("POST", "/select_batch", json={"run": "r", "batch_size": 1})
         assert refused.status_code == 409
         told(url, "runs", "open", "r")
-        assert server.request("POST", "/select_batch", json={"run": "r", "batch_size": 1}).status_code == 200
+        assert (
+            server.request("POST", "/select_batch", json={"run": "r", "batch_size": 1}).status_code
+            == 200
+        )
         told(url, "pools", "archive", "p")
         assert server.request("POST", "/runs", json={"name": "t", "pool": "p"}).status_code == 409
         told(url, "pools", "open", "p")
 
-        assert "run r would be deleted: 2 selections, 3 draws" in told(url, "runs", "delete", "r", "--dry-run")
-        assert "runs 'r', 's' draws from pool 'p'" in told(url, "pools", "delete", "p", "--yes", code=2)
-        assert told(url, "runs", "delete", "r", "--yes") == "run r is deleted: 2 selections, 3 draws\n"
+        assert "run r would be deleted: 2 selections, 3 draws" in told(
+            url, "runs", "delete", "r", "--dry-run"
+        )
+        assert "runs 'r', 's' draws from pool 'p'" in told(
+            url, "pools", "delete", "p", "--yes", code=2
+        )
+        assert (
+            told(url, "runs", "delete", "r", "--yes") == "run r is deleted: 2 selections, 3 draws\n"
+        )
         assert "no run 'r': it was deleted" in told(url, "runs", "show", "r", code=2)
-        wait_for(lambda: server.request("GET", "/runs/r").status_code == 404, 10.0, "the service to follow")
-        assert server.request("POST", "/select_batch", json={"run": "r", "batch_size": 1}).status_code == 404
+        wait_for(
+            lambda: server.request("GET", "/runs/r").status_code == 404,
+            10.0,
+            "the service to follow",
+        )
+        assert (
+            server.request("POST", "/select_batch", json={"run": "r", "batch_size": 1}).status_code
+            == 404
+        )
 
         lines = told(url, "events", "--run", "r").splitlines()
         assert [line.split()[3] for line in lines[1:]] == [
-            "run-deleted", "run-opened", "run-archived", "run-created",
-        ]  # fmt: skip
+            "run-deleted",
+            "run-opened",
+            "run-archived",
+            "run-created",
+        ]
         assert len(json.loads(told(url, "events", "--json", "--limit", "2"))) == 2
-        assert [line.split()[3] for line in told(url, "events", "--pool", "p").splitlines()[1:]][-1] == "pool-created"
+        assert [line.split()[3] for line in told(url, "events", "--pool", "p").splitlines()[1:]][
+            -1
+        ] == "pool-created"
         assert "--pool" in told(url, "events", "--run", "r", "--pool", "p", code=2)
 
 
@@ -82,5 +112,13 @@ def test_deleting_asks_first(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    refused = promptgps(tmp_path, "runs", "delete", "nobody", "--yes", "--database-url", f"sqlite:///{tmp_path}/a.db")
+    refused = promptgps(
+        tmp_path,
+        "runs",
+        "delete",
+        "nobody",
+        "--yes",
+        "--database-url",
+        f"sqlite:///{tmp_path}/a.db",
+    )
     assert (refused.returncode, refused.stderr) == (2, "promptgps: there is no run 'nobody'\n")

@@ -65,7 +65,10 @@ def fleet(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def test_every_sequence_asked_of_both_by_many_at_once_has_one_answer(fleet: Fleet) -> None:
     open_run(fleet.replicas[0], name="same")
-    asked = [{"run": "same", "sequence": number // CLIENTS, "batch_size": BATCH} for number in range(10 * CLIENTS)]
+    asked = [
+        {"run": "same", "sequence": number // CLIENTS, "batch_size": BATCH}
+        for number in range(10 * CLIENTS)
+    ]
 
     def ask(place: int) -> Any:
         return fleet.replicas[place % 2].json("POST", "/select_batch", asked[place])
@@ -84,14 +87,22 @@ def drive(fleet: Fleet, run: str, steps: range) -> list[Batch]:
     """A trainer behind a load balancer: each request goes to the other replica, and it waits for the model."""
     batches = []
     for step in steps:
-        with PromptGPS(fleet.replicas[step % 2].url) as one, PromptGPS(fleet.replicas[1 - step % 2].url) as other:
-            batch = one.select_batch(run=run, batch_size=BATCH, sequence=step, policy_version=step, wait_seconds=WAIT)
+        with (
+            PromptGPS(fleet.replicas[step % 2].url) as one,
+            PromptGPS(fleet.replicas[1 - step % 2].url) as other,
+        ):
+            batch = one.select_batch(
+                run=run, batch_size=BATCH, sequence=step, policy_version=step, wait_seconds=WAIT
+            )
             won = [sum(map(ord, prompt)) % (ROLLOUTS + 1) for prompt in batch.draws.prompt]
             for part in (slice(0, 3), slice(3, BATCH)):
                 other.report_groups(
-                    run=run, draw_id=batch.draws.draw_id[part], successes=won[part], trials=[ROLLOUTS] * len(won[part]),
+                    run=run,
+                    draw_id=batch.draws.draw_id[part],
+                    successes=won[part],
+                    trials=[ROLLOUTS] * len(won[part]),
                     policy_version=step,
-                )  # fmt: skip
+                )
         assert batch.trained_through == BATCH * step, batch.warnings
         batches.append(batch)
     return batches
@@ -115,7 +126,10 @@ def test_a_restore_through_one_holds_for_all_whoever_is_killed(fleet: Fleet) -> 
     for one, other in zip(first, again, strict=True):
         assert one.draws.prompt == other.draws.prompt
         assert one.draws.predicted_success == other.draws.predicted_success
-        assert (one.model_version, one.trained_through) == (other.model_version, other.trained_through)
+        assert (one.model_version, one.trained_through) == (
+            other.model_version,
+            other.trained_through,
+        )
         assert set(one.draws.draw_id).isdisjoint(other.draws.draw_id)
 
 
@@ -131,16 +145,28 @@ def test_readiness_and_metrics_tell_how_a_replica_follows(fleet: Fleet) -> None:
 
     def value(name: str) -> float:
         families = text_string_to_metric_families(replica.request("GET", "/metrics").text)
-        (found,) = [s.value for f in families for s in f.samples if s.name == name and s.labels.get("run") == "told"]
+        (found,) = [
+            s.value
+            for f in families
+            for s in f.samples
+            if s.name == name and s.labels.get("run") == "told"
+        ]
         return found
 
     assert value("promptgps_leased") == 0
     assert value("promptgps_model_age_seconds") >= 0
-    wait_for(lambda: value("promptgps_lag") == 0, WAIT, "the replica to have nothing left to follow")
+    wait_for(
+        lambda: value("promptgps_lag") == 0, WAIT, "the replica to have nothing left to follow"
+    )
     fleet.worker.terminate()
     assert fleet.worker.wait(WAIT) == 0
     batch = replica.json("POST", "/select_batch", {"run": "told", "batch_size": 2})
-    report = {"run": "told", "draw_id": batch["draws"]["draw_id"], "successes": [1, 1], "trials": [4, 4]}
+    report = {
+        "run": "told",
+        "draw_id": batch["draws"]["draw_id"],
+        "successes": [1, 1],
+        "trials": [4, 4],
+    }
     replica.json("POST", "/outcomes", report)
     assert value("promptgps_lag") == 2
     fleet.replace_worker()

@@ -61,13 +61,29 @@ def objects(lines: str) -> list[dict[str, Any]]:
 
 def test_every_kind_of_line_is_an_object(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", EVERYBODY], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", EVERYBODY],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (done.returncode, done.stdout) == (1, "")
     found = objects(done.stderr)
     told = "\n".join(str(one) for one in found)
-    for word in ("several", "uvicorn's line", "alembic's", "a warning", "a library's", "ours failed", "too late",
-                 "nobody waits", "the end", "worker", "could not be made"):  # fmt: skip
+    for word in (
+        "several",
+        "uvicorn's line",
+        "alembic's",
+        "a warning",
+        "a library's",
+        "ours failed",
+        "too late",
+        "nobody waits",
+        "the end",
+        "worker",
+        "could not be made",
+    ):
         assert word in told, word
     assert sum("ZeroDivisionError" in str(one.get("exception")) for one in found) == 3
 
@@ -88,9 +104,14 @@ os._exit(0)
 """
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-c", code, name], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=full,
-            text=True, timeout=60,
-        )  # fmt: skip
+            [sys.executable, "-c", code, name],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            timeout=60,
+        )
     assert (done.returncode, done.stdout) == (0, "done\n")
 
 

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from promptgps_client import PromptGPS
 
-from tests.end_to_end.learner import BATCH, ROLLOUTS, STEPS, Task, Trained, add_pool, make_tasks, train
+from tests.end_to_end.learner import (
+    BATCH,
+    ROLLOUTS,
+    STEPS,
+    Task,
+    Trained,
+    add_pool,
+    make_tasks,
+    train,
+)
 from tests.server import Server
 
 SEEDS = (11, 12, 13)
@@ -31,7 +40,8 @@ def test_the_default_strategy_beats_uniform_by_the_stated_margin(
     trained: dict[tuple[str, int], tuple[list[Task], Trained]],
 ) -> None:
     shares = {
-        strategy: [trained[strategy, seed][1].last_half for seed in SEEDS] for strategy in ("uniform", "promptgps")
+        strategy: [trained[strategy, seed][1].last_half for seed in SEEDS]
+        for strategy in ("uniform", "promptgps")
     }
     uniform, ours = np.array(shares["uniform"]), np.array(shares["promptgps"])
     assert 0.15 < uniform.mean() < 0.45, shares
@@ -51,7 +61,9 @@ def test_predictions_tell_the_kinds_of_prompts_apart_and_their_intervals_cover(
     lower, upper = np.array(told.lower), np.array(told.upper)
     assert told.difficulty == pytest.approx(list(1 - mean))
     assert ((lower >= 0) & (lower <= mean) & (mean <= upper) & (upper <= 1)).all()
-    means = [mean[[task.kind == kind for task in tasks]].mean() for kind in ("easy", "middling", "hard")]
+    means = [
+        mean[[task.kind == kind for task in tasks]].mean() for kind in ("easy", "middling", "hard")
+    ]
     # At 0.99 or 0.004 an interval may miss by less than a hundredth, which no choice of prompts depends on.
     covered = ((lower - 0.01 <= truth) & (truth <= upper + 0.01)).mean()
     middling = np.array([task.kind == "middling" for task in tasks])
@@ -59,7 +71,9 @@ def test_predictions_tell_the_kinds_of_prompts_apart_and_their_intervals_cover(
     assert means[0] > means[1] + 0.1
     assert means[1] > means[2] + 0.1
     assert covered >= 0.75
-    wide = client.predict_difficulty(run=f"promptgps-{seed}", keys=[task.key for task in tasks], level=0.99)
+    wide = client.predict_difficulty(
+        run=f"promptgps-{seed}", keys=[task.key for task in tasks], level=0.99
+    )
     assert (np.array(wide.upper) - np.array(wide.lower) >= upper - lower).all()
 
 
@@ -71,7 +85,9 @@ def test_new_texts_are_predicted_like_those_of_their_kind(
     told = client.predict_difficulty(run=f"promptgps-{seed}", texts=[task.text for task in unseen])
     assert told.trained_through == STEPS * BATCH
     mean = np.array(told.success_mean)
-    means = [mean[[task.kind == kind for task in unseen]].mean() for kind in ("easy", "middling", "hard")]
+    means = [
+        mean[[task.kind == kind for task in unseen]].mean() for kind in ("easy", "middling", "hard")
+    ]
     assert means[0] > means[1] > means[2], means
     assert means[0] - means[2] > 0.3, means
 
@@ -83,10 +99,22 @@ def test_metrics_have_every_series_at_equal_length(
     _, result = trained[strategy, SEEDS[0]]
     metrics = client.metrics(f"{strategy}-{SEEDS[0]}")
     wanted = {
-        "model_version", "trained_through", "clock", "prompts", "rollouts", "success_rate", "predicted_success",
-        "effective_share", "predicted_effective_share", "log_loss", "brier", "spearman", "calibration_error",
-        "uniform_prompts", "uniform_effective_share",
-    }  # fmt: skip
+        "model_version",
+        "trained_through",
+        "clock",
+        "prompts",
+        "rollouts",
+        "success_rate",
+        "predicted_success",
+        "effective_share",
+        "predicted_effective_share",
+        "log_loss",
+        "brier",
+        "spearman",
+        "calibration_error",
+        "uniform_prompts",
+        "uniform_effective_share",
+    }
     assert wanted <= metrics.series.keys()
     # what the last step taught is learned while nobody waits
     assert STEPS - 1 <= metrics.steps <= STEPS
@@ -100,7 +128,12 @@ def test_selections_are_replayed_and_texts_are_there_for_whoever_asks(
 ) -> None:
     tasks, _ = trained["promptgps", SEEDS[0]]
     texts = {task.key: task.text for task in tasks}
-    asked = {"run": f"promptgps-{SEEDS[0]}", "sequence": 3, "batch_size": BATCH, "policy_version": 3}
+    asked = {
+        "run": f"promptgps-{SEEDS[0]}",
+        "sequence": 3,
+        "batch_size": BATCH,
+        "policy_version": 3,
+    }
     first, second = (client.select_batch(**asked, include_text=True) for _ in range(2))
     assert first == second
     assert first.replayed

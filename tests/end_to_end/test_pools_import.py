@@ -18,9 +18,13 @@ from tests.server import Server, command, environment
 def imported(*arguments: str, url: str) -> subprocess.CompletedProcess[str]:
     """Run the command against a service."""
     return subprocess.run(
-        command("pools", "import", *arguments), capture_output=True, text=True, timeout=120, check=False,
+        command("pools", "import", *arguments),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
         env=environment(PROMPTGPS_URL=url),
-    )  # fmt: skip
+    )
 
 
 def write(path: Path, first: int, count: int) -> Path:
@@ -69,10 +73,14 @@ def test_a_file_of_a_trainers_own_preprocessing_is_taken_by_the_names_of_its_col
     done = imported("cli-verl", *map(str, files), *names, url=server.url)
     assert done.returncode == 0, done.stderr
     first, second, third = done.stdout.splitlines()
-    assert first.startswith(f"cli-verl: {files[0]}: 6 added, 0 there already; 6 prompts in all; columns passed over: ")
+    assert first.startswith(
+        f"cli-verl: {files[0]}: 6 added, 0 there already; 6 prompts in all; columns passed over: "
+    )
     assert {"ability", "reward_model"} <= set(first.split("over: ")[1].split(", "))
     assert all("0 added, 6 there already; 6 prompts in all" in told for told in (second, third))
-    client.create_run(name="cli-verl", pool="cli-verl", selection={"domain_quotas": {"openai/gsm8k": 1.0}})
+    client.create_run(
+        name="cli-verl", pool="cli-verl", selection={"domain_quotas": {"openai/gsm8k": 1.0}}
+    )
     batch = client.select_batch(run="cli-verl", sequence=0, batch_size=6, include_text=True)
     texts = dict(zip(batch.draws.prompt, batch.draws.text or [], strict=True))
     assert texts == {str(row): f"What is {row} + {row}?" for row in range(6)}

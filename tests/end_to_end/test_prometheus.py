@@ -11,7 +11,9 @@ from promptgps_client import PromptGPS
 
 from tests.server import Server
 
-DASHBOARD = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "dashboards" / "promptgps.json"
+DASHBOARD = (
+    Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "dashboards" / "promptgps.json"
+)
 
 
 def test_metrics_parse_and_count_what_was_done(server: Server, client: PromptGPS) -> None:
@@ -20,7 +22,9 @@ def test_metrics_parse_and_count_what_was_done(server: Server, client: PromptGPS
     client.create_run(name="scraped", pool="scraped", rollouts_per_prompt=4)
     batch = client.select_batch(run="scraped", sequence=0, batch_size=4)
     client.select_batch(run="scraped", sequence=0, batch_size=4)
-    client.report_groups(run="scraped", draw_id=batch.draws.draw_id, successes=[1, 2, 3, 4], trials=[4] * 4)
+    client.report_groups(
+        run="scraped", draw_id=batch.draws.draw_id, successes=[1, 2, 3, 4], trials=[4] * 4
+    )
     server.wait_trained("scraped")
     server.request("GET", "/runs/nobody")
 
@@ -41,7 +45,10 @@ def test_metrics_parse_and_count_what_was_done(server: Server, client: PromptGPS
     asked = {"method": "POST", "route": "/select_batch", "status": "200"}
     assert value("promptgps_request_seconds_count", **asked) >= 2
     assert value("promptgps_request_seconds_bucket", **asked, le="+Inf") >= 2
-    assert value("promptgps_request_seconds_count", method="GET", route="/runs/{run}", status="404") >= 1
+    assert (
+        value("promptgps_request_seconds_count", method="GET", route="/runs/{run}", status="404")
+        >= 1
+    )
     asked_for = set(re.findall(r"promptgps_\w+", " ".join(_queries())))
     assert asked_for <= {sample.name for family in families.values() for sample in family.samples}
 
@@ -54,7 +61,11 @@ def test_addresses_that_nobody_serves_do_not_each_make_a_series(server: Server) 
 
 def _queries() -> list[str]:
     """What the dashboard asks Prometheus."""
-    return [target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]]
+    return [
+        target["expr"]
+        for panel in json.loads(DASHBOARD.read_text())["panels"]
+        for target in panel["targets"]
+    ]
 
 
 def _scrape(server: Server) -> str:

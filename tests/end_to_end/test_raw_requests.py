@@ -36,7 +36,11 @@ def answer(server: Server, request: bytes) -> tuple[int, bytes, bytes]:
         (b"GET /pools HTTP/1.1", HOST + EVIL, 400),
         (b"GET /pools HTTP/1.1", b"Host: a b\r\n", 400),
         (b"GET http://localhost/pools HTTP/1.1", HOST, 200),
-        (b"GET http://evil.example/pools HTTP/1.1", HOST, 421),  # the target counts for more (RFC 9112, 3.2.2)
+        (
+            b"GET http://evil.example/pools HTTP/1.1",
+            HOST,
+            421,
+        ),  # the target counts for more (RFC 9112, 3.2.2)
         (b"GET http://evil.example:80/pools HTTP/1.1", HOST, 421),
         (b"GET http://localhost/pools HTTP/1.1", EVIL, 200),
         (b"GET http://[::1]:8000/pools HTTP/1.1", EVIL, 200),
@@ -51,11 +55,19 @@ def answer(server: Server, request: bytes) -> tuple[int, bytes, bytes]:
         (b"POST /pools HTTP/1.1", HOST + b"Content-Length: 2\r\nContent-Length: 3\r\n", 400),
         (b"POST /pools HTTP/1.1", HOST + b"Content-Length: -1\r\n", 400),
         (b"POST /pools HTTP/1.1", HOST + b"Content-Type: a/b\r\nContent-Type: c/d\r\n", 400),
-        (b"GET /pools HTTP/1.1", HOST + b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n", 400),
+        (
+            b"GET /pools HTTP/1.1",
+            HOST + b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n",
+            400,
+        ),
     ],
 )
-def test_each_is_answered_in_order(server: Server, request_line: bytes, headers: bytes, status: int) -> None:
-    found, head, body = answer(server, request_line + b"\r\n" + headers + b"Connection: close\r\n\r\n")
+def test_each_is_answered_in_order(
+    server: Server, request_line: bytes, headers: bytes, status: int
+) -> None:
+    found, head, body = answer(
+        server, request_line + b"\r\n" + headers + b"Connection: close\r\n\r\n"
+    )
     assert found == status, body
     assert b"application/problem+json" in head or status == 200
 

@@ -37,7 +37,9 @@ def test_rounds_solve_more_than_an_even_share(client: PromptGPS, run: str) -> No
         solved, tried = [0] * PROMPTS, [0] * PROMPTS
         for _ in range(ROUNDS):
             so_far = {"successes": solved, "trials": tried}
-            budget = client.allocate_budget(run=run, texts=texts, mean=MEAN / ROUNDS, outcomes_so_far=so_far)
+            budget = client.allocate_budget(
+                run=run, texts=texts, mean=MEAN / ROUNDS, outcomes_so_far=so_far
+            )
             assert sum(budget.samples) == PROMPTS * MEAN / ROUNDS
             for row, count in enumerate(budget.samples):
                 solved[row] += sample(tasks[row], count, rng)
@@ -48,11 +50,16 @@ def test_rounds_solve_more_than_an_even_share(client: PromptGPS, run: str) -> No
     assert sum(gains) / len(gains) > 0.025
 
 
-def test_the_asynchronous_client_gets_the_same_answer(client: PromptGPS, server: Server, run: str) -> None:
+def test_the_asynchronous_client_gets_the_same_answer(
+    client: PromptGPS, server: Server, run: str
+) -> None:
     texts = [task.text for task in make_tasks(99, 40)]
 
     async def ask() -> list[int]:
         async with AsyncPromptGPS(server.url) as other:
             return (await other.allocate_budget(run=run, texts=texts, total=100, maximum=7)).samples
 
-    assert asyncio.run(ask()) == client.allocate_budget(run=run, texts=texts, total=100, maximum=7).samples
+    assert (
+        asyncio.run(ask())
+        == client.allocate_budget(run=run, texts=texts, total=100, maximum=7).samples
+    )

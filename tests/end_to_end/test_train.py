@@ -17,13 +17,17 @@ WAIT = 60.0
 def train(database_url: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `promptgps train` to its end."""
     asked = command("train", *arguments, "--database-url", database_url)
-    return subprocess.run(asked, cwd=folder, env=environment(), capture_output=True, text=True, timeout=WAIT)
+    return subprocess.run(
+        asked, cwd=folder, env=environment(), capture_output=True, text=True, timeout=WAIT
+    )
 
 
 def take_step(server: Server, run: str) -> None:
     batch = server.json("POST", "/select_batch", {"run": run, "batch_size": 8})
     ids = batch["draws"]["draw_id"]
-    server.json("POST", "/outcomes", {"run": run, "draw_id": ids, "successes": [1] * 8, "trials": [4] * 8})
+    server.json(
+        "POST", "/outcomes", {"run": run, "draw_id": ids, "successes": [1] * 8, "trials": [4] * 8}
+    )
 
 
 def learned(server: Server, run: str) -> int:
@@ -44,14 +48,20 @@ def test_a_run_is_learned_by_name_or_with_all_others(database_url: str, tmp_path
         wait_for(lambda: learned(server, "two") == 8, WAIT, "the replica to follow")
 
 
-def test_a_watching_worker_learns_as_outcomes_come_and_stops_when_told(database_url: str, tmp_path: Path) -> None:
+def test_a_watching_worker_learns_as_outcomes_come_and_stops_when_told(
+    database_url: str, tmp_path: Path
+) -> None:
     with running(database_url, tmp_path, "--no-train") as server:
         worker = start_worker(database_url, tmp_path, "--watch")
         try:
             open_run(server, name="run")
             for steps in (1, 2):
                 take_step(server, "run")
-                wait_for(lambda steps=steps: learned(server, "run") == 8 * steps, WAIT, "the worker to learn a step")
+                wait_for(
+                    lambda steps=steps: learned(server, "run") == 8 * steps,
+                    WAIT,
+                    "the worker to learn a step",
+                )
             worker.send_signal(signal.SIGTERM)
             assert worker.wait(WAIT) == 0
         finally:

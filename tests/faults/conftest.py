@@ -45,6 +45,11 @@ def open_run(server: Server, prompts: int = PROMPTS, name: str = "run") -> None:
     """A pool of given vectors and a run on it, both of one name."""
     embedding = {"kind": "given", "dimension": DIMENSION}
     server.json("POST", "/pools", {"name": name, "embedding": embedding})
-    columns = {"keys": [f"k{row}" for row in range(prompts)], "vectors": [vector(row) for row in range(prompts)]}
+    columns = {
+        "keys": [f"k{row}" for row in range(prompts)],
+        "vectors": [vector(row) for row in range(prompts)],
+    }
     assert server.json("POST", f"/pools/{name}/prompts", columns)["added"] == prompts
-    server.json("POST", "/runs", {"name": name, "pool": name, "rollouts_per_prompt": ROLLOUTS, "seed": 5})
+    server.json(
+        "POST", "/runs", {"name": name, "pool": name, "rollouts_per_prompt": ROLLOUTS, "seed": 5}
+    )

@@ -32,7 +32,9 @@ class Crowd:
         self._server = server
         self._ending = threading.Event()
         self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(clients)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(number,)) for number in range(clients)
+        ]
         self.draws: list[str] = []
         self.reported = 0
         self.refusals: Counter[int] = Counter()
@@ -44,7 +46,10 @@ class Crowd:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._ending.set()
         for thread in self._threads:
@@ -55,9 +60,13 @@ class Crowd:
         """Wait until so many more reports have been acknowledged."""
         with self._changed:
             wanted = self.reported + reports
-            enough = self._changed.wait_for(lambda: self.reported >= wanted or bool(self.faults), seconds)
+            enough = self._changed.wait_for(
+                lambda: self.reported >= wanted or bool(self.faults), seconds
+            )
         assert not self.faults, self.faults
-        assert enough, f"{wanted - self.reported} of {reports} reports did not come through in {seconds:g} s"
+        assert enough, (
+            f"{wanted - self.reported} of {reports} reports did not come through in {seconds:g} s"
+        )
 
     def wait_for_refusals(self, status: int, seconds: float = 120.0) -> None:
         """Wait until some more requests have been refused."""
@@ -65,11 +74,22 @@ class Crowd:
         wait_for(lambda: self.refusals[status] >= wanted, seconds, f"answers {status}")
 
     def _work(self, client: int) -> None:
-        headers = {name: value for name, value in self._server.http.headers.items() if name == "authorization"}
-        with httpx.Client(base_url=self._server.url, headers=headers, timeout=150.0, trust_env=False) as http:
+        headers = {
+            name: value
+            for name, value in self._server.http.headers.items()
+            if name == "authorization"
+        }
+        with httpx.Client(
+            base_url=self._server.url, headers=headers, timeout=150.0, trust_env=False
+        ) as http:
             step = 0
             while not self._ending.is_set() and not self.faults:
-                asked = {"run": "run", "sequence": client * 100_000 + step, "batch_size": BATCH, "policy_version": step}
+                asked = {
+                    "run": "run",
+                    "sequence": client * 100_000 + step,
+                    "batch_size": BATCH,
+                    "policy_version": step,
+                }
                 batch = self._insist(http, "/select_batch", asked)
                 stored = batch and self._insist(http, "/outcomes", report_of(batch))
                 if not batch or not stored:
@@ -104,11 +124,19 @@ def check_account(database_url: str, server: Server, crowd: Crowd) -> None:
     """What the clients were promised is in the database, once, and nothing else; and the model has learned it, once."""
     run = server.wait_trained("run", 120.0)
     own = "run_id = (SELECT id FROM runs WHERE name = 'run')"
-    stored = query(database_url, f"SELECT position, draw, trials FROM outcomes WHERE {own} ORDER BY position")
+    stored = query(
+        database_url, f"SELECT position, draw, trials FROM outcomes WHERE {own} ORDER BY position"
+    )
     assert [row.position for row in stored] == list(range(1, len(stored) + 1))
     assert len(set(crowd.draws)) == len(crowd.draws)
-    assert sorted(row.draw for row in stored) == sorted(int(draw.partition("-")[2]) for draw in crowd.draws)
-    assert (run["draws"], run["log_position"], run["selections"]) == (len(stored), len(stored), len(stored) // BATCH)
+    assert sorted(row.draw for row in stored) == sorted(
+        int(draw.partition("-")[2]) for draw in crowd.draws
+    )
+    assert (run["draws"], run["log_position"], run["selections"]) == (
+        len(stored),
+        len(stored),
+        len(stored) // BATCH,
+    )
     series = server.json("GET", "/runs/run/metrics")["series"]
     assert sum(series["rollouts"]) == sum(row.trials for row in stored)
     assert series["model_version"] == sorted(set(series["model_version"]))

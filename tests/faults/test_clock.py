@@ -51,7 +51,9 @@ class Clock:
 
 def server_time(database_url: str) -> float:
     """When the server, by its own clock, received its newest outcome."""
-    return float(query(database_url, "SELECT received_at FROM outcomes ORDER BY position DESC LIMIT 1")[0][0])
+    return float(
+        query(database_url, "SELECT received_at FROM outcomes ORDER BY position DESC LIMIT 1")[0][0]
+    )
 
 
 @pytest.mark.timeout(240)
@@ -72,18 +74,33 @@ def test_selections_and_outcomes_do_not_go_by_the_clock(database_url: str, tmp_p
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("shift", [DAY, -DAY], ids=["forward", "back"])
-def test_an_import_under_way_is_not_taken_for_dead(database_url: str, tmp_path: Path, shift: int) -> None:
-    content = b"".join(json.dumps({"key": f"k{row}", "vector": vector(row)}).encode() + b"\n" for row in range(ROWS))
+def test_an_import_under_way_is_not_taken_for_dead(
+    database_url: str, tmp_path: Path, shift: int
+) -> None:
+    content = b"".join(
+        json.dumps({"key": f"k{row}", "vector": vector(row)}).encode() + b"\n"
+        for row in range(ROWS)
+    )
     clock, answers = Clock(tmp_path), []
     with running(database_url, tmp_path, **clock.environment()) as server:
-        server.json("POST", "/pools", {"name": "pool", "embedding": {"kind": "given", "dimension": DIMENSION}})
+        server.json(
+            "POST",
+            "/pools",
+            {"name": "pool", "embedding": {"kind": "given", "dimension": DIMENSION}},
+        )
 
         def send() -> None:
-            answers.append(server.request("POST", "/pools/pool/prompts", content=content, headers=LINES))
+            answers.append(
+                server.request("POST", "/pools/pool/prompts", content=content, headers=LINES)
+            )
 
         importing = threading.Thread(target=send)
         importing.start()
-        wait_for(lambda: query(database_url, "SELECT COUNT(*) FROM pool_chunks")[0][0] > 0, 60.0, "the first chunk")
+        wait_for(
+            lambda: query(database_url, "SELECT COUNT(*) FROM pool_chunks")[0][0] > 0,
+            60.0,
+            "the first chunk",
+        )
         clock.set(shift)
         other = server.request("POST", "/pools/pool/prompts", json={"vectors": [vector(10**6)]})
         late = not importing.is_alive()

@@ -31,29 +31,42 @@ def train(server: Server, first: int = 0) -> None:
 
 
 def predictions(server: Server) -> list[float]:
-    found: list[float] = server.json("POST", "/predict_difficulty", {"run": "run", "keys": KEYS})["success_mean"]
+    found: list[float] = server.json("POST", "/predict_difficulty", {"run": "run", "keys": KEYS})[
+        "success_mean"
+    ]
     return found
 
 
 def damage(database_url: str, how: Any, versions: list[int]) -> None:
     """Change stored states past the service."""
     for version in versions:
-        ((state,),) = query(database_url, "SELECT state FROM model_versions WHERE version = :version", version=version)
+        ((state,),) = query(
+            database_url,
+            "SELECT state FROM model_versions WHERE version = :version",
+            version=version,
+        )
         changed = change(
             database_url,
             "UPDATE model_versions SET state = :state WHERE version = :version",
-            state=how(bytes(state)), version=version,
-        )  # fmt: skip
+            state=how(bytes(state)),
+            version=version,
+        )
         assert changed == 1
 
 
 def stored_versions(database_url: str) -> list[int]:
-    return [row[0] for row in query(database_url, "SELECT version FROM model_versions ORDER BY version")]
+    return [
+        row[0] for row in query(database_url, "SELECT version FROM model_versions ORDER BY version")
+    ]
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("how", "which"), [("garbage", "all"), ("truncated", "newest"), ("one bit", "newest")])
-def test_a_damaged_model_is_learned_again(database_url: str, tmp_path: Path, how: str, which: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "which"), [("garbage", "all"), ("truncated", "newest"), ("one bit", "newest")]
+)
+def test_a_damaged_model_is_learned_again(
+    database_url: str, tmp_path: Path, how: str, which: str
+) -> None:
     with running(database_url, tmp_path) as server:
         open_run(server)
         train(server)
@@ -74,4 +87,7 @@ def test_a_damaged_model_is_learned_again(database_url: str, tmp_path: Path, how
         assert predictions(server) == pytest.approx(before, abs=0.05)
         train(server, STEPS + 1)
         assert "a stored model cannot be read" in server.log.read_text()
-    assert query(database_url, "SELECT MAX(trained_through) FROM model_versions")[0][0] == 2 * STEPS * BATCH
+    assert (
+        query(database_url, "SELECT MAX(trained_through) FROM model_versions")[0][0]
+        == 2 * STEPS * BATCH
+    )

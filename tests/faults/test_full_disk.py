@@ -76,8 +76,13 @@ def mounted(folder: Path, megabytes: int) -> Iterator[Path]:
     """A file system of that size; skips the test where nobody may mount one."""
     folder.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={megabytes}m,mode=777", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(["mount", *options], capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not allowed here; the same is tested with a limit on the size of files")
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", *options], capture_output=True, check=False).returncode
+    ):
+        pytest.skip(
+            "mounting is not allowed here; the same is tested with a limit on the size of files"
+        )
     try:
         yield folder
     finally:
@@ -110,7 +115,9 @@ def database(server: Server) -> str:
     return str(answer.json()["checks"]["database"])
 
 
-def test_sqlite_on_a_small_disk_with_its_log_beside_it(sqlite_template: Path, tmp_path: Path) -> None:
+def test_sqlite_on_a_small_disk_with_its_log_beside_it(
+    sqlite_template: Path, tmp_path: Path
+) -> None:
     with mounted(tmp_path / "small", 16) as folder:
         url = copied_file(sqlite_template, folder)
         with running(url, folder) as server:
@@ -122,7 +129,9 @@ def test_sqlite_with_small_files(sqlite_template: Path, tmp_path: Path) -> None:
     url = copied_file(sqlite_template, tmp_path)
     with running(url, tmp_path) as server:
         open_run(server)
-        live_through(server, url, SmallFiles(lambda: [psutil.Process(server.process.pid)], 64 * 1024))
+        live_through(
+            server, url, SmallFiles(lambda: [psutil.Process(server.process.pid)], 64 * 1024)
+        )
 
 
 def test_postgresql_on_a_small_disk(tmp_path: Path) -> None:
@@ -158,7 +167,9 @@ def test_postgresql_with_small_files(tmp_path: Path) -> None:
         live_through(server, postgres.url, SmallFiles(postgres.processes, size))
 
 
-def test_a_pool_file_that_finds_no_room_is_refused_and_harms_nobody(sqlite_template: Path, tmp_path: Path) -> None:
+def test_a_pool_file_that_finds_no_room_is_refused_and_harms_nobody(
+    sqlite_template: Path, tmp_path: Path
+) -> None:
     url = copied_file(sqlite_template, tmp_path)
     with running(url, tmp_path) as server:
         open_run(server)
@@ -169,5 +180,13 @@ def test_a_pool_file_that_finds_no_room_is_refused_and_harms_nobody(sqlite_templ
         assert answer.status_code == 503, answer.text
         assert "room" in answer.json()["detail"]
         disk.free()
-        assert server.request("POST", "/pools/run/prompts", content=content, headers=headers).status_code == 422
-        assert server.json("POST", "/pools/run/prompts", {"vectors": [[1.0] * DIMENSION]})["added"] == 1
+        assert (
+            server.request(
+                "POST", "/pools/run/prompts", content=content, headers=headers
+            ).status_code
+            == 422
+        )
+        assert (
+            server.json("POST", "/pools/run/prompts", {"vectors": [[1.0] * DIMENSION]})["added"]
+            == 1
+        )

@@ -17,13 +17,27 @@ from tests.server import Server, running
 
 MILLION = 1_000_000
 JSON = {"content-type": "application/json"}
-PATHS = ["/outcomes", "/select_batch", "/predict_difficulty", "/pools/run/prompts", "/allocate_budget"]
+PATHS = [
+    "/outcomes",
+    "/select_batch",
+    "/predict_difficulty",
+    "/pools/run/prompts",
+    "/allocate_budget",
+]
 
 
 def million_rows(_: str) -> bytes:
     """Every column of a report, a million rows long."""
-    columns = {"draw_id": '"d1-0"', "successes": "1", "trials": "1", "keys": '"k0"', "candidates": '"k0"'}
-    rows = ", ".join(f'"{name}": [{", ".join([value] * MILLION)}]' for name, value in columns.items())
+    columns = {
+        "draw_id": '"d1-0"',
+        "successes": "1",
+        "trials": "1",
+        "keys": '"k0"',
+        "candidates": '"k0"',
+    }
+    rows = ", ".join(
+        f'"{name}": [{", ".join([value] * MILLION)}]' for name, value in columns.items()
+    )
     return f'{{"run": "run", "batch_size": 1, {rows}}}'.encode()
 
 
@@ -49,7 +63,12 @@ def one_long_number(_: str) -> bytes:
 
 def wrong_rows(path: str) -> bytes:
     """Rows each of which is wrong, so that each could make a fault."""
-    body = {"run": "run", "draw_id": [7] * 100_000, "keys": [7] * 8_000, "candidates": [7] * 100_000}
+    body = {
+        "run": "run",
+        "draw_id": [7] * 100_000,
+        "keys": [7] * 8_000,
+        "candidates": [7] * 100_000,
+    }
     return json.dumps(body | {"successes": ["x"] * 100_000, "trials": [-1] * 100_000}).encode()
 
 
@@ -68,13 +87,21 @@ def server(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 @pytest.mark.timeout(240)
 def test_a_trainer_goes_on_while_strangers_send_what_they_like(url: str, server: Server) -> None:
     kinds: list[Callable[[str], bytes]] = [
-        million_rows, deep, deep_lists, many_fields, one_long_string, one_long_number, wrong_rows,
-    ]  # fmt: skip
+        million_rows,
+        deep,
+        deep_lists,
+        many_fields,
+        one_long_string,
+        one_long_number,
+        wrong_rows,
+    ]
     answers: dict[tuple[str, str], httpx.Response] = {}
 
     def send(path: str) -> None:
         for kind in kinds:
-            answers[path, kind.__name__] = server.request("POST", path, content=kind(path), headers=JSON)
+            answers[path, kind.__name__] = server.request(
+                "POST", path, content=kind(path), headers=JSON
+            )
 
     with Crowd(server, clients=2) as crowd:
         crowd.wait_for_more(5)
@@ -86,7 +113,12 @@ def test_a_trainer_goes_on_while_strangers_send_what_they_like(url: str, server:
             crowd.wait_for_more(2)
     assert len(answers) == len(PATHS) * len(kinds)
     for (path, kind), answer in answers.items():
-        assert answer.status_code in (400, 413, 422), (path, kind, answer.status_code, answer.text[:500])
+        assert answer.status_code in (400, 413, 422), (
+            path,
+            kind,
+            answer.status_code,
+            answer.text[:500],
+        )
         assert answer.headers["content-type"] == "application/problem+json"
         assert len(answer.content) < 10_000, (path, kind)
     assert not crowd.refusals

@@ -80,7 +80,9 @@ def server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     with running(copied_file(sqlite_template, folder), folder) as started:
         started.json("POST", "/pools", {"name": "texts"})
         started.json("POST", "/pools/texts/prompts", {"texts": ["a text to begin with"]})
-        started.json("POST", "/pools", {"name": "vectors", "embedding": {"kind": "given", "dimension": 3}})
+        started.json(
+            "POST", "/pools", {"name": "vectors", "embedding": {"kind": "given", "dimension": 3}}
+        )
         vectors = {"keys": ["a", "b", "c"], "vectors": [[1, 2, 3], [1, 2, 4], [1, 3, 5]]}
         started.json("POST", "/pools/vectors/prompts", vectors)
         started.json("POST", "/runs", {"name": "r", "pool": "vectors"})
@@ -105,40 +107,66 @@ def send(server: Server, path: str, content: bytes, headers: dict[str, str]) -> 
         seen.append(Sent(answer, watch.latest, watch.most - watch.idle))
         if watch.latest < LATE:
             break
-    return Sent(seen[-1].answer, min(sent.latest for sent in seen), max(sent.taken for sent in seen))
+    return Sent(
+        seen[-1].answer, min(sent.latest for sent in seen), max(sent.taken for sent in seen)
+    )
 
 
 # ---- bodies ------------------------------------------------------------------------------------------------
 
 HEAD = b'{"run":"r","batch_size":2,'
 BODIES: dict[str, tuple[str, Callable[[], bytes], int]] = {
-    "wrong rows": ("/select_batch", lambda: HEAD + b'"candidates":[' + b"1," * 5_000_000 + b"1]}", 422),
+    "wrong rows": (
+        "/select_batch",
+        lambda: HEAD + b'"candidates":[' + b"1," * 5_000_000 + b"1]}",
+        422,
+    ),
     "wrong rows after right ones": (
         "/select_batch",
         lambda: HEAD + b'"candidates":[' + b'"a",' * 1_000_000 + b"1," * 4_000_000 + b"1]}",
         422,
     ),
-    "too many rows": ("/select_batch", lambda: HEAD + b'"candidates":[' + b'"a",' * 15_000_000 + b'"a"]}', 413),
+    "too many rows": (
+        "/select_batch",
+        lambda: HEAD + b'"candidates":[' + b'"a",' * 15_000_000 + b'"a"]}',
+        413,
+    ),
     "unknown fields": (
         "/select_batch",
         lambda: HEAD + b",".join(b'"a%d":1' % number for number in range(1_000_000)) + b"}",
         422,
     ),
-    "repeated fields": ("/select_batch", lambda: HEAD + b'"batch_size":2,' * 600_000 + b'"exclude":[]}', 413),
-    "deep lists": ("/select_batch", lambda: HEAD + b'"candidates":[' + b"[" * 6_000_000 + b"]" * 6_000_000, 413),
+    "repeated fields": (
+        "/select_batch",
+        lambda: HEAD + b'"batch_size":2,' * 600_000 + b'"exclude":[]}',
+        413,
+    ),
+    "deep lists": (
+        "/select_batch",
+        lambda: HEAD + b'"candidates":[' + b"[" * 6_000_000 + b"]" * 6_000_000,
+        413,
+    ),
     "open lists": ("/select_batch", lambda: b"[" * 12_000_000, 400),
     "open objects": ("/outcomes", lambda: b'{"a":' * 2_000_000, 400),
-    "a long string": ("/select_batch", lambda: b'{"run":"' + b"\\n" * 31_000_000 + b'","batch_size":2}', 422),
+    "a long string": (
+        "/select_batch",
+        lambda: b'{"run":"' + b"\\n" * 31_000_000 + b'","batch_size":2}',
+        422,
+    ),
     "a long name": ("/select_batch", lambda: b'{"' + b"n" * 12_000_000 + b'":2}', 413),
     "white space": ("/outcomes", lambda: b" " * 62_000_000, 400),
     "many numbers": (
         "/predict_difficulty",
-        lambda: b'{"run":"r","vectors":[' + b",".join([b"[" + b"1," * 15_999 + b"1]"] * 300) + b"]}",
+        lambda: (
+            b'{"run":"r","vectors":[' + b",".join([b"[" + b"1," * 15_999 + b"1]"] * 300) + b"]}"
+        ),
         422,
     ),
     "wrong vectors": (
         "/predict_difficulty",
-        lambda: b'{"run":"r","vectors":[' + b",".join([b'["x"' + b',"x"' * 15_999 + b"]"] * 200) + b"]}",
+        lambda: (
+            b'{"run":"r","vectors":[' + b",".join([b'["x"' + b',"x"' * 15_999 + b"]"] * 200) + b"]}"
+        ),
         422,
     ),
     "quotas": (
@@ -152,7 +180,14 @@ BODIES: dict[str, tuple[str, Callable[[], bytes], int]] = {
     ),
     "prompts": (
         "/pools/vectors/prompts",
-        lambda: b'{"vectors":[' + b"[1,2]," * 99_999 + b"[1,2]]," + b'"texts":[' + b"1," * 4_000_000 + b"1]}",
+        lambda: (
+            b'{"vectors":['
+            + b"[1,2]," * 99_999
+            + b"[1,2]],"
+            + b'"texts":['
+            + b"1," * 4_000_000
+            + b"1]}"
+        ),
         422,
     ),
 }
@@ -170,12 +205,16 @@ def test_no_large_body_makes_others_wait(
     assert sent.latest < LATE
 
 
-@pytest.mark.parametrize("name", ["wrong rows", "a long string", "white space", "many numbers", "prompts"])
+@pytest.mark.parametrize(
+    "name", ["wrong rows", "a long string", "white space", "many numbers", "prompts"]
+)
 def test_the_same_in_gzip_is_bounded_in_memory_too(server: Server, name: str) -> None:
     path, make, status = BODIES[name]
     content = gzip.compress(make(), 6)
     assert len(content) <= SMALL_UPLOAD
-    sent = send(server, path, content, {"content-type": "application/json", "content-encoding": "gzip"})
+    sent = send(
+        server, path, content, {"content-type": "application/json", "content-encoding": "gzip"}
+    )
     assert sent.answer.status_code == status, sent.answer.text
     assert sent.latest < LATE
     assert sent.taken < MEMORY
@@ -201,7 +240,9 @@ def arrow(columns: dict[str, Any], compression: str | None = None) -> bytes:
 def plain_page(compression: str, megabytes: int) -> bytes:
     """One page of texts that are all alike, not in a dictionary."""
     texts = pa.array([LONG] * (megabytes * MEGABYTE // len(LONG)))
-    return parquet({"text": texts}, compression=compression, use_dictionary=False, write_statistics=False)
+    return parquet(
+        {"text": texts}, compression=compression, use_dictionary=False, write_statistics=False
+    )
 
 
 def long_list() -> pa.Array:
@@ -218,32 +259,63 @@ def lying_metadata() -> bytes:
 
 
 def run_ends() -> dict[str, Any]:
-    return {"text": pa.RunEndEncodedArray.from_arrays(pa.array([2**31 - 1], pa.int32()), pa.array(["x" * 9000]))}
+    return {
+        "text": pa.RunEndEncodedArray.from_arrays(
+            pa.array([2**31 - 1], pa.int32()), pa.array(["x" * 9000])
+        )
+    }
 
 
 FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a dictionary": (PARQUET, lambda: parquet({"text": [LONG] * 4096})),
-    "a dictionary and keys": (PARQUET, lambda: parquet({"key": list(range(400)), "text": [LONG] * 400})),
+    "a dictionary and keys": (
+        PARQUET,
+        lambda: parquet({"key": list(range(400)), "text": [LONG] * 400}),
+    ),
     "a page in zstd": (PARQUET, lambda: plain_page("zstd", 400)),
     "a page in gzip": (PARQUET, lambda: plain_page("gzip", 400)),
     "a page in snappy": (PARQUET, lambda: plain_page("snappy", 18)),
-    "a list of 200M numbers": (PARQUET, lambda: parquet({"vector": long_list()}, compression="zstd")),
-    "run lengths": (PARQUET, lambda: parquet({"text": ["x" * 9000] * 200_000}, row_group_size=200_000)),
+    "a list of 200M numbers": (
+        PARQUET,
+        lambda: parquet({"vector": long_list()}, compression="zstd"),
+    ),
+    "run lengths": (
+        PARQUET,
+        lambda: parquet({"text": ["x" * 9000] * 200_000}, row_group_size=200_000),
+    ),
     "chats": (PARQUET, lambda: parquet({"text": [[{"role": "user", "content": LONG}] * 50] * 40})),
     "lying metadata": (PARQUET, lying_metadata),
     "arrow in zstd": (ARROW, lambda: arrow({"text": [LONG] * 500}, "zstd")),
     "arrow's dictionary": (
         ARROW,
-        lambda: arrow({"text": pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int16()), [LONG[:500_000]])}),
+        lambda: arrow(
+            {
+                "text": pa.DictionaryArray.from_arrays(
+                    pa.array([0] * 20_000, pa.int16()), [LONG[:500_000]]
+                )
+            }
+        ),
     ),
     "arrow's run ends": (ARROW, lambda: arrow(run_ends())),
-    "arrow's nulls": (ARROW, lambda: arrow({"text": pa.nulls(2**31 - 1), "vector": pa.nulls(2**31 - 1)})),
-    "small numbers in a line": (LINES, lambda: gzip.compress(b'{"text":"a","x":[' + b"1," * 7_900_000 + b"1]}\n")),
-    "empty lists in lines": (LINES, lambda: gzip.compress((b'{"text":"a","x":[' + b"[]," * 5 * 10**6 + b"1]}\n") * 3)),
+    "arrow's nulls": (
+        ARROW,
+        lambda: arrow({"text": pa.nulls(2**31 - 1), "vector": pa.nulls(2**31 - 1)}),
+    ),
+    "small numbers in a line": (
+        LINES,
+        lambda: gzip.compress(b'{"text":"a","x":[' + b"1," * 7_900_000 + b"1]}\n"),
+    ),
+    "empty lists in lines": (
+        LINES,
+        lambda: gzip.compress((b'{"text":"a","x":[' + b"[]," * 5 * 10**6 + b"1]}\n") * 3),
+    ),
     "vectors": (LINES, lambda: gzip.compress((b'{"vector":[' + b"1," * 15_999 + b"1]}\n") * 3000)),
     "blank lines": (LINES, lambda: gzip.compress(b"\n" * 100_000_000)),
     "one line": (LINES, lambda: gzip.compress(b"x" * 200_000_000)),
-    "zstd": (LINES, lambda: pa.compress(b'{"text":"' + b"x" * 200_000_000, codec="zstd", asbytes=True)),
+    "zstd": (
+        LINES,
+        lambda: pa.compress(b'{"text":"' + b"x" * 200_000_000, codec="zstd", asbytes=True),
+    ),
     "a cell": (CSV, lambda: gzip.compress(b'text\n"' + b"x" * 200_000_000)),
 }
 
@@ -258,7 +330,10 @@ def test_no_small_file_takes_much_memory_or_makes_others_wait(
     assert sent.answer.status_code in (200, 413, 422), sent.answer.text
     assert sent.taken < MEMORY
     assert sent.latest < LATE
-    assert server.json("POST", "/pools/texts/prompts", {"texts": ["a text to begin with"]})["added"] == 0
+    assert (
+        server.json("POST", "/pools/texts/prompts", {"texts": ["a text to begin with"]})["added"]
+        == 0
+    )
 
 
 # ---- who waits ---------------------------------------------------------------------------------------------
@@ -273,14 +348,19 @@ def test_work_stops_when_the_client_has_gone(server: Server, kind: str) -> None:
     """Within moments: the reader is gone, and the pool is free for others."""
     rows = 60_000
     if kind == LINES:
-        content = b"".join(json.dumps({"text": f"row {row} " * 100}).encode() + b"\n" for row in range(rows))
+        content = b"".join(
+            json.dumps({"text": f"row {row} " * 100}).encode() + b"\n" for row in range(rows)
+        )
     else:
         content = json.dumps({"texts": [f"line {row} " * 80 for row in range(rows)]}).encode()
     with pytest.raises(httpx.ReadTimeout):
         server.request(
-            "POST", "/pools/texts/prompts", content=content, headers={"content-type": kind},
+            "POST",
+            "/pools/texts/prompts",
+            content=content,
+            headers={"content-type": kind},
             timeout=httpx.Timeout(60.0, read=1.5),
-        )  # fmt: skip
+        )
     few = {"texts": ["a text to begin with"]}
 
     def free() -> bool:
@@ -300,9 +380,14 @@ def test_so_many_files_are_read_at_a_time_and_others_are_told_to_wait(server: Se
 
     def upload(pool: str) -> None:
         answers.append(
-            server.request("POST", f"/pools/{pool}/prompts", content=content, headers={"content-type": PARQUET},
-                           timeout=120.0)
-        )  # fmt: skip
+            server.request(
+                "POST",
+                f"/pools/{pool}/prompts",
+                content=content,
+                headers={"content-type": PARQUET},
+                timeout=120.0,
+            )
+        )
 
     most = 0
     threads = [threading.Thread(target=upload, args=(pool,)) for pool in pools]
@@ -314,5 +399,7 @@ def test_so_many_files_are_read_at_a_time_and_others_are_told_to_wait(server: Se
     assert most <= 2
     statuses = [answer.status_code for answer in answers]
     assert statuses.count(429) >= 1
-    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code == 429)
+    assert all(
+        int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code == 429
+    )
     assert set(statuses) <= {200, 413, 429}

@@ -22,7 +22,8 @@ LINES = {"content-type": "application/jsonl"}
 def large() -> bytes:
     """A pool file that takes some seconds to import."""
     return b"".join(
-        json.dumps({"key": f"k{row}", "vector": vector(row), "domain": f"d{row % 7}"}).encode() + b"\n"
+        json.dumps({"key": f"k{row}", "vector": vector(row), "domain": f"d{row % 7}"}).encode()
+        + b"\n"
         for row in range(ROWS)
     )
 
@@ -37,23 +38,33 @@ class Import(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.answer = self._server.request("POST", "/pools/pool/prompts", content=self._content, headers=LINES)
+            self.answer = self._server.request(
+                "POST", "/pools/pool/prompts", content=self._content, headers=LINES
+            )
         except httpx.TransportError:
             self.answer = None
 
 
 def begin(server: Server, database_url: str, content: bytes) -> Import:
     """Begin an import and wait until some of it, and not all, is in the database."""
-    server.json("POST", "/pools", {"name": "pool", "embedding": {"kind": "given", "dimension": DIMENSION}})
+    server.json(
+        "POST", "/pools", {"name": "pool", "embedding": {"kind": "given", "dimension": DIMENSION}}
+    )
     importing = Import(server, content)
     importing.start()
     staged = "SELECT COUNT(*) FROM pool_chunks"
-    wait_for(lambda: query(database_url, staged)[0][0] >= 1 or not importing.is_alive(), 60.0, "the first chunk")
+    wait_for(
+        lambda: query(database_url, staged)[0][0] >= 1 or not importing.is_alive(),
+        60.0,
+        "the first chunk",
+    )
     return importing
 
 
 @pytest.mark.timeout(180)
-def test_a_killed_import_shows_nothing_and_a_later_one_works(database_url: str, tmp_path: Path, large: bytes) -> None:
+def test_a_killed_import_shows_nothing_and_a_later_one_works(
+    database_url: str, tmp_path: Path, large: bytes
+) -> None:
     with running(database_url, tmp_path) as server:
         importing = begin(server, database_url, large)
         server.kill()
@@ -70,7 +81,10 @@ def test_a_killed_import_shows_nothing_and_a_later_one_works(database_url: str, 
         answer = server.request("POST", "/pools/pool/prompts", content=large, headers=LINES)
         assert answer.json()["total"] == ROWS
         again = server.request(
-            "POST", "/pools/pool/prompts", content=large[:100_000].rpartition(b"\n")[0], headers=LINES
+            "POST",
+            "/pools/pool/prompts",
+            content=large[:100_000].rpartition(b"\n")[0],
+            headers=LINES,
         )
         assert again.json()["added"] == 0
     _check_rows(database_url)
@@ -111,7 +125,10 @@ def test_sigterm_answers_the_import_under_way_and_takes_no_new_request(
         server.terminate()
         wait_for(lambda: _refuses(server), 10.0, "the server to take no new connection")
         importing.join()
-        assert server.wait() in (0, -signal.SIGTERM)  # uvicorn ends by the signal itself once all is answered
+        assert server.wait() in (
+            0,
+            -signal.SIGTERM,
+        )  # uvicorn ends by the signal itself once all is answered
     assert importing.answer is not None
     told = importing.answer.json()
     assert (told["added"], told["duplicates"], told["total"]) == (ROWS, 0, ROWS)

@@ -21,7 +21,12 @@ def step(server: Server, number: int) -> int:
     asked = {"run": "run", "sequence": number, "policy_version": number, "batch_size": BATCH}
     draws = server.json("POST", "/select_batch", asked)["draws"]["draw_id"]
     solved = [int(draw.partition("-")[2]) % (ROLLOUTS + 1) for draw in draws]
-    report = {"run": "run", "draw_id": draws, "successes": solved, "trials": [ROLLOUTS] * len(draws)}
+    report = {
+        "run": "run",
+        "draw_id": draws,
+        "successes": solved,
+        "trials": [ROLLOUTS] * len(draws),
+    }
     position: int = server.json("POST", "/outcomes", report)["log_position"]
     return position
 
@@ -44,7 +49,14 @@ def test_a_kill_while_the_model_trains_loses_no_outcome_and_learns_none_twice(
         assert run["log_position"] == position == STEPS * BATCH
         series = server.json("GET", "/runs/run/metrics")["series"]
         assert sum(series["rollouts"]) == position * ROLLOUTS
-        assert series["model_version"] == [float(version) for version in range(1, len(series["model_version"]) + 1)]
-        assert server.json("POST", "/predict_difficulty", {"run": "run", "keys": ["k1"]})["trained_through"] == position
+        assert series["model_version"] == [
+            float(version) for version in range(1, len(series["model_version"]) + 1)
+        ]
+        assert (
+            server.json("POST", "/predict_difficulty", {"run": "run", "keys": ["k1"]})[
+                "trained_through"
+            ]
+            == position
+        )
     stored = query(database_url, "SELECT trained_through FROM model_versions ORDER BY version DESC")
     assert stored[0][0] == position

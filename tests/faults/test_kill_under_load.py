@@ -45,7 +45,9 @@ class Journal:
 
     def wait_for_reports(self, count: int, seconds: float) -> None:
         with self.changed:
-            enough = self.changed.wait_for(lambda: len(self.reports) >= count or bool(self.faults), seconds)
+            enough = self.changed.wait_for(
+                lambda: len(self.reports) >= count or bool(self.faults), seconds
+            )
         assert enough, f"only {len(self.reports)} reports in {seconds:g} s"
 
 
@@ -54,9 +56,16 @@ def report_of(batch: Body, client: int) -> Body:
     draws = batch["draws"]["draw_id"]
     solved = [sum(map(ord, draw)) % (ROLLOUTS + 1) for draw in draws]
     if client % 2 == 0:
-        return {"run": "run", "draw_id": draws, "successes": solved, "trials": [ROLLOUTS] * len(draws)}
+        return {
+            "run": "run",
+            "draw_id": draws,
+            "successes": solved,
+            "trials": [ROLLOUTS] * len(draws),
+        }
     each = [
-        (draw, index, float(index < won)) for draw, won in zip(draws, solved, strict=True) for index in range(ROLLOUTS)
+        (draw, index, float(index < won))
+        for draw, won in zip(draws, solved, strict=True)
+        for index in range(ROLLOUTS)
     ]
     ids, indices, rewards = (list(column) for column in zip(*each, strict=True))
     return {"run": "run", "draw_id": ids, "rollout_index": indices, "reward": rewards}
@@ -74,7 +83,10 @@ def work(server: Server, journal: Journal, client: int) -> None:
             return journal.add(path, body, answer)
 
         for step in range(100_000):
-            batch = ask("/select_batch", {"run": "run", "sequence": client * 100_000 + step, "batch_size": BATCH})
+            batch = ask(
+                "/select_batch",
+                {"run": "run", "sequence": client * 100_000 + step, "batch_size": BATCH},
+            )
             if batch is None or ask("/outcomes", report_of(batch, client)) is None:
                 return
 
@@ -82,7 +94,10 @@ def work(server: Server, journal: Journal, client: int) -> None:
 def lines(report: Body) -> list[tuple[int, int]]:
     """(draw number, rollout) of each line that a report makes in the log."""
     indices = report.get("rollout_index", [-1] * len(report["draw_id"]))
-    return [(int(draw.partition("-")[2]), index) for draw, index in zip(report["draw_id"], indices, strict=True)]
+    return [
+        (int(draw.partition("-")[2]), index)
+        for draw, index in zip(report["draw_id"], indices, strict=True)
+    ]
 
 
 @pytest.mark.timeout(180)
@@ -90,7 +105,10 @@ def test_nothing_acknowledged_is_lost_or_counted_twice(database_url: str, tmp_pa
     journal = Journal()
     with running(database_url, tmp_path) as server:
         open_run(server)
-        clients = [threading.Thread(target=work, args=(server, journal, client)) for client in range(CLIENTS)]
+        clients = [
+            threading.Thread(target=work, args=(server, journal, client))
+            for client in range(CLIENTS)
+        ]
         for client in clients:
             client.start()
         try:
@@ -123,7 +141,9 @@ def _check_log(database_url: str, acknowledged: list[tuple[int, int]]) -> None:
     assert set(count.values()) <= {1}
     assert len(set(acknowledged)) == len(acknowledged)
     assert set(acknowledged) <= set(count)
-    issued = query(database_url, "SELECT ordinal, first_draw, size FROM selections ORDER BY ordinal")
+    issued = query(
+        database_url, "SELECT ordinal, first_draw, size FROM selections ORDER BY ordinal"
+    )
     assert [row.ordinal for row in issued] == list(range(head.selections))
     ends = [0]
     for row in issued:
@@ -141,12 +161,19 @@ def _send_again(server: Server, journal: Journal, head: int) -> None:
     """Acknowledged reports are duplicates; those that nobody answered are stored whole or are duplicates whole."""
     for report, _ in journal.reports:
         again = server.json("POST", "/outcomes", report)
-        assert (again["stored"], again["duplicates"], again["conflicts"]) == (0, len(report["draw_id"]), [])
+        assert (again["stored"], again["duplicates"], again["conflicts"]) == (
+            0,
+            len(report["draw_id"]),
+            [],
+        )
         assert again["log_position"] == head
     for path, body in journal.unanswered:
         again = server.json("POST", path, body)
         if path == "/outcomes":
-            assert (again["stored"], again["duplicates"]) in ((0, len(body["draw_id"])), (len(body["draw_id"]), 0))
+            assert (again["stored"], again["duplicates"]) in (
+                (0, len(body["draw_id"])),
+                (len(body["draw_id"]), 0),
+            )
             assert server.json("POST", path, body)["stored"] == 0
         else:
             assert server.json("POST", path, body) == again | {"replayed": True}

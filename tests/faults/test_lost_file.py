@@ -15,14 +15,20 @@ from tests.server import Server, running, wait_for
 
 def report(server: Server, step: int) -> httpx.Response:
     """Draw one prompt and report what came of it."""
-    asked = server.request("POST", "/select_batch", json={"run": "run", "sequence": step, "batch_size": 1})
+    asked = server.request(
+        "POST", "/select_batch", json={"run": "run", "sequence": step, "batch_size": 1}
+    )
     if not asked.is_success:
         return asked
     draws = asked.json()["draws"]["draw_id"]
-    return server.request("POST", "/outcomes", json={"run": "run", "draw_id": draws, "successes": [1], "trials": [4]})
+    return server.request(
+        "POST", "/outcomes", json={"run": "run", "draw_id": draws, "successes": [1], "trials": [4]}
+    )
 
 
-@pytest.mark.parametrize("settings", [{}, {"PROMPTGPS_POLL_SECONDS": "60", "PROMPTGPS_LEASE_SECONDS": "3600"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"PROMPTGPS_POLL_SECONDS": "60", "PROMPTGPS_LEASE_SECONDS": "3600"}]
+)
 def test_nothing_is_acknowledged_while_the_file_is_away(
     sqlite_template: Path, tmp_path: Path, settings: dict[str, str]
 ) -> None:
@@ -45,5 +51,9 @@ def test_nothing_is_acknowledged_while_the_file_is_away(
 
         away.rename(path)
         assert report(server, 1).status_code == 200
-        wait_for(lambda: server.request("GET", "/readyz").status_code == 200, 60.0, "the server to be ready again")
+        wait_for(
+            lambda: server.request("GET", "/readyz").status_code == 200,
+            60.0,
+            "the server to be ready again",
+        )
     assert query(url, "SELECT count(*) FROM outcomes") == [(2,)]

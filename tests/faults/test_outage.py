@@ -60,7 +60,11 @@ def test_postgresql_is_away(tmp_path: Path, how: str) -> None:
             wait_it_out(server, gone)
             come_back()
             crowd.wait_for_more(REPORTS)
-            wait_for(lambda: server.request("GET", "/readyz").status_code == 200, 60.0, "the server to be ready again")
+            wait_for(
+                lambda: server.request("GET", "/readyz").status_code == 200,
+                60.0,
+                "the server to be ready again",
+            )
             assert server.json("GET", "/runs/run")["model_version"] >= version
         check_account(postgres.url, server, crowd)
 

@@ -55,11 +55,19 @@ def report(server: Server, batch: dict[str, Any]) -> None:
 def test_all_ranks_get_the_batch_of_their_sequence(database_url: str, tmp_path: Path) -> None:
     with running(database_url, tmp_path) as server:
         open_run(server)
-        first = server.json("POST", "/select_batch", {"run": "run", "sequence": 0, "batch_size": BATCH})
+        first = server.json(
+            "POST", "/select_batch", {"run": "run", "sequence": 0, "batch_size": BATCH}
+        )
         report(server, first)
         took = []
         for step in range(1, STEPS + 1):
-            asked = {"run": "run", "sequence": step, "batch_size": BATCH, "policy_version": step, "wait_seconds": WAIT}
+            asked = {
+                "run": "run",
+                "sequence": step,
+                "batch_size": BATCH,
+                "policy_version": step,
+                "wait_seconds": WAIT,
+            }
             began = time.monotonic()
             answers = asyncio.run(ask_at_once(server.url, asked, RANKS))
             took.append(time.monotonic() - began)
@@ -75,5 +83,7 @@ def test_all_ranks_get_the_batch_of_their_sequence(database_url: str, tmp_path: 
         again = server.json("POST", "/select_batch", asked)
         alone = time.monotonic() - began
         assert again["draws"] == batches[0]["draws"]
-        _log.warning("%d ranks were answered within %.2f s (one alone: %.3f s)", RANKS, max(took), alone)
+        _log.warning(
+            "%d ranks were answered within %.2f s (one alone: %.3f s)", RANKS, max(took), alone
+        )
         assert max(took) <= WAIT + RANKS * alone

@@ -38,7 +38,14 @@ def connect(server: Server) -> socket.socket:
 
 
 def head(path: str, length: int, kind: str = "application/json") -> bytes:
-    lines = (f"POST {path} HTTP/1.1", "host: 127.0.0.1", f"content-type: {kind}", f"content-length: {length}", "", "")
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "host: 127.0.0.1",
+        f"content-type: {kind}",
+        f"content-length: {length}",
+        "",
+        "",
+    )
     return "\r\n".join(lines).encode()
 
 
@@ -72,7 +79,12 @@ def test_a_connection_that_says_nothing_is_closed(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("beginning", "part"),
-    [(b"", b"G"), (b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n", b"a"), (b"", b"\r\n"), (b"GET /", b"x: y\r\n")],
+    [
+        (b"", b"G"),
+        (b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n", b"a"),
+        (b"", b"\r\n"),
+        (b"GET /", b"x: y\r\n"),
+    ],
     ids=["line", "header", "blank lines", "no end"],
 )
 def test_a_head_that_dribbles_in_is_cut_off(server: Server, beginning: bytes, part: bytes) -> None:
@@ -90,12 +102,19 @@ def test_blank_lines_do_not_keep_a_connection_that_has_been_served(server: Serve
 
 @pytest.mark.parametrize("path", ["/outcomes", "/pools/run/prompts", "/nowhere"])
 @pytest.mark.parametrize("kind", ["application/json", "application/jsonl"])
-def test_a_body_that_dribbles_in_is_cut_off_and_nothing_is_stored(server: Server, path: str, kind: str) -> None:
+def test_a_body_that_dribbles_in_is_cut_off_and_nothing_is_stored(
+    server: Server, path: str, kind: str
+) -> None:
     before = server.json("GET", "/pools"), server.json("GET", "/runs")
     with closing(connect(server)) as link:
         link.sendall(head(path, 1_000_000, kind))
-        known = path != "/nowhere" and (path, kind) != ("/outcomes", "application/jsonl")  # else refused unread
-        assert status(dribble(link, b" ")) in (("HTTP/1.1 408",) if known else ("HTTP/1.1 404", "HTTP/1.1 422"))
+        known = path != "/nowhere" and (path, kind) != (
+            "/outcomes",
+            "application/jsonl",
+        )  # else refused unread
+        assert status(dribble(link, b" ")) in (
+            ("HTTP/1.1 408",) if known else ("HTTP/1.1 404", "HTTP/1.1 422")
+        )
     assert (server.json("GET", "/pools"), server.json("GET", "/runs")) == before
     with closing(connect(server)) as link:  # or it hangs up by itself
         link.sendall(head(path, 1_000_000, kind))
@@ -111,7 +130,10 @@ def test_a_body_that_never_comes_is_cut_off(server: Server) -> None:
 def test_headers_without_end_are_refused(server: Server) -> None:
     with closing(connect(server)) as link:
         link.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n")
-        assert status(dribble(link, b"x-more: " + b"y" * 8_000 + b"\r\n", pause=0.005)) in ("HTTP/1.1 431", "")
+        assert status(dribble(link, b"x-more: " + b"y" * 8_000 + b"\r\n", pause=0.005)) in (
+            "HTTP/1.1 431",
+            "",
+        )
 
 
 def test_a_reader_that_does_not_read_is_cut_off(server: Server) -> None:
@@ -131,19 +153,32 @@ def test_a_reader_that_does_not_read_is_cut_off(server: Server) -> None:
 
 
 def test_a_body_that_is_slow_but_comes_is_taken(server: Server) -> None:
-    body = json.dumps({"vectors": [[float(row + 1)] * 8 for row in range(10)]}).encode().ljust(12 * 20_000)
+    body = (
+        json.dumps({"vectors": [[float(row + 1)] * 8 for row in range(10)]})
+        .encode()
+        .ljust(12 * 20_000)
+    )
     with closing(connect(server)) as link:
         link.sendall(head("/pools/run/prompts", len(body)))
-        for start in range(0, len(body), 20_000):  # 20 kB each 0.3 s: longer than SECONDS, faster than the least rate
+        for start in range(
+            0, len(body), 20_000
+        ):  # 20 kB each 0.3 s: longer than SECONDS, faster than the least rate
             link.sendall(body[start : start + 20_000])
             time.sleep(0.3)
         assert status(link.recv(LARGE)) == "HTTP/1.1 200"
 
 
-@pytest.mark.parametrize("after", [b"", b"\r\n", b"GET /hea"], ids=["alone", "blank line", "next request begun"])
+@pytest.mark.parametrize(
+    "after", [b"", b"\r\n", b"GET /hea"], ids=["alone", "blank line", "next request begun"]
+)
 def test_time_that_the_service_takes_is_not_the_clients(server: Server, after: bytes) -> None:
     batch = server.json("POST", "/select_batch", {"run": "run", "batch_size": 1})
-    report = {"run": "run", "draw_id": batch["draws"]["draw_id"], "rollout_index": [0], "reward": [1.0]}
+    report = {
+        "run": "run",
+        "draw_id": batch["draws"]["draw_id"],
+        "rollout_index": [0],
+        "reward": [1.0],
+    }
     server.json("POST", "/outcomes", report)
     body = json.dumps({"run": "run", "batch_size": 1, "wait_seconds": 2 * SECONDS}).encode()
     began = time.monotonic()
@@ -155,7 +190,10 @@ def test_time_that_the_service_takes_is_not_the_clients(server: Server, after: b
 
 def test_who_is_there_is_served_while_strangers_take_every_connection(server: Server) -> None:
     asked = {"run": "run", "batch_size": 4}
-    with httpx.Client(base_url=server.url, timeout=PATIENCE, trust_env=False) as trainer, ExitStack() as crowd:
+    with (
+        httpx.Client(base_url=server.url, timeout=PATIENCE, trust_env=False) as trainer,
+        ExitStack() as crowd,
+    ):
         assert trainer.post("/select_batch", json=asked).status_code == 200
         deadline = time.monotonic() + 4 * SECONDS
         while time.monotonic() < deadline:

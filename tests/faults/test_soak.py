@@ -68,7 +68,9 @@ class Fleet:
         self.replicas[place] = start(self._url, self._folder, "--no-train")
 
     def _learn(self, place: int) -> None:
-        self.workers[place] = start_worker(self._url, self._folder, "--watch", PROMPTGPS_LEASE_SECONDS=LEASE)
+        self.workers[place] = start_worker(
+            self._url, self._folder, "--watch", PROMPTGPS_LEASE_SECONDS=LEASE
+        )
 
     def kill(self, kind: str, place: int) -> None:
         """Kill -9 one of the four and start another in its place."""
@@ -95,7 +97,10 @@ class Fleet:
 
     def assert_alive(self) -> None:
         """Nothing has ended but by a kill."""
-        for process in (*(server.process for server in self.replicas if server), *filter(None, self.workers)):
+        for process in (
+            *(server.process for server in self.replicas if server),
+            *filter(None, self.workers),
+        ):
             assert process.poll() is None, f"{process.args} has ended by itself"
 
 
@@ -123,7 +128,10 @@ class Client:
             batch = self.select(self.number * 1_000_000 + step)
             report = report_of(batch.model_dump(), self.number) | {"run": self.run}
             stored = self.report(report)
-            assert (stored.stored + stored.duplicates, stored.conflicts) == (len(report["draw_id"]), [])
+            assert (stored.stored + stored.duplicates, stored.conflicts) == (
+                len(report["draw_id"]),
+                [],
+            )
             self.batches.append(batch)
             self.reports.append(report)
             if step % 5 == 0:
@@ -131,10 +139,14 @@ class Client:
                 assert (again.stored, again.duplicates) == (0, len(report["draw_id"]))
 
     def select(self, sequence: int) -> Batch:
-        return self.ask(lambda gps: gps.select_batch(run=self.run, sequence=sequence, batch_size=BATCH))
+        return self.ask(
+            lambda gps: gps.select_batch(run=self.run, sequence=sequence, batch_size=BATCH)
+        )
 
     def report(self, body: Body) -> OutcomesStored:
-        return self.ask(lambda gps: (gps.report_groups if "trials" in body else gps.report_rollouts)(**body))
+        return self.ask(
+            lambda gps: (gps.report_groups if "trials" in body else gps.report_rollouts)(**body)
+        )
 
     def ask(self, call: Callable[[PromptGPS], A]) -> A:
         began = time.monotonic()
@@ -164,7 +176,11 @@ class Client:
         found: Counter[tuple[int, int, float, int]] = Counter()
         for report in self.reports:
             if "trials" in report:
-                columns: list[Any] = [[-1] * len(report["draw_id"]), report["successes"], report["trials"]]
+                columns: list[Any] = [
+                    [-1] * len(report["draw_id"]),
+                    report["successes"],
+                    report["trials"],
+                ]
             else:
                 columns = [report["rollout_index"], report["reward"], [1] * len(report["draw_id"])]
             numbers = [int(draw.partition("-")[2]) for draw in report["draw_id"]]
@@ -173,7 +189,9 @@ class Client:
 
 
 @pytest.mark.timeout(4 * SECONDS + 300)  # the workers may be behind
-def test_the_log_is_what_was_acknowledged_whoever_is_killed(postgres_server: str, tmp_path: Path) -> None:
+def test_the_log_is_what_was_acknowledged_whoever_is_killed(
+    postgres_server: str, tmp_path: Path
+) -> None:
     with postgres_database(postgres_server) as url, ExitStack() as stack:
         fleet = Fleet(url, tmp_path)
         stack.enter_context(fleet.running())
@@ -188,10 +206,13 @@ def test_the_log_is_what_was_acknowledged_whoever_is_killed(postgres_server: str
             _check_learned(fleet, url, name)
         _log.warning(  # a warning, to be shown without all that libraries tell
             "%g s: %s killed; %d selections and %d outcomes acknowledged; %d calls repeated, the longest took %.1f s",
-            SECONDS, dict(fleet.kills), sum(len(client.batches) for client in clients),
-            sum(client.lines().total() for client in clients), sum(client.repeated for client in clients),
+            SECONDS,
+            dict(fleet.kills),
+            sum(len(client.batches) for client in clients),
+            sum(client.lines().total() for client in clients),
+            sum(client.repeated for client in clients),
             max(client.longest for client in clients),
-        )  # fmt: skip
+        )
 
 
 def _replica(fleet: Fleet, place: int) -> Server:
@@ -228,14 +249,20 @@ def _soak(fleet: Fleet, clients: list[Client]) -> None:
 
 def _check_log(url: str, name: str, clients: list[Client]) -> None:
     """Every acknowledged line is in the log once, and nothing else is; the same for selections."""
-    (head,) = query(url, "SELECT id, log_position, selections, draws FROM runs WHERE name = :name", name=name)
+    (head,) = query(
+        url, "SELECT id, log_position, selections, draws FROM runs WHERE name = :name", name=name
+    )
     stored = query(
-        url, "SELECT position, draw, rollout, successes, trials FROM outcomes WHERE run_id = :run ORDER BY position",
+        url,
+        "SELECT position, draw, rollout, successes, trials FROM outcomes WHERE run_id = :run ORDER BY position",
         run=head.id,
-    )  # fmt: skip
+    )
     assert [row.position for row in stored] == list(range(1, head.log_position + 1))
     acknowledged = sum((client.lines() for client in clients), Counter())
-    assert Counter((row.draw, row.rollout, row.successes, row.trials) for row in stored) == acknowledged
+    assert (
+        Counter((row.draw, row.rollout, row.successes, row.trials) for row in stored)
+        == acknowledged
+    )
     batches = [batch for client in clients for batch in client.batches]
     ids = [draw for batch in batches for draw in batch.draws.draw_id]
     assert len(set(ids)) == len(ids) == head.draws
@@ -244,14 +271,18 @@ def _check_log(url: str, name: str, clients: list[Client]) -> None:
 
 def _check_replays(clients: list[Client]) -> None:
     for client in clients:
-        for batch in random.Random(client.number).sample(client.batches, min(CHECKED, len(client.batches))):
+        for batch in random.Random(client.number).sample(
+            client.batches, min(CHECKED, len(client.batches))
+        ):
             assert client.select(batch.sequence).draws == batch.draws
 
 
 def _check_learned(fleet: Fleet, url: str, name: str) -> None:
     """The workers learn the rest; every rollout was learned once, and both replicas serve the same."""
     ((trials,),) = query(
-        url, "SELECT SUM(trials) FROM outcomes JOIN runs ON runs.id = run_id WHERE name = :name", name=name
+        url,
+        "SELECT SUM(trials) FROM outcomes JOIN runs ON runs.id = run_id WHERE name = :name",
+        name=name,
     )
     heads = [_replica(fleet, place).wait_trained(name, PATIENCE) for place in range(2)]
     assert heads[0]["model_version"] == heads[1]["model_version"] > 0
@@ -261,7 +292,9 @@ def _check_learned(fleet: Fleet, url: str, name: str) -> None:
     asked = {"run": name, "keys": [f"k{row}" for row in range(20)]}
 
     def same() -> bool:
-        one, other = (_replica(fleet, place).json("POST", "/predict_difficulty", asked) for place in range(2))
+        one, other = (
+            _replica(fleet, place).json("POST", "/predict_difficulty", asked) for place in range(2)
+        )
         return bool(one == other and one["model_version"] == heads[0]["model_version"])
 
     wait_for(same, PATIENCE, f"both replicas to serve the last model of {name}")

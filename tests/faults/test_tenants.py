@@ -49,11 +49,21 @@ class Tenant:
     def work(self, ending: threading.Event) -> None:
         with httpx.Client(base_url=self.url, timeout=60.0, trust_env=False) as http:
             while not ending.is_set() and not self.faults:
-                asked = {"run": self.name, "sequence": self.steps, "batch_size": BATCH, "policy_version": self.steps}
+                asked = {
+                    "run": self.name,
+                    "sequence": self.steps,
+                    "batch_size": BATCH,
+                    "policy_version": self.steps,
+                }
                 batch = self._ask(http, "/select_batch", asked | {"wait_seconds": 5.0})
                 draws = batch["draws"]["draw_id"] if batch else []
                 trials = [8] * len(draws)
-                report = {"run": self.name, "draw_id": draws, "successes": [3] * len(draws), "trials": trials}
+                report = {
+                    "run": self.name,
+                    "draw_id": draws,
+                    "successes": [3] * len(draws),
+                    "trials": trials,
+                }
                 stored = self._ask(http, "/outcomes", report) if batch else None
                 if stored is None:
                     return
@@ -61,7 +71,9 @@ class Tenant:
                 self.steps += 1
                 time.sleep(PAUSE)
 
-    def _ask(self, http: httpx.Client, path: str, body: dict[str, object]) -> dict[str, dict[str, list[str]]] | None:
+    def _ask(
+        self, http: httpx.Client, path: str, body: dict[str, object]
+    ) -> dict[str, dict[str, list[str]]] | None:
         """Ask until there is an answer; the wait counts from the first time."""
         began = time.monotonic()
         while True:
@@ -111,7 +123,9 @@ def prepare(server: Server) -> list[Tenant]:
 
 @pytest.mark.timeout(8 * SECONDS + 240)
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_one_tenant_costs_the_others_nothing(database_url: str, tmp_path: Path, attack: str) -> None:
+def test_one_tenant_costs_the_others_nothing(
+    database_url: str, tmp_path: Path, attack: str
+) -> None:
     with running(database_url, tmp_path) as server:
         tenants = prepare(server)
         with at_work(tenants):
@@ -123,7 +137,12 @@ def test_one_tenant_costs_the_others_nothing(database_url: str, tmp_path: Path, 
         command = [sys.executable, "-m", "tests.faults.hostile", server.url, attack, str(SECONDS)]
         with at_work(tenants):
             hostile = subprocess.run(
-                command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=8 * SECONDS + 120
+                command,
+                cwd=ROOT,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=8 * SECONDS + 120,
             )
         assert hostile.returncode == 0, hostile.stderr
         statuses = json.loads(hostile.stdout)
@@ -131,8 +150,12 @@ def test_one_tenant_costs_the_others_nothing(database_url: str, tmp_path: Path, 
         steps = sum(tenant.steps for tenant in tenants)
         _log.warning(
             "%s: 99 %% of %d steps' requests within %.2f s beside it, %.2f s alone; it was answered %s",
-            attack, steps, beside, alone, statuses,
-        )  # fmt: skip
+            attack,
+            steps,
+            beside,
+            alone,
+            statuses,
+        )
 
         assert not [fault for tenant in tenants for fault in tenant.faults]
         assert not {status for status in statuses if status.startswith("5") and status != "503"}
@@ -148,6 +171,10 @@ def nothing_is_lost(server: Server, database_url: str, tenants: list[Tenant]) ->
             "SELECT draw FROM outcomes JOIN runs ON runs.id = run_id WHERE name = :name ORDER BY position",
             name=tenant.name,
         )
-        assert [row.draw for row in stored] == [int(draw.partition("-")[2]) for draw in tenant.draws]
+        assert [row.draw for row in stored] == [
+            int(draw.partition("-")[2]) for draw in tenant.draws
+        ]
         server.wait_trained(tenant.name)
-    wait_for(lambda: server.request("GET", "/readyz").status_code == 200, 60.0, "the service to be ready")
+    wait_for(
+        lambda: server.request("GET", "/readyz").status_code == 200, 60.0, "the service to be ready"
+    )

@@ -20,7 +20,11 @@ from tests.server import Server, running, start_worker, wait_for
 
 BATCH = 64
 WAIT = 90.0
-EAGER = {"PROMPTGPS_LEARN_SECONDS": "0", "PROMPTGPS_LEARN_GROUPS": "1", "PROMPTGPS_LEASE_SECONDS": "1"}
+EAGER = {
+    "PROMPTGPS_LEARN_SECONDS": "0",
+    "PROMPTGPS_LEARN_GROUPS": "1",
+    "PROMPTGPS_LEASE_SECONDS": "1",
+}
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -49,12 +53,16 @@ def check_learned_once(replica: Server, steps: int) -> None:
     assert run["log_position"] == steps * BATCH
     series = replica.json("GET", "/runs/run/metrics")["series"]
     assert sum(series["rollouts"]) == steps * BATCH * ROLLOUTS
-    assert series["model_version"] == [float(version) for version in range(1, len(series["rollouts"]) + 1)]
+    assert series["model_version"] == [
+        float(version) for version in range(1, len(series["rollouts"]) + 1)
+    ]
     assert run["model_version"] == len(series["rollouts"])
 
 
 @pytest.mark.parametrize("shift", [0, -DAY], ids=["", "whose clock is a day behind"])
-def test_a_killed_worker_is_replaced_by_another(database_url: str, tmp_path: Path, shift: int) -> None:
+def test_a_killed_worker_is_replaced_by_another(
+    database_url: str, tmp_path: Path, shift: int
+) -> None:
     clock = Clock(tmp_path)
     clock.set(shift)
     with running(database_url, tmp_path, "--no-train") as replica:
@@ -63,7 +71,9 @@ def test_a_killed_worker_is_replaced_by_another(database_url: str, tmp_path: Pat
             for step in range(3):
                 take_step(replica, step)
             held = "SELECT count(*) FROM leases"
-            wait_for(lambda: query(database_url, held)[0][0] == 1, WAIT, "the worker to take the run")
+            wait_for(
+                lambda: query(database_url, held)[0][0] == 1, WAIT, "the worker to take the run"
+            )
             take_step(replica, 3)
             first.kill()
             first.wait()
@@ -101,10 +111,15 @@ def database(postgres_server: str) -> Iterator[str]:
         yield url
 
 
-def test_a_worker_that_is_killed_while_it_publishes_has_published_nothing(database: str, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_while_it_publishes_has_published_nothing(
+    database: str, tmp_path: Path
+) -> None:
     with running(database, tmp_path, "--no-train") as replica:
         open_run(replica)
-        with publishing(database, replica) as wait_for_worker, working(database, tmp_path) as worker:
+        with (
+            publishing(database, replica) as wait_for_worker,
+            working(database, tmp_path) as worker,
+        ):
             wait_for_worker()
             worker.kill()
             worker.wait()
@@ -122,7 +137,9 @@ def test_a_worker_that_is_stopped_while_it_publishes_holds_nobody_up_and_learns_
         with working(database, tmp_path) as stopped:
             with publishing(database, replica) as wait_for_worker:
                 wait_for_worker()
-                os.kill(stopped.pid, signal.SIGSTOP)  # its connection gets the lock of the run, and keeps it
+                os.kill(
+                    stopped.pid, signal.SIGSTOP
+                )  # its connection gets the lock of the run, and keeps it
             take_step(replica, 1)
             with working(database, tmp_path):
                 check_learned_once(replica, 2)
@@ -130,13 +147,17 @@ def test_a_worker_that_is_stopped_while_it_publishes_holds_nobody_up_and_learns_
                 take_step(replica, 2)
                 check_learned_once(replica, 3)
                 alive = "SELECT count(*) FROM workers"
-                wait_for(lambda: query(database, alive)[0][0] == 2, WAIT, "the first worker to be back")
+                wait_for(
+                    lambda: query(database, alive)[0][0] == 2, WAIT, "the first worker to be back"
+                )
                 assert stopped.poll() is None
                 take_step(replica, 3)
                 check_learned_once(replica, 4)
 
 
-def test_a_database_that_is_killed_while_a_worker_publishes_comes_back_to_it(tmp_path: Path) -> None:
+def test_a_database_that_is_killed_while_a_worker_publishes_comes_back_to_it(
+    tmp_path: Path,
+) -> None:
     with own_postgres() as postgres, running(postgres.url, tmp_path, "--no-train") as replica:
         open_run(replica)
         with working(postgres.url, tmp_path) as worker:
@@ -144,7 +165,11 @@ def test_a_database_that_is_killed_while_a_worker_publishes_comes_back_to_it(tmp
                 wait_for_worker()
                 postgres.kill()
             postgres.start()
-            wait_for(lambda: replica.request("GET", "/readyz").status_code == 200, WAIT, "the replica to be ready")
+            wait_for(
+                lambda: replica.request("GET", "/readyz").status_code == 200,
+                WAIT,
+                "the replica to be ready",
+            )
             take_step(replica, 1)
             check_learned_once(replica, 2)
             assert worker.poll() is None

@@ -42,17 +42,28 @@ def skill(key: str) -> float:
 
 
 def add(
-    context: Context, count: int, *, pool: str = "pool", first: int = 0, domains: list[str | None] | None = None,
+    context: Context,
+    count: int,
+    *,
+    pool: str = "pool",
+    first: int = 0,
+    domains: list[str | None] | None = None,
     prior: list[tuple[float, float] | None] | None = None,
-) -> PromptsAdded:  # fmt: skip
+) -> PromptsAdded:
     """Add prompts `{pool}-{number}`, with offline successes and trials; the pool is made where it is missing."""
-    create_pool(context, CreatePool(name=pool, embedding=Embedding(kind="given", dimension=DIMENSION)))
+    create_pool(
+        context, CreatePool(name=pool, embedding=Embedding(kind="given", dimension=DIMENSION))
+    )
     keys = [f"{pool}-{number}" for number in range(first, first + count)]
     chunk = PromptChunk(
-        0, keys=keys, texts=[f"Text of {key}" for key in keys], vectors=vectors(keys), domains=domains,
+        0,
+        keys=keys,
+        texts=[f"Text of {key}" for key in keys],
+        vectors=vectors(keys),
+        domains=domains,
         prior_successes=prior and [pair and pair[0] for pair in prior],
         prior_trials=prior and [pair and pair[1] for pair in prior],
-    )  # fmt: skip
+    )
     return add_prompts(context, pool, [chunk])
 
 
@@ -68,7 +79,9 @@ def open_run(context: Context, **settings: Any) -> Run:
 
 def select(context: Context, batch_size: int, **request: Any) -> Batch:
     """Ask the run `run` for a batch."""
-    return select_batch(context, SelectBatch.model_validate({"run": "run", "batch_size": batch_size} | request))
+    return select_batch(
+        context, SelectBatch.model_validate({"run": "run", "batch_size": batch_size} | request)
+    )
 
 
 def report(context: Context, *, key: str | None = None, **request: Any) -> OutcomesStored:
@@ -78,13 +91,20 @@ def report(context: Context, *, key: str | None = None, **request: Any) -> Outco
 
 def successes(batch: Batch) -> list[int]:
     """What the policy makes of a batch's groups."""
-    return [round(skill(key) * n) for key, n in zip(batch.draws.prompt, batch.draws.rollouts, strict=True)]
+    return [
+        round(skill(key) * n)
+        for key, n in zip(batch.draws.prompt, batch.draws.rollouts, strict=True)
+    ]
 
 
 def report_groups(context: Context, batch: Batch) -> OutcomesStored:
     """Roll a batch out and report all of it."""
     return report(
-        context, run=batch.run, draw_id=batch.draws.draw_id, successes=successes(batch), trials=batch.draws.rollouts
+        context,
+        run=batch.run,
+        draw_id=batch.draws.draw_id,
+        successes=successes(batch),
+        trials=batch.draws.rollouts,
     )
 
 

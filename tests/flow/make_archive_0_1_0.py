@@ -28,10 +28,20 @@ from tests.flow.driving import open_run, settle, step
 def add(context: Context, first: int, count: int) -> None:
     keys = [f"p{number}" for number in range(first, first + count)]
     rows = np.random.default_rng(first).normal(size=(count, 4)).astype(np.float32)
-    add_prompts(context, "old", [PromptChunk(
-        0, keys=keys, vectors=rows, domains=["a", None] * (count // 2), prior_successes=[1.0] * count,
-        prior_trials=[2.0] * count,
-    )])  # fmt: skip
+    add_prompts(
+        context,
+        "old",
+        [
+            PromptChunk(
+                0,
+                keys=keys,
+                vectors=rows,
+                domains=["a", None] * (count // 2),
+                prior_successes=[1.0] * count,
+                prior_trials=[2.0] * count,
+            )
+        ],
+    )
 
 
 def main(folder: Path) -> None:
@@ -39,13 +49,17 @@ def main(folder: Path) -> None:
         (Path(place) / "copy").mkdir()
         url = copied_file(migrated_file(Path(place)), Path(place) / "copy")
         with opened_context(url) as context:
-            create_pool(context, CreatePool(name="old", embedding=Embedding(kind="given", dimension=4)))
+            create_pool(
+                context, CreatePool(name="old", embedding=Embedding(kind="given", dimension=4))
+            )
             add(context, 0, 12)
             open_run(context, name="first", pool="old")
             for number in range(2):
                 step(context, 4, run="first", sequence=number)
             settle(context, "first")
-            open_run(context, name="run", pool="old", warm_start_from="first", selection={"cooldown": 1})
+            open_run(
+                context, name="run", pool="old", warm_start_from="first", selection={"cooldown": 1}
+            )
             for number in range(2):
                 step(context, 4, sequence=number)
             settle(context)

@@ -26,11 +26,18 @@ def allowed(check, name: str) -> bool:
 def test_a_key_owns_what_one_of_its_patterns_matches(name: str, patterns: list[str]) -> None:
     access = Access("key", tuple(patterns))
     owns = any(fnmatchcase(name, pattern) for pattern in patterns)
-    assert access.owns(name) == allowed(access.may_read, name) == allowed(access.may_change, name) == owns
+    assert (
+        access.owns(name)
+        == allowed(access.may_read, name)
+        == allowed(access.may_change, name)
+        == owns
+    )
 
 
 @given(NAMES, PATTERNS)
-def test_a_key_for_reading_changes_nothing_and_reads_the_same(name: str, patterns: list[str]) -> None:
+def test_a_key_for_reading_changes_nothing_and_reads_the_same(
+    name: str, patterns: list[str]
+) -> None:
     access, reader = Access("key", tuple(patterns)), Access("key", tuple(patterns), read_only=True)
     assert allowed(reader.may_read, name) == allowed(access.may_read, name)
     assert not allowed(reader.may_change, name)
@@ -45,9 +52,15 @@ def test_a_key_without_patterns_owns_everything(name: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "name", "owned"),
     [
-        ("exp-1", "exp-1", True), ("exp-1", "exp-10", False), ("exp-*", "exp-", True), ("exp-*", "my-exp-1", False),
-        ("exp-?", "exp-10", False), ("exp-[12]", "exp-2", True), ("EXP-*", "exp-1", False), ("exp.1", "expx1", False),
+        ("exp-1", "exp-1", True),
+        ("exp-1", "exp-10", False),
+        ("exp-*", "exp-", True),
+        ("exp-*", "my-exp-1", False),
+        ("exp-?", "exp-10", False),
+        ("exp-[12]", "exp-2", True),
+        ("EXP-*", "exp-1", False),
+        ("exp.1", "expx1", False),
     ],
-)  # fmt: skip
+)
 def test_patterns_match_whole_names(pattern: str, name: str, owned: bool) -> None:
     assert Access("key", (pattern,)).owns(name) is owned

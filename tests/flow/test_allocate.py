@@ -29,7 +29,10 @@ def test_keys_get_their_own_samples_in_whatever_order_they_are_named(context: Co
     straight, other = (asked(context, keys=named, mean=4) for named in (keys, keys[::-1]))
     assert sum(abs(a - b) for a, b in zip(straight.samples, other.samples[::-1], strict=True)) <= 2
     assert straight.model_version == version
-    hard, easy = straight.samples[5:15], straight.samples[-10:]  # the hardest of all may seem hopeless
+    hard, easy = (
+        straight.samples[5:15],
+        straight.samples[-10:],
+    )  # the hardest of all may seem hopeless
     assert sum(hard) > 2 * sum(easy)
 
 
@@ -83,6 +86,11 @@ def test_one_answer_is_of_one_version_however_much_is_learned_meanwhile(
     assert len({answer.model_version for answer in answers}) > 1
     by_version: dict[int, set[tuple[float, ...]]] = {}
     for answer in answers:
-        told = (answer.expected_value, answer.expected_value_uniform, answer.next_gain, *answer.samples)
+        told = (
+            answer.expected_value,
+            answer.expected_value_uniform,
+            answer.next_gain,
+            *answer.samples,
+        )
         by_version.setdefault(answer.model_version, set()).add(told)
     assert {len(told) for told in by_version.values()} == {1}

@@ -45,7 +45,11 @@ def live(context: Context) -> None:
     """A run with a past: two pools, one that grows, an open batch, a snapshot, a restore."""
     add(context, 30, pool="a", domains=["maths", None, "code"] * 10, prior=[None, (2.0, 8.0)] * 15)
     add(context, 20, pool="b")
-    open_run(context, pools=[{"pool": "a", "weight": 2.0}, {"pool": "b", "weight": 1.0}], selection={"cooldown": 1})
+    open_run(
+        context,
+        pools=[{"pool": "a", "weight": 2.0}, {"pool": "b", "weight": 1.0}],
+        selection={"cooldown": 1},
+    )
     for number in range(3):
         step(context, 6, sequence=number)
     take_snapshot(context, "run", TakeSnapshot(tag="three"))
@@ -71,14 +75,18 @@ def told(context: Context, run: str = "run") -> list[Any]:
     metrics = run_metrics(context, run).model_dump()
     keys = [f"a-{number}" for number in range(40)]
     return [
-        described(context, run), [entry.model_dump() for entry in list_snapshots(context, run).snapshots],
-        metrics, predict_difficulty(context, PredictDifficulty(run=run, keys=keys)),
-    ]  # fmt: skip
+        described(context, run),
+        [entry.model_dump() for entry in list_snapshots(context, run).snapshots],
+        metrics,
+        predict_difficulty(context, PredictDifficulty(run=run, keys=keys)),
+    ]
 
 
 def test_it_goes_on_with_the_same_draws(context: Context, other: Context, tmp_path: Path) -> None:
     live(context)
-    assert carried(context, other, tmp_path / "archive") == Imported("run", 5, 24, same_draw_ids=True)
+    assert carried(context, other, tmp_path / "archive") == Imported(
+        "run", 5, 24, same_draw_ids=True
+    )
     assert told(other) == told(context)
     before = [select(each, 6, sequence=4) for each in (context, other)]
     assert before[0].replayed
@@ -92,7 +100,9 @@ def test_it_goes_on_with_the_same_draws(context: Context, other: Context, tmp_pa
     same_draws(step(context, 6, sequence=3), step(other, 6, sequence=3))
 
 
-def test_a_run_that_started_from_another_brings_it_along(context: Context, other: Context, tmp_path: Path) -> None:
+def test_a_run_that_started_from_another_brings_it_along(
+    context: Context, other: Context, tmp_path: Path
+) -> None:
     add(context, 30)
     open_run(context, name="first")
     report_groups(context, select(context, 20, run="first"))
@@ -105,7 +115,10 @@ def test_a_run_that_started_from_another_brings_it_along(context: Context, other
     carried(context, other, tmp_path / "archive")
     assert described(other, "first") == described(context, "first")
     keys = [f"later-{number}" for number in range(20)]
-    predicted = [predict_difficulty(each, PredictDifficulty(run="run", keys=keys)) for each in (context, other)]
+    predicted = [
+        predict_difficulty(each, PredictDifficulty(run="run", keys=keys))
+        for each in (context, other)
+    ]
     assert predicted[0] == predicted[1]
     open_run(context, name="third", pool="later", warm_start_from="run")
     export_run(context.store, "third", tmp_path / "third")
@@ -123,11 +136,16 @@ def test_beside_other_runs_it_draws_from_the_pools_that_are_there(
     copy = import_run(other.store, tmp_path / "archive", "copy")
     assert (copy.run, copy.same_draw_ids) == ("copy", False)
     assert described(other, "copy").model_copy(update={"name": "run"}) == described(other, "run")
-    assert select(other, 6, run="copy", sequence=9).draws.prompt == select(other, 6, sequence=9).draws.prompt
+    assert (
+        select(other, 6, run="copy", sequence=9).draws.prompt
+        == select(other, 6, sequence=9).draws.prompt
+    )
     open_run(other, name="next", pool="own")  # ids that were given do not come again
 
 
-def test_what_is_there_already_is_not_touched(context: Context, other: Context, tmp_path: Path) -> None:
+def test_what_is_there_already_is_not_touched(
+    context: Context, other: Context, tmp_path: Path
+) -> None:
     live(context)
     add(other, 4, pool="b", first=1)
     with pytest.raises(Conflict, match="pool 'b' with other prompts"):
@@ -145,7 +163,9 @@ def test_what_is_there_already_is_not_touched(context: Context, other: Context, 
     assert not (tmp_path / "new").exists()
 
 
-def test_a_damaged_archive_is_refused_by_file_and_line(context: Context, other: Context, tmp_path: Path) -> None:
+def test_a_damaged_archive_is_refused_by_file_and_line(
+    context: Context, other: Context, tmp_path: Path
+) -> None:
     live(context)
     export_run(context.store, "run", tmp_path / "whole")
 
@@ -163,26 +183,40 @@ def test_a_damaged_archive_is_refused_by_file_and_line(context: Context, other: 
     log = Path("runs/0/outcomes.jsonl")
     (first, *rest) = (tmp_path / "whole" / log).read_text().splitlines(keepends=True)
     less = "".join([first, *rest[:-1]])
-    assert "has 23 lines, 24 were written" in refused(lambda folder: (folder / log).write_text(less))
-    assert "line 1: position 2 does not follow" in refused(lambda folder: (folder / log).write_text("".join(rest)))
-    assert "outcomes.jsonl line 24" in refused(lambda folder: (folder / log).write_text(less + rest[-1][:20]))
+    assert "has 23 lines, 24 were written" in refused(
+        lambda folder: (folder / log).write_text(less)
+    )
+    assert "line 1: position 2 does not follow" in refused(
+        lambda folder: (folder / log).write_text("".join(rest))
+    )
+    assert "outcomes.jsonl line 24" in refused(
+        lambda folder: (folder / log).write_text(less + rest[-1][:20])
+    )
     assert "outcomes.jsonl line 1: more: " in refused(
         lambda folder: (folder / log).write_text(json.dumps(json.loads(first) | {"more": 1}) + "\n")
     )
     assert "is missing" in refused(lambda folder: (folder / "runs/0/steps.jsonl").unlink())
     assert "not finished" in refused(lambda folder: (folder / "archive.json").unlink())
     model = next((tmp_path / "whole/runs/0").glob("*.safetensors")).name
-    assert "model_versions.jsonl line" in refused(lambda folder: (folder / "runs/0" / model).unlink())
-    assert "pool_chunks.jsonl line 1" in refused(lambda folder: (folder / "pools/0/0.safetensors").write_bytes(b"x"))
+    assert "model_versions.jsonl line" in refused(
+        lambda folder: (folder / "runs/0" / model).unlink()
+    )
+    assert "pool_chunks.jsonl line 1" in refused(
+        lambda folder: (folder / "pools/0/0.safetensors").write_bytes(b"x")
+    )
 
 
-def test_what_is_in_a_folder_can_be_read_without_promptgps(context: Context, tmp_path: Path) -> None:
+def test_what_is_in_a_folder_can_be_read_without_promptgps(
+    context: Context, tmp_path: Path
+) -> None:
     live(context)
     export_run(context.store, "run", tmp_path / "archive")
     folder = tmp_path / "archive" / "runs" / "0"
     outcomes = [json.loads(line) for line in (folder / "outcomes.jsonl").read_text().splitlines()]
     assert [row["position"] for row in outcomes] == list(range(1, 25))
-    selections = [json.loads(line) for line in (folder / "selections.jsonl").read_text().splitlines()]
+    selections = [
+        json.loads(line) for line in (folder / "selections.jsonl").read_text().splitlines()
+    ]
     assert all(len(row["rows"]) == len(row["predicted"]) == 6 for row in selections)
     newest = max(folder.glob("*.safetensors"), key=lambda file: int(file.stem))
     assert load_file(newest)

@@ -61,7 +61,9 @@ def settings(change: Callable[[dict[str, Any]], Any]) -> Damage:
     """Change the stored settings."""
 
     def damage(connection: Connection, run_id: int, _pool_id: int) -> None:
-        (stored,) = connection.execute(select_rows(runs.c.settings).where(runs.c.id == run_id)).one()
+        (stored,) = connection.execute(
+            select_rows(runs.c.settings).where(runs.c.id == run_id)
+        ).one()
         changed = json.loads(json.dumps(stored))
         changed = change(changed) or changed
         connection.execute(update(runs).where(runs.c.id == run_id).values(settings=changed))
@@ -74,7 +76,9 @@ def states(change: Callable[[dict[str, torch.Tensor], dict[str, str]], bytes | N
 
     def damage(connection: Connection, run_id: int, _pool_id: int) -> None:
         query = select_rows(model_versions.c.version, model_versions.c.state)
-        for version, state in connection.execute(query.where(model_versions.c.run_id == run_id)).all():
+        for version, state in connection.execute(
+            query.where(model_versions.c.run_id == run_id)
+        ).all():
             tensors, metadata = unpack(bytes(state))
             changed = change(tensors, metadata) or pack(tensors, metadata)
             own = (model_versions.c.run_id == run_id) & (model_versions.c.version == version)
@@ -104,7 +108,9 @@ MODELS: dict[str, Damage] = {
     "not finite": every_tensor(not_finite),
     "other shapes": every_tensor(lambda tensor: torch.zeros(2, 3)),
     "nothing in it": states(lambda tensors, _: tensors.clear()),
-    "huge numbers": every_tensor(lambda t: torch.full_like(t, 1e30) if t.is_floating_point() else t),
+    "huge numbers": every_tensor(
+        lambda t: torch.full_like(t, 1e30) if t.is_floating_point() else t
+    ),
     "more rows than there are": told(rows="1000000000"),
     "rows that are no number": told(rows="many"),
     "rows below zero": told(rows="-3"),
@@ -125,16 +131,12 @@ RUNS: dict[str, Damage] = {
     "more outcomes than there are": of_run(runs, log_position=10_000),
     "fewer draws than there are": of_run(runs, draws=1),
     "more selections than there are": of_run(runs, selections=10_000),
-    "a draw of a prompt that is not there": of_run(
-        selections, rows=b"\xff\xff\xff\x7f" * BATCH
-    ),
+    "a draw of a prompt that is not there": of_run(selections, rows=b"\xff\xff\xff\x7f" * BATCH),
     "draws that count from the end": of_run(selections, rows=b"\xff\xff\xff\xff" * BATCH),
     "half of a selection": of_run(selections, rows=b"\x00" * 4),
     "a selection that is no whole numbers": of_run(selections, rows=b"\x00" * 3),
     "an outcome of a prompt that is not there": of_run(outcomes, row=10**6),
-    "an outcome of a draw that is not there": of_run(
-        outcomes, draw=outcomes.c.draw + 10**6, row=0
-    ),
+    "an outcome of a draw that is not there": of_run(outcomes, draw=outcomes.c.draw + 10**6, row=0),
     "outcomes of fewer than no trials": of_run(outcomes, trials=-5),
     "more prompts than its pool has": of_run(run_segments, size=10_000),
     "prompts from before its pool's first": of_run(run_segments, start=-7),
@@ -253,7 +255,10 @@ def test_a_shortage_of_memory_is_no_fault_of_the_run(
 ) -> None:
     prepare(context)
     trainer = context.desk("broken").trainer
-    original, failures = trainer._step, [MemoryError(), torch.cuda.OutOfMemoryError(), MemoryError()]
+    original, failures = (
+        trainer._step,
+        [MemoryError(), torch.cuda.OutOfMemoryError(), MemoryError()],
+    )
 
     def short(*arguments: Any) -> Any:
         if failures:

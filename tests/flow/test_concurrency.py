@@ -16,7 +16,9 @@ THREADS = 8
 SERVING = Learning(enabled=False, groups=1, seconds=0.0)
 
 
-def test_threads_that_select_and_report_at_once_lose_nothing(context: Context, database_url: str) -> None:
+def test_threads_that_select_and_report_at_once_lose_nothing(
+    context: Context, database_url: str
+) -> None:
     add(context, 80)
     open_run(context)
     rounds = 6
@@ -30,8 +32,13 @@ def test_threads_that_select_and_report_at_once_lose_nothing(context: Context, d
             assert report_groups(process, batch).duplicates == 3  # sent again by an anxious client
         return drawn
 
-    with opened_context(database_url, learning=SERVING) as other, ThreadPoolExecutor(THREADS) as threads:
-        drawn = [draw for ids in threads.map(work, [context, other] * (THREADS // 2)) for draw in ids]
+    with (
+        opened_context(database_url, learning=SERVING) as other,
+        ThreadPoolExecutor(THREADS) as threads,
+    ):
+        drawn = [
+            draw for ids in threads.map(work, [context, other] * (THREADS // 2)) for draw in ids
+        ]
     total = THREADS * rounds * 3
     assert len(set(drawn)) == len(drawn) == total
     assert log_length(context) == total
@@ -42,7 +49,9 @@ def test_threads_that_select_and_report_at_once_lose_nothing(context: Context, d
     assert int(state.traffic.open.sum()) == 1
 
 
-def test_a_process_that_starts_while_another_serves_reads_a_whole_state(context: Context, database_url: str) -> None:
+def test_a_process_that_starts_while_another_serves_reads_a_whole_state(
+    context: Context, database_url: str
+) -> None:
     add(context, 40)
     open_run(context)
     started = threading.Event()
@@ -124,7 +133,9 @@ def test_selecting_goes_on_while_the_pool_grows_and_the_model_learns(context: Co
     assert describe_run(context, "run").prompts == 90
 
 
-def test_a_process_that_closes_in_the_middle_of_learning_has_stored_everything(database_url: str) -> None:
+def test_a_process_that_closes_in_the_middle_of_learning_has_stored_everything(
+    database_url: str,
+) -> None:
     with opened_context(database_url) as context:
         add(context, 60)
         open_run(context)
@@ -135,4 +146,6 @@ def test_a_process_that_closes_in_the_middle_of_learning_has_stored_everything(d
         assert settle(after).trained_through == 40
         with after.store.read() as unit:
             steps = unit.versions.metrics(unit.runs.get("run").id)
-        assert sum(step["rollouts"] for _, _, step in steps) == 320  # every outcome was learned from exactly once
+        assert (
+            sum(step["rollouts"] for _, _, step in steps) == 320
+        )  # every outcome was learned from exactly once

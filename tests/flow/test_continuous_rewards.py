@@ -36,14 +36,17 @@ def roll_out(batch: Batch, luck: random.Random) -> list[list[float]]:
     return groups
 
 
-def report_rewards(context: Context, batch: Batch, groups: list[list[float]], first: int = 0, stop: int = 8) -> None:
+def report_rewards(
+    context: Context, batch: Batch, groups: list[list[float]], first: int = 0, stop: int = 8
+) -> None:
     """Report rollouts first to stop of every draw, as raw rewards."""
     report(
-        context, run=batch.run,
+        context,
+        run=batch.run,
         draw_id=[draw for draw in batch.draws.draw_id for _ in range(first, stop)],
         rollout_index=list(range(first, stop)) * len(groups),
         reward=[LOW + (HIGH - LOW) * r for group in groups for r in group[first:stop]],
-    )  # fmt: skip
+    )
 
 
 def start(context: Context, **settings: object) -> None:
@@ -67,7 +70,9 @@ def test_variance_picks_prompts_of_more_reward_variance_than_information(context
     add(context, 200)
     by_variance = [chosen_variance(context, "variance", seed) for seed in SEEDS]
     by_information = [chosen_variance(context, "information", seed) for seed in SEEDS]
-    assert all(ours > 1.2 * theirs for ours, theirs in zip(by_variance, by_information, strict=True))
+    assert all(
+        ours > 1.2 * theirs for ours, theirs in zip(by_variance, by_information, strict=True)
+    )
     assert mean(by_variance) > 1.35 * mean(by_information)
 
 
@@ -79,9 +84,13 @@ def test_with_binary_rewards_both_choose_alike(context: Context) -> None:
         batches = []
         for _ in range(4):
             batch = select(context, 10, run=utility, wait_seconds=WAIT)
-            rewards = [float(index < skill(key) * 8) for key in batch.draws.prompt for index in range(8)]
+            rewards = [
+                float(index < skill(key) * 8) for key in batch.draws.prompt for index in range(8)
+            ]
             ids = [draw for draw in batch.draws.draw_id for _ in range(8)]
-            report(context, run=utility, draw_id=ids, rollout_index=list(range(8)) * 10, reward=rewards)
+            report(
+                context, run=utility, draw_id=ids, rollout_index=list(range(8)) * 10, reward=rewards
+            )
             batches.append(batch.draws.prompt)
         chosen.append(batches)
     assert chosen[0] == chosen[1]

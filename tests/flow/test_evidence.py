@@ -28,11 +28,17 @@ Said = tuple[int, float, int]  # rollout or GROUP, successes, trials
 def lines(said: Sequence[Said], draw: int = 0) -> list[OutcomeRecord]:
     return [
         OutcomeRecord(
-            draw, 5, rollout, successes, trials, successes if rollout != GROUP else None,
-            OK if trials or rollout == GROUP else ERROR, None,
+            draw,
+            5,
+            rollout,
+            successes,
+            trials,
+            successes if rollout != GROUP else None,
+            OK if trials or rollout == GROUP else ERROR,
+            None,
         )
         for rollout, successes, trials in said
-    ]  # fmt: skip
+    ]
 
 
 def told(reports: Sequence[Sequence[Said]], n: int) -> list[OutcomeRecord]:
@@ -64,7 +70,9 @@ def counts(log: Sequence[OutcomeRecord]) -> tuple[float, int]:
         ([(GROUP, 9, 16)], [(GROUP, 12, 24)], (12, 24)),
     ],
 )
-def test_what_comes_later_is_added(before: list[Said], after: list[Said], expected: tuple[float, int]) -> None:
+def test_what_comes_later_is_added(
+    before: list[Said], after: list[Said], expected: tuple[float, int]
+) -> None:
     log = told([before, after], 8)
     assert counts(log) == expected
     assert len({(line.rollout, line.part) for line in log}) == len(log)
@@ -119,7 +127,9 @@ def honest_rollouts(draw: st.DrawFn) -> tuple[int, list[Said], tuple[float, int]
     values = st.floats(0, 1) if draw(st.booleans()) else st.integers(0, 1).map(float)
     rewards = draw(st.lists(st.none() | values, min_size=n, max_size=n))
     real: list[Said] = [(at, reward, 1) for at, reward in enumerate(rewards) if reward is not None]
-    failed: list[Said] = [(at, 0.0, 0) for at in range(n) if rewards[at] is None or draw(st.booleans())]
+    failed: list[Said] = [
+        (at, 0.0, 0) for at in range(n) if rewards[at] is None or draw(st.booleans())
+    ]
     total = sum(reward for _, reward, _ in real), len(real)
     whole: list[Said] = [(GROUP, *total)] if total[1] == n and draw(st.booleans()) else []
     nothing: list[Said] = [(GROUP, 0.0, 0)] if draw(st.booleans()) else []
@@ -133,8 +143,7 @@ def honest_parts(draw: st.DrawFn) -> tuple[int, list[Said], tuple[float, int]]:
     rewards = draw(st.lists(st.integers(0, 1), min_size=n, max_size=n))
     edges = sorted(draw(st.sets(st.integers(1, n - 1), max_size=3)) | {0, n})
     parts = {
-        (float(sum(rewards[first:stop])), stop - first)
-        for first, stop in itertools.pairwise(edges)
+        (float(sum(rewards[first:stop])), stop - first) for first, stop in itertools.pairwise(edges)
     }
     told_parts: list[Said] = [(GROUP, won, of) for won, of in parts]
     total = sum(won for won, _ in parts), sum(of for _, of in parts)
@@ -206,7 +215,13 @@ def test_a_rollout_that_failed_is_told_anew(context: Context, batch: Batch, stat
     draw, key = batch.draws.draw_id[0], batch.draws.prompt[0]
     failed = {"draw_id": [draw], "rollout_index": [2], "reward": [None], "status": [status]}
     real = {"draw_id": [draw], "rollout_index": [2], "reward": [1.0]}
-    for sent, expected in ((failed, (1, 0)), (failed, (0, 1)), (real, (1, 0)), (real, (0, 1)), (failed, (0, 1))):
+    for sent, expected in (
+        (failed, (1, 0)),
+        (failed, (0, 1)),
+        (real, (1, 0)),
+        (real, (0, 1)),
+        (failed, (0, 1)),
+    ):
         answer = report(context, **sent)
         assert (answer.stored, answer.duplicates, answer.conflicts) == (*expected, [])
     assert of_prompt(context, key) == (1.0, 1.0)
@@ -216,7 +231,13 @@ def test_a_rollout_that_failed_is_told_anew(context: Context, batch: Batch, stat
 
 def test_a_group_comes_in_parts_and_as_a_whole(context: Context, batch: Batch) -> None:
     draw, key = batch.draws.draw_id[0], batch.draws.prompt[0]
-    for successes, trials, counted in ((0, 0, (0, 0)), (2, 3, (2, 3)), (1, 2, (3, 5)), (2, 3, (3, 5)), (5, 8, (5, 8))):
+    for successes, trials, counted in (
+        (0, 0, (0, 0)),
+        (2, 3, (2, 3)),
+        (1, 2, (3, 5)),
+        (2, 3, (3, 5)),
+        (5, 8, (5, 8)),
+    ):
         answer = report(context, draw_id=[draw], successes=[successes], trials=[trials])
         assert answer.conflicts == []
         assert of_prompt(context, key) == counted
@@ -224,7 +245,9 @@ def test_a_group_comes_in_parts_and_as_a_whole(context: Context, batch: Batch) -
     assert settle(context).trained_through == log_length(context) == 4
 
 
-@pytest.mark.parametrize("reward", [{"kind": "binary"}, {"kind": "affine", "low": 0.0, "high": 1.0}])
+@pytest.mark.parametrize(
+    "reward", [{"kind": "binary"}, {"kind": "affine", "low": 0.0, "high": 1.0}]
+)
 def test_the_state_read_from_the_log_is_the_one_kept_in_place(
     context: Context, database_url: str, reward: dict[str, object]
 ) -> None:
@@ -239,12 +262,19 @@ def test_the_state_read_from_the_log_is_the_one_kept_in_place(
             status = luck.choice(["ok", "error", "timeout", "truncated"], 5).tolist()
             rewards = luck.integers(0, 2, 5).astype(float).tolist()
             report(
-                context, draw_id=named, rollout_index=luck.integers(0, 8, 5).tolist(), reward=rewards, status=status
+                context,
+                draw_id=named,
+                rollout_index=luck.integers(0, 8, 5).tolist(),
+                reward=rewards,
+                status=status,
             )
         else:
             trials = luck.choice([0, 2, 3, 8, 12], 5)
             report(
-                context, draw_id=named, successes=luck.binomial(trials, 0.5).tolist(), trials=trials.tolist()
+                context,
+                draw_id=named,
+                successes=luck.binomial(trials, 0.5).tolist(),
+                trials=trials.tolist(),
             )
     assert settle(context).trained_through == log_length(context)
     with opened_context(database_url) as again:
@@ -261,22 +291,34 @@ def test_late_reports_of_superseded_draws_follow_the_same_rules(context: Context
     kept = "SELECT draw, sum(successes), sum(trials), count(*) FROM superseded_outcomes GROUP BY draw ORDER BY draw"
     for _ in range(2):
         answer = report(
-            context, draw_id=[draw[0]] * 3, rollout_index=[0, 0, 1], reward=[1.0, None, 0.0],
+            context,
+            draw_id=[draw[0]] * 3,
+            rollout_index=[0, 0, 1],
+            reward=[1.0, None, 0.0],
             status=["ok", "error", "ok"],
-        )  # fmt: skip
+        )
         assert (answer.stored, answer.superseded) == (0, 3)
         report(context, draw_id=[draw[1]] * 3, successes=[0, 2, 5], trials=[0, 4, 8])
         assert stored(context, kept) == [(0, 1.0, 2, 3), (1, 5.0, 8, 3)]
     assert log_length(context) == 0
 
 
-def test_a_timeout_that_is_repeated_among_others_is_named_in_no_conflict(context: Context, batch: Batch) -> None:
+def test_a_timeout_that_is_repeated_among_others_is_named_in_no_conflict(
+    context: Context, batch: Batch
+) -> None:
     draw = batch.draws.draw_id[0]
     answer = report(
-        context, draw_id=[draw] * 5, rollout_index=[0, 0, 0, 1, 0], reward=[None, None, 1.0, 0.0, 0.0],
+        context,
+        draw_id=[draw] * 5,
+        rollout_index=[0, 0, 0, 1, 0],
+        reward=[None, None, 1.0, 0.0, 0.0],
         status=["timeout", "error", "ok", "ok", "ok"],
-    )  # fmt: skip
+    )
     assert (answer.stored, answer.duplicates, answer.conflicts) == (3, 1, [4])
     with context.store.read() as unit:
         known = unit.log.of_draws(context.desk("run").state.id, [0])
-    assert sorted((line.rollout, line.part, line.status) for line in known) == [(0, 0, TIMEOUT), (0, 1, OK), (1, 0, OK)]
+    assert sorted((line.rollout, line.part, line.status) for line in known) == [
+        (0, 0, TIMEOUT),
+        (0, 1, OK),
+        (1, 0, OK),
+    ]

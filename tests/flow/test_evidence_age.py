@@ -26,7 +26,13 @@ def trained(context: Context, **settings: object) -> None:
     """A run that has learned eight steps, of policies 0 to 7, with prompt-59 never tried."""
     open_run(context, **settings)
     for version in range(STEPS):
-        step(context, 16, run=settings.get("name", "run"), policy_version=version, exclude=["pool-59"])
+        step(
+            context,
+            16,
+            run=settings.get("name", "run"),
+            policy_version=version,
+            exclude=["pool-59"],
+        )
     settle(context, str(settings.get("name", "run")))
 
 
@@ -62,7 +68,9 @@ def test_an_outcome_of_the_newest_policy_or_of_a_newer_one_counts_in_full(contex
     assert told_late(context, STEPS - 1, "newest") == told_late(context, STEPS + 5, "newer")
 
 
-def test_what_was_late_before_a_restart_is_late_after_it(context: Context, database_url: str) -> None:
+def test_what_was_late_before_a_restart_is_late_after_it(
+    context: Context, database_url: str
+) -> None:
     for name in ("one", "two"):
         trained(context, name=name)
     expected = told_late(context, 2, "one")
@@ -95,10 +103,16 @@ def lines(*told: tuple[int, float, float, int]) -> LogSlice:
     row, won, trials, version = (np.array(column) for column in zip(*told, strict=True))
     none = np.full(row.size, -1)
     return LogSlice(
-        head=row.size, draw=none, row=row, rollout=np.full(row.size, GROUP), successes=won.astype(float),
-        trials=trials.astype(float), status=np.zeros(row.size, np.int64), policy_version=version,
+        head=row.size,
+        draw=none,
+        row=row,
+        rollout=np.full(row.size, GROUP),
+        successes=won.astype(float),
+        trials=trials.astype(float),
+        status=np.zeros(row.size, np.int64),
+        policy_version=version,
         part=np.zeros(row.size, np.int64),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -114,13 +128,17 @@ def only(steps: Iterator[Step]) -> Step:
 
 def test_lines_of_one_age_are_added_up(state: RunState) -> None:
     timeline = Timeline([0, 1, 2, 3])
-    visits = only(split_steps(lines((5, 3, 8, 2), (4, 1, 8, 3), (5, 2, 4, 2)), state, 9, timeline)).visits
+    visits = only(
+        split_steps(lines((5, 3, 8, 2), (4, 1, 8, 3), (5, 2, 4, 2)), state, 9, timeline)
+    ).visits
     assert visits.rows.tolist() == [4, 5]
     assert (visits.successes.tolist(), visits.trials.tolist()) == ([1, 5], [8, 12])
     assert visits.age.tolist() == [0, 1]
 
 
-def test_lines_of_several_ages_are_merged_at_the_youngest_by_what_they_still_say(state: RunState) -> None:
+def test_lines_of_several_ages_are_merged_at_the_youngest_by_what_they_still_say(
+    state: RunState,
+) -> None:
     timeline = Timeline(range(20))
     fresh, old = (5, 8, 8, 19), (5, 0, 8, 3)
     visits = only(split_steps(lines(fresh, old), state, 9, timeline)).visits
@@ -133,7 +151,13 @@ def test_lines_of_several_ages_are_merged_at_the_youngest_by_what_they_still_say
 def test_the_first_time_that_steps_are_learned_none_of_them_is_late(state: RunState) -> None:
     """A trainer that draws one by one, or a process that reads the whole log after a change of predictor."""
     timeline = Timeline()
-    told = lines(*((row, 1, 2, version) for version in range(6) for row in range(10 * version, 10 * version + 10)))
+    told = lines(
+        *(
+            (row, 1, 2, version)
+            for version in range(6)
+            for row in range(10 * version, 10 * version + 10)
+        )
+    )
     steps = list(split_steps(told, state, 25, timeline))
     assert [len(one.visits) for one in steps] == [30, 30]
     assert not any(bool(one.visits.age.any()) for one in steps)
@@ -141,8 +165,13 @@ def test_the_first_time_that_steps_are_learned_none_of_them_is_late(state: RunSt
     assert only(split_steps(lines((59, 1, 2, 1)), state, 25, timeline)).visits.age.tolist() == [2]
 
 
-@given(st.lists(st.integers(0, 40), max_size=300), st.lists(st.integers(0, 50), min_size=1, max_size=20))
-def test_an_age_is_the_number_of_newer_steps_learned(learned: list[int], versions: list[int]) -> None:
+@given(
+    st.lists(st.integers(0, 40), max_size=300),
+    st.lists(st.integers(0, 50), min_size=1, max_size=20),
+)
+def test_an_age_is_the_number_of_newer_steps_learned(
+    learned: list[int], versions: list[int]
+) -> None:
     timeline = Timeline()
     for version in learned:
         timeline.add(version)

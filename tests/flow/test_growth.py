@@ -35,7 +35,12 @@ def test_new_prompts_are_predicted_and_reported_by_key_at_once(context: Context)
     add(context, 10)
     open_run(context)
     add(context, 10, first=10)
-    assert len(predict_difficulty(context, PredictDifficulty(run="run", keys=["pool-15"])).success_mean) == 1
+    assert (
+        len(
+            predict_difficulty(context, PredictDifficulty(run="run", keys=["pool-15"])).success_mean
+        )
+        == 1
+    )
     assert report(context, prompt=["pool-15"], successes=[1], trials=[2]).stored == 1
 
 
@@ -62,17 +67,25 @@ def test_two_processes_see_the_same_growth(context: Context, database_url: str) 
         assert select(context, 30, sequence=8).draws == select(other, 30, sequence=8).draws
         with context.store.read() as unit:
             segments = unit.runs.segments(unit.runs.get("run").id)
-    assert [(segment.offset, segment.count) for segment in segments] == [(0, 10), (10, 10), (20, 10)]
+    assert [(segment.offset, segment.count) for segment in segments] == [
+        (0, 10),
+        (10, 10),
+        (20, 10),
+    ]
 
 
-def test_growth_that_could_not_be_stored_is_taken_again(context: Context, database_url: str) -> None:
+def test_growth_that_could_not_be_stored_is_taken_again(
+    context: Context, database_url: str
+) -> None:
     add(context, 10)
     open_run(context)
     select(context, 2, sequence=0)
     add(context, 10, first=10)
     committing, caller = [], threading.get_ident()
 
-    def fail_once(connection: Connection) -> None:  # the database goes away at the moment of the commit
+    def fail_once(
+        connection: Connection,
+    ) -> None:  # the database goes away at the moment of the commit
         mine = threading.get_ident() == caller  # a worker's signs of life are written all the time
         if mine and connection.get_execution_options().get("promptgps_write") and not committing:
             committing.append(connection)
@@ -83,7 +96,9 @@ def test_growth_that_could_not_be_stored_is_taken_again(context: Context, databa
         select(context, 20, sequence=1)
     batch = select(context, 20, sequence=9)
     assert len(set(batch.draws.prompt)) == 20
-    with opened_context(database_url) as after:  # what was drawn can be told by whoever reads the database
+    with opened_context(
+        database_url
+    ) as after:  # what was drawn can be told by whoever reads the database
         assert select(after, 20, sequence=9).draws == batch.draws
 
 

@@ -29,7 +29,13 @@ def opened(store: Store, *given_keys: str, open_without_keys: bool = False) -> I
         keyring.close()
 
 
-def make(store: Store, name: str = "key", *patterns: str, read_only: bool = False, days: int | None = None) -> str:
+def make(
+    store: Store,
+    name: str = "key",
+    *patterns: str,
+    read_only: bool = False,
+    days: int | None = None,
+) -> str:
     return add_key(store, name, patterns, read_only=read_only, days=days)
 
 
@@ -50,7 +56,9 @@ def test_a_key_brings_the_rights_it_was_made_with(store: Store) -> None:
     with opened(store) as keyring:
         assert keyring.admit(bearer(every)) == Access("every")
         assert keyring.admit(bearer(some)) == Access("some", ("exp-*", "other"), True)
-        assert keyring.admit(b"bearer " + some.encode()).key == "some"  # the scheme's case is free (RFC 9110)
+        assert (
+            keyring.admit(b"bearer " + some.encode()).key == "some"
+        )  # the scheme's case is free (RFC 9110)
 
 
 def test_the_database_does_not_know_the_key(store: Store) -> None:
@@ -70,14 +78,26 @@ def test_a_key_with_one_character_changed_opens_nothing(store: Store, data: st.D
         unit.keys.revoke("key")
     key = make(store)
     place = data.draw(st.integers(0, len(key) - 1))
-    character = data.draw(st.characters(min_codepoint=33, max_codepoint=126).filter(lambda one: one != key[place]))
+    character = data.draw(
+        st.characters(min_codepoint=33, max_codepoint=126).filter(lambda one: one != key[place])
+    )
     with opened(store) as keyring:
         assert admits(keyring, bearer(key))
         assert not admits(keyring, bearer(key[:place] + character + key[place + 1 :]))
 
 
 @pytest.mark.parametrize(
-    "header", [b"", b"Bearer", b"Bearer ", b"Basic a2V5", b"given", b"Bearer Given", b"Bearer \xff", b"Basic given"]
+    "header",
+    [
+        b"",
+        b"Bearer",
+        b"Bearer ",
+        b"Basic a2V5",
+        b"given",
+        b"Bearer Given",
+        b"Bearer \xff",
+        b"Basic given",
+    ],
 )
 def test_what_is_no_key_opens_nothing(store: Store, header: bytes) -> None:
     make(store)
@@ -156,7 +176,9 @@ def test_a_running_ring_heeds_new_and_revoked_keys(store: Store) -> None:
         wait_for(lambda: admits(keyring, bearer(second)), 20.0, "the new key to open")
         with store.write() as unit:
             unit.keys.revoke("first")
-        wait_for(lambda: not admits(keyring, bearer(first)), 20.0, "the revoked key to open nothing")
+        wait_for(
+            lambda: not admits(keyring, bearer(first)), 20.0, "the revoked key to open nothing"
+        )
         assert admits(keyring, bearer(second))
 
 
@@ -221,7 +243,11 @@ def test_without_its_database_a_ring_keeps_what_it_knows_and_a_new_one_knows_it_
             for header in (bearer(key), b"Bearer wrong", b""):
                 with pytest.raises(Unavailable):
                     late.admit(header)
-        with opened_store(url) as gone, opened(gone, open_without_keys=True) as late, pytest.raises(Unavailable):
+        with (
+            opened_store(url) as gone,
+            opened(gone, open_without_keys=True) as late,
+            pytest.raises(Unavailable),
+        ):
             late.admit(b"")  # it might be open, but nobody can tell
     finally:
         keyring.close()

@@ -19,7 +19,9 @@ from promptgps_service.flow.trainer import Learning
 from tests.databases import opened_context
 from tests.flow.driving import add, open_run, report, report_groups, select, settle, step, vectors
 
-LAZY = Learning(enabled=True, groups=10_000, seconds=3600.0)  # learns only when somebody waits or a step is whole
+LAZY = Learning(
+    enabled=True, groups=10_000, seconds=3600.0
+)  # learns only when somebody waits or a step is whole
 
 
 def change(context: Context, **selection: object) -> None:
@@ -69,7 +71,9 @@ def test_a_part_of_a_step_is_learned_from_after_its_time(context: Context) -> No
 
 
 def test_a_process_that_does_not_learn_says_so_when_asked_to_wait(database_url: str) -> None:
-    with opened_context(database_url, learning=Learning(enabled=False, groups=1, seconds=0.0)) as context:
+    with opened_context(
+        database_url, learning=Learning(enabled=False, groups=1, seconds=0.0)
+    ) as context:
         add(context, 30)
         open_run(context)
         report_groups(context, select(context, 8))
@@ -99,7 +103,9 @@ def test_bots_knows_prompts_never_tried_by_the_offline_rates_of_the_pool(context
     for _ in range(4):  # as good as the reference on what is tried
         report(context, prompt=["pool-0", "pool-1"], successes=[8, 0], trials=[8, 8])
         settle(context)
-    easy, hard, unknown = (predicted(context, [key])[0] for key in ("pool-28", "pool-29", "pool-35"))
+    easy, hard, unknown = (
+        predicted(context, [key])[0] for key in ("pool-28", "pool-29", "pool-35")
+    )
     assert easy > 0.7 > unknown > 0.3 > hard
     assert unknown == 0.5
 
@@ -117,7 +123,11 @@ def test_every_step_leaves_its_metrics(context: Context) -> None:
     assert metrics.series["rollouts"] == [320.0] * 4
     assert metrics.series["trained_through"] == [40.0, 80.0, 120.0, 160.0]
     assert {len(column) for column in metrics.series.values()} == {4}
-    assert all(value is None or math.isfinite(value) for column in metrics.series.values() for value in column)
+    assert all(
+        value is None or math.isfinite(value)
+        for column in metrics.series.values()
+        for value in column
+    )
 
 
 def test_everybody_is_scored_on_the_uniform_picks_where_there_are_some(context: Context) -> None:
@@ -140,7 +150,11 @@ def test_everybody_is_scored_on_the_uniform_picks_where_there_are_some(context: 
 
 def test_a_fit_that_diverges_is_not_served_and_the_metrics_say_so(context: Context) -> None:
     add(context, 60)
-    parameters = {"width": 8, "iterations": 3, "rate": 4096.0}  # no net survives steps as large as this
+    parameters = {
+        "width": 8,
+        "iterations": 3,
+        "rate": 4096.0,
+    }  # no net survives steps as large as this
     open_run(context, selection={"predictor": "neural", "predictor_parameters": parameters})
     for number in range(3):
         step(context, 30, policy_version=number)
@@ -150,14 +164,22 @@ def test_a_fit_that_diverges_is_not_served_and_the_metrics_say_so(context: Conte
     assert metrics.served in {"beta", "ridge", "constant"}
     assert metrics.series["neural.failed"] == [1.0, 1.0, 1.0]
     assert metrics.series["constant.failed"] == [0.0, 0.0, 0.0]
-    assert metrics.series["neural.served"] == [1.0, 0.0, 0.0]  # at first nothing was known against it
+    assert metrics.series["neural.served"] == [
+        1.0,
+        0.0,
+        0.0,
+    ]  # at first nothing was known against it
     assert all(0 < rate < 1 for rate in predicted(context, [f"pool-{n}" for n in range(60)]))
 
 
 @pytest.mark.parametrize(
     ("predictor", "parameters", "vitals"),
     [
-        ("neural", {"width": 8, "iterations": 3}, ["neural.latent_information", "neural.latent_kl"]),
+        (
+            "neural",
+            {"width": 8, "iterations": 3},
+            ["neural.latent_information", "neural.latent_kl"],
+        ),
         ("stack", {"members": "beta,ridge"}, ["stack.weight.beta", "stack.weight.ridge"]),
     ],
 )
@@ -176,7 +198,9 @@ def test_what_a_predictor_tells_of_itself_is_in_the_metrics(
 
 
 @pytest.mark.parametrize("predictor", ["hierarchical", "beta", "constant"])
-def test_a_step_of_one_prompt_and_one_rollout_is_learned_from(context: Context, predictor: str) -> None:
+def test_a_step_of_one_prompt_and_one_rollout_is_learned_from(
+    context: Context, predictor: str
+) -> None:
     # No rank correlation, no group to be mixed: metrics without a value must not stop the learning.
     add(context, 5)
     open_run(context, rollouts_per_prompt=1, selection={"predictor": predictor})
@@ -197,8 +221,12 @@ def test_another_predictor_learns_the_whole_log_anew(context: Context) -> None:
     assert after.trained_through == before.trained_through == 64
     assert after.model_version > before.model_version
     state = context.desk("run").state
-    expected = (state.successes + 1) / (state.trials + 2)  # Beta(1, 1) and the whole record of every prompt
-    assert predicted(context, [f"pool-{n}" for n in range(60)]) == pytest.approx(expected.tolist(), abs=1e-9)
+    expected = (state.successes + 1) / (
+        state.trials + 2
+    )  # Beta(1, 1) and the whole record of every prompt
+    assert predicted(context, [f"pool-{n}" for n in range(60)]) == pytest.approx(
+        expected.tolist(), abs=1e-9
+    )
 
 
 def test_a_predictor_that_comes_back_learns_as_if_it_had_never_left(context: Context) -> None:
@@ -222,7 +250,10 @@ def test_a_change_that_leaves_the_predictor_alone_keeps_the_version(context: Con
     before = settle(context)
     change(context, utility="target", target=0.7)
     after = settle(context)
-    assert (after.model_version, after.trained_through) == (before.model_version, before.trained_through)
+    assert (after.model_version, after.trained_through) == (
+        before.model_version,
+        before.trained_through,
+    )
     assert (after.selection.utility, after.selection.target) == ("target", 0.7)
     assert after.selection.cooldown == before.selection.cooldown
 
@@ -250,7 +281,9 @@ def test_one_run_starts_from_what_another_has_learned(context: Context) -> None:
     open_run(context, warm_start_from="first")
     known = predict_difficulty(context, PredictDifficulty(run="first", keys=["pool-0", "pool-1"]))
     warm = predict_difficulty(context, PredictDifficulty(run="run", keys=["pool-0", "pool-1"]))
-    assert known.success_mean[0] > warm.success_mean[0] > 0.8  # the policy is another: believed, with doubt
+    assert (
+        known.success_mean[0] > warm.success_mean[0] > 0.8
+    )  # the policy is another: believed, with doubt
     assert known.success_mean[1] < warm.success_mean[1] < 0.2
     assert min(warm.success_std) > max(known.success_std)
     assert describe_run(context, "run").log_position == 0

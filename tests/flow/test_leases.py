@@ -38,7 +38,9 @@ def run(store: Store) -> RunRecord:
 
 
 @pytest.fixture(params=["the wall clock goes on", "the wall clock is set back"])
-def one(request: pytest.FixtureRequest, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Leases:
+def one(
+    request: pytest.FixtureRequest, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> Leases:
     """A worker, whose host's time may be set back a day whenever it is asked."""
     if request.param.endswith("back"):
         began, days = time.time(), iter(range(1, 10_000))
@@ -59,7 +61,9 @@ def live(clock: Clock, seconds: float, *workers: Leases) -> None:
             worker.beat()
 
 
-def test_one_worker_holds_a_run_until_it_leaves(run: RunRecord, one: Leases, other: Leases, clock: Clock) -> None:
+def test_one_worker_holds_a_run_until_it_leaves(
+    run: RunRecord, one: Leases, other: Leases, clock: Clock
+) -> None:
     assert one.hold(run.id)
     assert one.hold(run.id)
     assert not other.hold(run.id)
@@ -100,7 +104,9 @@ def test_whoever_stood_still_itself_takes_nobody_for_dead(
     assert not other.hold(run.id)
 
 
-def test_a_worker_frees_only_what_the_dead_one_held(store: Store, one: Leases, other: Leases, clock: Clock) -> None:
+def test_a_worker_frees_only_what_the_dead_one_held(
+    store: Store, one: Leases, other: Leases, clock: Clock
+) -> None:
     runs = [make_run(store, name).id for name in "abc"]
     assert all(one.hold(run) for run in runs[:2])
     assert other.hold(runs[2])
@@ -114,15 +120,25 @@ def test_a_worker_frees_only_what_the_dead_one_held(store: Store, one: Leases, o
 
 
 def origin(run: RunRecord, worker: Leases, **changes: int) -> Origin:
-    return Origin(**{"run_id": run.id, "worker": worker.worker, "epoch": 0, "revision": 0, "version": 0} | changes)
+    return Origin(
+        **{"run_id": run.id, "worker": worker.worker, "epoch": 0, "revision": 0, "version": 0}
+        | changes
+    )
 
 
 def offer(store: Store, made: Origin, version: int = 1, through: int = 1) -> None:
     with store.write() as unit:
-        publish(unit, made, VersionRecord(version, through, "beta", made.worker.encode()), [{"step": float(version)}])
+        publish(
+            unit,
+            made,
+            VersionRecord(version, through, "beta", made.worker.encode()),
+            [{"step": float(version)}],
+        )
 
 
-def test_the_holder_publishes_one_version_after_another(store: Store, run: RunRecord, one: Leases) -> None:
+def test_the_holder_publishes_one_version_after_another(
+    store: Store, run: RunRecord, one: Leases
+) -> None:
     one.hold(run.id)
     offer(store, origin(run, one))
     offer(store, origin(run, one, version=1), version=3, through=7)
@@ -167,7 +183,9 @@ def test_two_workers_never_both_publish(
         assert unit.runs.get("run").model_version == 1
 
 
-def test_nobody_publishes_a_run_that_nobody_holds(store: Store, run: RunRecord, one: Leases) -> None:
+def test_nobody_publishes_a_run_that_nobody_holds(
+    store: Store, run: RunRecord, one: Leases
+) -> None:
     one.hold(run.id)
     made = origin(run, one)
     one.leave()
@@ -180,7 +198,14 @@ def test_nobody_publishes_a_run_that_nobody_holds(store: Store, run: RunRecord, 
 
 def test_the_wall_clock_is_read_in_one_place_only() -> None:
     package = Path(promptgps_service.__file__).parent
-    asking = ("time.time(", "time_ns(", "datetime.now(", "utcnow(", "func.now(", "CURRENT_TIMESTAMP")
+    asking = (
+        "time.time(",
+        "time_ns(",
+        "datetime.now(",
+        "utcnow(",
+        "func.now(",
+        "CURRENT_TIMESTAMP",
+    )
     asked = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")

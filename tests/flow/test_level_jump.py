@@ -39,7 +39,10 @@ class Policy:
         return 1 / (1 + math.exp(-self.level - self._own[key]))
 
     def roll_out(self, batch: Batch) -> list[int]:
-        return [sum(self._random.random() < self.rate(key) for _ in range(TRIALS)) for key in batch.draws.prompt]
+        return [
+            sum(self._random.random() < self.rate(key) for _ in range(TRIALS))
+            for key in batch.draws.prompt
+        ]
 
 
 def error(context: Context, policy: Policy) -> float:
@@ -50,7 +53,8 @@ def error(context: Context, policy: Policy) -> float:
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(
-    ("predictor", "parameters"), [("hierarchical", {}), ("neural", QUICK), ("stack", QUICK), ("constant", {})]
+    ("predictor", "parameters"),
+    [("hierarchical", {}), ("neural", QUICK), ("stack", QUICK), ("constant", {})],
 )
 def test_a_jump_of_four_logits_is_followed_within_ten_steps(
     context: Context, predictor: str, parameters: dict[str, int], sign: int
@@ -66,10 +70,15 @@ def test_a_jump_of_four_logits_is_followed_within_ten_steps(
             assert abs(error(context, policy)) > 0.4
         batch = select(context, BATCH, policy_version=version, wait_seconds=WAIT)
         report(
-            context, draw_id=batch.draws.draw_id, successes=policy.roll_out(batch), trials=[TRIALS] * BATCH,
+            context,
+            draw_id=batch.draws.draw_id,
+            successes=policy.roll_out(batch),
+            trials=[TRIALS] * BATCH,
             policy_version=version,
-        )  # fmt: skip
+        )
     settle(context)
     assert abs(error(context, policy)) < 0.1
     surprise = run_metrics(context, "run").series["log_loss"]
-    assert max(surprise[10:13]) > 1.0 > 0.75 > max(surprise[17:])  # it came as one, and is none any more
+    assert (
+        max(surprise[10:13]) > 1.0 > 0.75 > max(surprise[17:])
+    )  # it came as one, and is none any more

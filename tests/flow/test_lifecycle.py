@@ -68,7 +68,9 @@ def left_of(store: Store, run_id: int) -> int:
     with store.read() as unit:
         tables = [table for table in metadata.sorted_tables if "run_id" in table.c]
         return sum(
-            unit.connection.execute(query(func.count()).select_from(t).where(t.c.run_id == run_id)).scalar_one()
+            unit.connection.execute(
+                query(func.count()).select_from(t).where(t.c.run_id == run_id)
+            ).scalar_one()
             for t in tables
         )
 
@@ -81,7 +83,10 @@ def waiting(store: Store) -> list[int]:
 
 def actions(context: Context, **whose: str) -> list[str]:
     page = run_events if "run" in whose else pool_events
-    return [event.action for event in page(context.store, next(iter(whose.values())), before=None, limit=200).events]
+    return [
+        event.action
+        for event in page(context.store, next(iter(whose.values())), before=None, limit=200).events
+    ]
 
 
 SERVING = Learning(enabled=False, groups=1, seconds=0.0)
@@ -111,7 +116,11 @@ def test_an_archived_run_takes_nothing_in_any_process_and_can_still_be_read(
     second.desk("run")
     asked = PredictDifficulty(run="run", keys=["pool-1", "pool-2"])
     budget = AllocateBudget(run="run", keys=["pool-1", "pool-2"], total=4)
-    before = [predict_difficulty(context, asked), allocate_budget(context, budget), run_metrics(context, "run")]
+    before = [
+        predict_difficulty(context, asked),
+        allocate_budget(context, budget),
+        run_metrics(context, "run"),
+    ]
 
     archived = lifecycle.archive_run(context, "run", "alice")
     assert archived.state == "archived"
@@ -125,7 +134,11 @@ def test_an_archived_run_takes_nothing_in_any_process_and_can_still_be_read(
         assert describe_run(process, "run").state == "archived"
         assert [run.state for run in list_runs(process).runs] == ["archived"]
         assert [each.tag for each in list_snapshots(process, "run").snapshots] == ["early"]
-        after = [predict_difficulty(process, asked), allocate_budget(process, budget), run_metrics(process, "run")]
+        after = [
+            predict_difficulty(process, asked),
+            allocate_budget(process, budget),
+            run_metrics(process, "run"),
+        ]
         assert after == before
     export_run(context.store, "run", tmp_path / "archive")
     assert lifecycle.archive_run(context, "run", "bob").state == "archived"  # again: nothing new
@@ -189,7 +202,9 @@ def test_names_of_no_run_cost_no_memory(context: Context) -> None:
     assert len(context._opening) == len(context.features._locks) == 0
 
 
-def test_what_was_reported_before_a_run_was_archived_is_learned_when_it_is_opened_again(database_url: str) -> None:
+def test_what_was_reported_before_a_run_was_archived_is_learned_when_it_is_opened_again(
+    database_url: str,
+) -> None:
     with opened_context(database_url, learning=SERVING) as replica:
         add(replica, 30)
         open_run(replica)
@@ -205,7 +220,10 @@ def test_what_was_reported_before_a_run_was_archived_is_learned_when_it_is_opene
 
 
 def test_a_select_that_waits_is_let_go_when_its_run_is_archived(database_url: str) -> None:
-    with opened_context(database_url, learning=SERVING) as one, opened_context(database_url, learning=SERVING) as other:
+    with (
+        opened_context(database_url, learning=SERVING) as one,
+        opened_context(database_url, learning=SERVING) as other,
+    ):
         add(one, 30)
         open_run(one)
         report_groups(one, select(one, 8))  # which nobody learns
@@ -234,7 +252,9 @@ def test_an_archived_pool_takes_no_prompts_and_no_new_runs_while_its_runs_go_on(
     open_run(context)
     assert lifecycle.archive_pool(context, "pool", "alice").state == "archived"
     for process in (context, second):
-        with pytest.raises(PoolNotOpen, match="POST /pools/pool/open or `promptgps pools open pool`"):
+        with pytest.raises(
+            PoolNotOpen, match="POST /pools/pool/open or `promptgps pools open pool`"
+        ):
             add(process, 2, first=30)
         with pytest.raises(PoolNotOpen, match="archived"):
             open_run(process, name="new")
@@ -244,11 +264,17 @@ def test_an_archived_pool_takes_no_prompts_and_no_new_runs_while_its_runs_go_on(
     assert lifecycle.reopen_pool(second, "pool", None).state == "open"
     assert add(context, 2, first=30).added == 2
     assert actions(context, pool="pool") == [
-        "prompts-added", "pool-opened", "pool-archived", "prompts-added", "pool-created",
-    ]  # fmt: skip
+        "prompts-added",
+        "pool-opened",
+        "pool-archived",
+        "prompts-added",
+        "pool-created",
+    ]
 
 
-def test_a_worker_that_is_told_to_learn_an_archived_run_says_why_not(context: Context, database_url: str) -> None:
+def test_a_worker_that_is_told_to_learn_an_archived_run_says_why_not(
+    context: Context, database_url: str
+) -> None:
     from promptgps_service.settings import Settings
 
     add(context, 10)
@@ -273,13 +299,17 @@ def test_a_faulty_run_says_why_and_can_be_tried_again(context: Context, second: 
         unit.events.add("run-faulty", run="run", detail={"fault": "its pools do not fit together"})
     for process in (context, second):
         for _, attempt in PUT_OFF:
-            with pytest.raises(NotOpen, match=r"faulty: its pools do not fit together.*POST /runs/run/open"):
+            with pytest.raises(
+                NotOpen, match=r"faulty: its pools do not fit together.*POST /runs/run/open"
+            ):
                 attempt(process, batch)
         with pytest.raises(NotOpen, match="faulty"):
             predict_difficulty(process, PredictDifficulty(run="run", keys=["pool-1"]))
         described = describe_run(process, "run")
         assert (described.state, described.fault) == ("faulty", "its pools do not fit together")
-    changed = change_run(context, "run", ChangeRun(rollouts_per_prompt=5), "alice")  # what may mend it is let in
+    changed = change_run(
+        context, "run", ChangeRun(rollouts_per_prompt=5), "alice"
+    )  # what may mend it is let in
     assert (changed.state, changed.rollouts_per_prompt) == ("faulty", 5)
     assert lifecycle.reopen_run(second, "run", "alice").state == "open"
     assert report_groups(context, batch).stored == 4
@@ -290,7 +320,15 @@ def test_a_faulty_run_says_why_and_can_be_tried_again(context: Context, second: 
 
 
 @pytest.mark.parametrize(
-    "settings", ["{}", "[]", "7", "null", '{"pools": 3}', '{"pools": [], "reward": {}, "selection": {"strategy": "x"}}']
+    "settings",
+    [
+        "{}",
+        "[]",
+        "7",
+        "null",
+        '{"pools": 3}',
+        '{"pools": [], "reward": {}, "selection": {"strategy": "x"}}',
+    ],
 )
 def test_a_run_whose_settings_make_no_sense_is_listed_as_faulty_beside_the_others(
     context: Context, settings: str
@@ -299,7 +337,9 @@ def test_a_run_whose_settings_make_no_sense_is_listed_as_faulty_beside_the_other
     for name in ("a", "run", "z"):
         open_run(context, name=name)
     with context.store.write() as unit:
-        unit.connection.execute(text("UPDATE runs SET settings = :s WHERE name = 'run'"), {"s": settings})
+        unit.connection.execute(
+            text("UPDATE runs SET settings = :s WHERE name = 'run'"), {"s": settings}
+        )
     states = {run.name: (run.state, run.fault) for run in list_runs(context).runs}
     assert states["a"] == states["z"] == ("open", None)
     assert states["run"][0] == "faulty"
@@ -351,13 +391,18 @@ def test_a_deleted_run_is_gone_from_every_process_and_a_new_one_of_its_name_is_a
     for process in (context, second):
         with pytest.raises(NotFound, match="4 of 4 draw ids are not of this run"):
             report_groups(process, late)
-        assert predict_difficulty(process, PredictDifficulty(run="run", keys=["new-1"])).model_version == 0
+        assert (
+            predict_difficulty(process, PredictDifficulty(run="run", keys=["new-1"])).model_version
+            == 0
+        )
     assert report_groups(context, fresh).stored == 4
     settle(second)
     assert actions(context, run="run")[:3] == ["run-created", "run-deleted", "run-created"]
 
 
-def test_a_run_of_the_same_name_made_elsewhere_is_the_one_that_is_meant(context: Context, second: Context) -> None:
+def test_a_run_of_the_same_name_made_elsewhere_is_the_one_that_is_meant(
+    context: Context, second: Context
+) -> None:
     """Deleted and made anew between two looks of a process that has the old one open."""
     add(context, 30)
     add(context, 30, pool="new")
@@ -424,7 +469,9 @@ def test_a_pool_is_deleted_only_when_no_run_needs_it(context: Context, second: C
     add(second, 10, first=100)  # a new pool of the same name, with other prompts
     open_run(context)
     assert describe_run(second, "run").prompts == 10
-    assert {int(key.partition("-")[2]) for key in select(context, 10).draws.prompt} == set(range(100, 110))
+    assert {int(key.partition("-")[2]) for key in select(context, 10).draws.prompt} == set(
+        range(100, 110)
+    )
 
 
 def test_a_run_is_deleted_while_a_worker_learns_it(context: Context, second: Context) -> None:
@@ -471,7 +518,9 @@ def test_a_run_is_deleted_while_it_is_drawn_from(context: Context, second: Conte
 
 
 @pytest.mark.parametrize("end", ["archived", "deleted"])
-def test_a_pool_is_put_away_while_an_import_runs_into_it(context: Context, second: Context, end: str) -> None:
+def test_a_pool_is_put_away_while_an_import_runs_into_it(
+    context: Context, second: Context, end: str
+) -> None:
     add(context, 3)
     put = {"archived": lifecycle.archive_pool, "deleted": lifecycle.delete_pool}[end]
     more: dict[str, Any] = {"dry_run": False} if end == "deleted" else {}
@@ -489,7 +538,9 @@ def test_a_pool_is_put_away_while_an_import_runs_into_it(context: Context, secon
         lifecycle.reopen_pool(context, "pool", None)
         assert describe_pool(context, "pool").prompts == 3
     else:
-        create_pool(context, CreatePool(name="pool", embedding=Embedding(kind="given", dimension=6)))
+        create_pool(
+            context, CreatePool(name="pool", embedding=Embedding(kind="given", dimension=6))
+        )
         assert describe_pool(context, "pool").prompts == 0
     assert add(context, 10, first=10).added == 10  # nothing is in the way
 
@@ -517,7 +568,10 @@ def test_a_deletion_that_was_cut_off_is_finished_by_the_next_process(
     with context.store.read() as unit:
         for table in metadata.sorted_tables:
             if table.name not in ("events", "workers", "alembic_version"):
-                assert unit.connection.execute(query(func.count()).select_from(table)).scalar_one() == 0, table.name
+                assert (
+                    unit.connection.execute(query(func.count()).select_from(table)).scalar_one()
+                    == 0
+                ), table.name
 
 
 def test_others_go_on_while_much_is_deleted(context: Context) -> None:
@@ -531,7 +585,9 @@ def test_others_go_on_while_much_is_deleted(context: Context) -> None:
         with context.store.write() as unit:
             head = unit.runs.lock(1)
             assert head.log_position == 20_000 * number
-            unit.runs.advance(1, log_position=unit.log.append(1, head.log_position, lines), trained_through=10**6)
+            unit.runs.advance(
+                1, log_position=unit.log.append(1, head.log_position, lines), trained_through=10**6
+            )
     lifecycle.delete_run(context, "run", None, dry_run=False)
     took = []
     while waiting(context.store):
@@ -541,10 +597,14 @@ def test_others_go_on_while_much_is_deleted(context: Context) -> None:
         time.sleep(0.02)  # as a trainer does
     assert left_of(context.store, 1) == 0
     assert len(took) > 3
-    assert np.quantile(took, 0.99) < 1.0  # one statement over all of it would take longer, on a loaded machine much
+    assert (
+        np.quantile(took, 0.99) < 1.0
+    )  # one statement over all of it would take longer, on a loaded machine much
 
 
-def test_a_slice_is_short_and_others_come_in_between(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slice_is_short_and_others_come_in_between(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The pause after a slice is as long as the slice, so that whoever waits for the database gets it."""
     from tests.contracts.samples import append_outcomes, make_run, outcome
 
@@ -568,12 +628,16 @@ def test_a_slice_is_short_and_others_come_in_between(store: Store, monkeypatch: 
 
 
 def test_every_change_leaves_an_event_with_the_name_of_the_key(context: Context) -> None:
-    create_pool(context, CreatePool(name="pool", embedding=Embedding(kind="given", dimension=6)), "carol")
+    create_pool(
+        context, CreatePool(name="pool", embedding=Embedding(kind="given", dimension=6)), "carol"
+    )
     keys = [f"pool-{number}" for number in range(10)]
     add_prompts(context, "pool", [PromptChunk(0, keys=keys, vectors=vectors(keys))], by="carol")
     open_run(context)
     change_run(context, "run", ChangeRun.model_validate({"selection": {"cooldown": 3}}), "dave")
-    change_run(context, "run", ChangeRun.model_validate({"selection": {"cooldown": 3}}), "dave")  # nothing new
+    change_run(
+        context, "run", ChangeRun.model_validate({"selection": {"cooldown": 3}}), "dave"
+    )  # nothing new
     take_snapshot(context, "run", TakeSnapshot(tag="here"), "erin")
     take_snapshot(context, "run", TakeSnapshot(tag="here"), "erin")
     select(context, 2)

@@ -25,13 +25,20 @@ def fill(context: Context, count: int, *, gap_after: int = 0) -> None:
         run_id = unit.runs.get("run").id
         rows: list[dict[str, Any]] = [
             {
-                "run_id": run_id, "version": number + (3 if gap_after and number > gap_after else 0),
-                "trained_through": 10 * number, "created_at": "", "metrics": {
-                    "clock": float(number), "log_loss": 0.5, "uniform_brier": None, "beta.log_loss": 0.6,
-                } | ({"late": 1.0} if number > count // 2 else {}),
+                "run_id": run_id,
+                "version": number + (3 if gap_after and number > gap_after else 0),
+                "trained_through": 10 * number,
+                "created_at": "",
+                "metrics": {
+                    "clock": float(number),
+                    "log_loss": 0.5,
+                    "uniform_brier": None,
+                    "beta.log_loss": 0.6,
+                }
+                | ({"late": 1.0} if number > count // 2 else {}),
             }
             for number in range(1, count + 1)
-        ]  # fmt: skip
+        ]
         unit.connection.execute(insert(steps), rows)
 
 
@@ -86,9 +93,13 @@ def test_every_kth_step_over_all_pages(context: Context) -> None:
 
 def test_what_is_not_answered_is_not_read(context: Context) -> None:
     fill(context, 400)
-    if context.store.engine.dialect.name == "sqlite":  # which tells no number of rows: what is read breaks
+    if (
+        context.store.engine.dialect.name == "sqlite"
+    ):  # which tells no number of rows: what is read breaks
         with context.store.write() as unit:
-            unit.connection.exec_driver_sql("UPDATE steps SET metrics = '{' WHERE version % 100 > 0 AND version < 390")
+            unit.connection.exec_driver_sql(
+                "UPDATE steps SET metrics = '{' WHERE version % 100 > 0 AND version < 390"
+            )
     with rows_read(context) as counted:
         assert clocks(run_metrics(context, "run", since=100, every=100)) == [100, 200, 300, 400]
         assert clocks(run_metrics(context, "run", since=390)) == list(range(390, 401))
@@ -107,7 +118,9 @@ def test_what_is_not_answered_is_not_read(context: Context) -> None:
         ("", []),
     ],
 )
-def test_series_go_by_name_or_by_its_beginning(context: Context, series: str, expected: list[str]) -> None:
+def test_series_go_by_name_or_by_its_beginning(
+    context: Context, series: str, expected: list[str]
+) -> None:
     fill(context, 8)
     found = run_metrics(context, "run", series=series)
     assert list(found.series) == ["model_version", "trained_through", *expected]

@@ -40,7 +40,11 @@ def conflict(context: Context, **asked: Any) -> Conflict:
     [
         ({"rollouts_per_prompt": 16}, {"rollouts_per_prompt": 16}, "rollouts_per_prompt"),
         ({"selection": Selection(bonus=0.3)}, {"selection": {"bonus": 0.3}}, "selection.bonus"),
-        ({"selection": Selection(retire_above=0.9)}, {"selection": {"retire_above": 0.9}}, "selection.retire_above"),
+        (
+            {"selection": Selection(retire_above=0.9)},
+            {"selection": {"retire_above": 0.9}},
+            "selection.retire_above",
+        ),
     ],
 )
 def test_it_is_compared_with_what_the_run_is_after_a_patch(
@@ -79,7 +83,13 @@ def test_it_is_compared_with_what_the_run_is_after_a_restore(context: Context) -
         ({"pool": "other"}, "pools", "pool", "other", False),
         ({"reward": {"kind": "threshold", "threshold": 0.1}}, "reward", "binary", "0.1", True),
         ({"selection": {"utility": "variance"}}, "selection.utility", "mixed", "variance", True),
-        ({"selection": {"strategy": "uniform"}}, "selection.strategy", "promptgps", "uniform", True),
+        (
+            {"selection": {"strategy": "uniform"}},
+            "selection.strategy",
+            "promptgps",
+            "uniform",
+            True,
+        ),
     ],
 )
 def test_a_refusal_names_both_values_and_only_what_can_be_changed(
@@ -98,7 +108,9 @@ def test_a_reward_cannot_be_changed_once_outcomes_are_stored(context: Context) -
     ask(context)
     draw = select(context, 1).draws.draw_id
     report(context, draw_id=draw, successes=[1], trials=[8])
-    refused = conflict(context, reward={"kind": "threshold", "threshold": 0.1}, rollouts_per_prompt=4)
+    refused = conflict(
+        context, reward={"kind": "threshold", "threshold": 0.1}, rollouts_per_prompt=4
+    )
     assert {fault.field for fault in refused.faults} == {"reward", "rollouts_per_prompt"}
     assert "another name" in refused.detail
     assert "PATCH" not in refused.detail
@@ -109,7 +121,9 @@ def test_the_same_pools_in_another_order_and_unit_are_the_same(context: Context)
         return {"pool": None, "pools": list(shares)}
 
     ask(context, **of({"pool": "pool", "weight": 1.0}, {"pool": "other", "weight": 3.0}))
-    assert not ask(context, **of({"pool": "other", "weight": 6.0}, {"pool": "pool", "weight": 2.0}))[1]
+    assert not ask(
+        context, **of({"pool": "other", "weight": 6.0}, {"pool": "pool", "weight": 2.0})
+    )[1]
     assert not ask(context, **of({"pool": "other", "weight": 3.0}, {"pool": "pool"}))[1]
     for other in (
         of({"pool": "pool"}, {"pool": "other"}),
@@ -130,7 +144,9 @@ def test_a_preset_spelled_out_is_the_preset(context: Context) -> None:
     spelled = describe_run(context, "run").selection.model_dump()
     assert not ask(context, seed=11, selection=spelled)[1]
     named = {**spelled, "strategy": "promptgps"}
-    assert not ask(context, seed=11, selection=named)[1], "the name of a strategy beside equal settings is only a name"
+    assert not ask(context, seed=11, selection=named)[1], (
+        "the name of a strategy beside equal settings is only a name"
+    )
     other = {**named, "cooldown": 3}
     fields = {fault.field for fault in conflict(context, seed=11, selection=other).faults}
     assert fields == {"selection.strategy", "selection.cooldown"}
@@ -143,12 +159,17 @@ def test_a_default_that_has_moved_since_is_no_difference(context: Context) -> No
         record = unit.runs.lock(unit.runs.get("run").id)
         selection = record.settings["selection"] | {"bonus": 0.25}
         opened = record.request | {"selection": selection, "rollouts_per_prompt": 5}
-        unit.runs.set_settings(record.id, record.settings | {"selection": selection, "rollouts_per_prompt": 5})
+        unit.runs.set_settings(
+            record.id, record.settings | {"selection": selection, "rollouts_per_prompt": 5}
+        )
         unit.connection.execute(update(runs).values(request=opened))
     assert not ask(context, seed=3)[1]
     assert conflict(context, seed=3, selection={"bonus": 1.0}).faults[0].field == "selection.bonus"
     assert conflict(context, seed=3, rollouts_per_prompt=8).faults[0].field == "rollouts_per_prompt"
-    assert conflict(context, seed=3, selection={"strategy": "mopps"}).faults[0].field == "selection.strategy"
+    assert (
+        conflict(context, seed=3, selection={"strategy": "mopps"}).faults[0].field
+        == "selection.strategy"
+    )
     assert not ask(context, seed=3, rollouts_per_prompt=5, selection={"bonus": 0.25})[1]
 
 

@@ -58,12 +58,16 @@ def prompts(batch: Batch) -> set[tuple[str, str]]:
 ASKED: dict[str, tuple[str, str, Callable[..., Any]]] = {
     "predict": ("keys", "pool", lambda c, **f: predict(c, **f)),
     "allocate": ("keys", "pool", lambda c, **f: allocate(c, **f)),
-    "calibration": ("calibration.keys", "calibration.pool", lambda c, **f: allocate(c, **calibrated(**f))),
+    "calibration": (
+        "calibration.keys",
+        "calibration.pool",
+        lambda c, **f: allocate(c, **calibrated(**f)),
+    ),
     "outcomes": ("prompt", "pool", lambda c, **f: report(c, **repeated(**f))),
     "candidates": ("candidates", "candidates_pool", lambda c, **f: select(c, 1, **f)),
     "exclude": ("exclude", "exclude_pool", lambda c, **f: select(c, 1, **f)),
     "subset": ("keys", "pool", lambda c, **f: send_subset(c, "run", SendSubset(**f))),
-}  # fmt: skip
+}
 
 
 def predict(context: Context, **fields: Any) -> Difficulty:
@@ -71,7 +75,9 @@ def predict(context: Context, **fields: Any) -> Difficulty:
 
 
 def allocate(context: Context, **fields: Any) -> Budget:
-    return allocate_budget(context, AllocateBudget.model_validate({"run": "run", "total": 9} | fields))
+    return allocate_budget(
+        context, AllocateBudget.model_validate({"run": "run", "total": 9} | fields)
+    )
 
 
 def calibrated(keys: list[str], pool: Any = None) -> dict[str, Any]:
@@ -100,8 +106,9 @@ def ask(context: Context, form: str, keys: list[str], pool: Any = None) -> Any:
 def test_draws_name_their_pools(two: Context) -> None:
     batch = select(two, 18, sequence=0)
     assert prompts(batch) == {(pool, key) for pool in ("gsm8k", "math") for key in NUMBERS} | {
-        ("gsm8k", "g"), ("math", "m"),
-    }  # fmt: skip
+        ("gsm8k", "g"),
+        ("math", "m"),
+    }
     assert select(two, 18, sequence=0).draws == batch.draws
 
 

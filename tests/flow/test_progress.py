@@ -24,7 +24,12 @@ def test_only_outcomes_of_draws_count(context: Context) -> None:
     fresh = Progress(next_sequence=0, policy_version=None, reported_draws=0, reporting_for=None)
     assert opened.progress == progress(context) == fresh
 
-    by_key = {"run": "run", "prompt": ["pool-1", "pool-2"], "successes": [1.0, 2.0], "trials": [4, 4]}
+    by_key = {
+        "run": "run",
+        "prompt": ["pool-1", "pool-2"],
+        "successes": [1.0, 2.0],
+        "trials": [4, 4],
+    }
     record_outcomes(context, ReportOutcomes.model_validate(by_key), "offline")
     assert progress(context) == fresh
 

@@ -80,7 +80,9 @@ def is_ready(context: Context) -> bool:
 
 
 @pytest.mark.parametrize("seconds", [0.05, 2.0, 60.0, 900.0])
-def test_silence_is_judged_by_the_period_of_the_thread(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_judged_by_the_period_of_the_thread(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock(monkeypatch)
     held = threading.Event()
     with ticking(seconds, held.wait) as ticker:  # type: ignore[arg-type]
@@ -114,7 +116,9 @@ def test_a_thread_that_hangs_in_a_job_is_told(monkeypatch: pytest.MonkeyPatch) -
         wait_for(lambda: check_ticker(ticker) == "ok", SECONDS, "the thread to be well again")
 
 
-def test_a_job_that_fails_is_tried_again_before_a_long_period_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_fails_is_tried_again_before_a_long_period_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("promptgps_service.flow.ticker.RETRY_SECONDS", 0.05)
     monkeypatch.setattr(readiness, "SILENCE_SECONDS", 0.0)
     calls = 0
@@ -131,7 +135,9 @@ def test_a_job_that_fails_is_tried_again_before_a_long_period_is_over(monkeypatc
         wait_for(lambda: ticker.trouble is None, SECONDS, "the trouble to be over")
 
 
-@pytest.mark.parametrize(("poll_seconds", "lease_seconds"), [(60.0, 10.0), (0.05, 3600.0), (60.0, 3600.0)])
+@pytest.mark.parametrize(
+    ("poll_seconds", "lease_seconds"), [(60.0, 10.0), (0.05, 3600.0), (60.0, 3600.0)]
+)
 def test_slow_settings_make_nobody_unready(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, poll_seconds: float, lease_seconds: float
 ) -> None:
@@ -142,7 +148,9 @@ def test_slow_settings_make_nobody_unready(
         for later in (5.0, 14.0):
             clock.later = later
             checks = context.checks()
-            assert all(checks[name] == "ok" for name, seconds in slow.items() if seconds > 1), checks
+            assert all(checks[name] == "ok" for name, seconds in slow.items() if seconds > 1), (
+                checks
+            )
 
 
 @pytest.mark.parametrize("name", ["follow", "leases", "writes"])
@@ -157,7 +165,11 @@ def test_every_thread_is_watched(sqlite_url: str, name: str) -> None:
 
 
 def test_a_database_that_takes_no_writes_is_told_and_comes_back(postgres_server: str) -> None:
-    with postgres_database(postgres_server) as url, served(url) as context, opened_store(url) as operator:
+    with (
+        postgres_database(postgres_server) as url,
+        served(url) as context,
+        opened_store(url) as operator,
+    ):
         name = make_url(url).database
 
         def order(statement: str) -> None:
@@ -177,7 +189,11 @@ def test_a_database_that_takes_no_writes_is_told_and_comes_back(postgres_server:
         wait_for(lambda: is_ready(context), SECONDS, "the process to be ready")
         order(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')  # as a standby is
         context.store.writing._done = -QUIET_SECONDS  # as if nobody had written for long
-        wait_for(lambda: "read-only" in context.checks()["database"], SECONDS, "the failed write to be told")
+        wait_for(
+            lambda: "read-only" in context.checks()["database"],
+            SECONDS,
+            "the failed write to be told",
+        )
         assert context.checks()["database"].startswith("takes no writes: ")
         order(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
         wait_for(lambda: is_ready(context), SECONDS, "the database to take writes again")
@@ -212,7 +228,9 @@ def test_a_failed_write_is_told_until_a_probe_finds_room(sqlite_url: str) -> Non
 
         def write(size: int) -> None:
             with context.store.write() as unit:
-                unit.connection.execute(text("INSERT INTO write_probes (room) VALUES (zeroblob(:n))"), {"n": size})
+                unit.connection.execute(
+                    text("INSERT INTO write_probes (room) VALUES (zeroblob(:n))"), {"n": size}
+                )
 
         limit(2)  # a small row fits, a large one does not
         with pytest.raises(Unavailable):
@@ -228,17 +246,23 @@ def test_a_failed_write_is_told_until_a_probe_finds_room(sqlite_url: str) -> Non
         context.store.probe_writes()
         assert context.checks()["database"] == "ok"
         with context.store.read() as unit:
-            assert unit.connection.execute(text("SELECT count(*) FROM write_probes")).scalar_one() == 0
+            assert (
+                unit.connection.execute(text("SELECT count(*) FROM write_probes")).scalar_one() == 0
+            )
 
 
 @pytest.mark.parametrize(
     ("revision", "word"), [("0004", "older"), ("9999", "newer"), (None, "no schema")]
 )
-def test_a_schema_that_this_code_does_not_know_is_told(context: Context, revision: str | None, word: str) -> None:
+def test_a_schema_that_this_code_does_not_know_is_told(
+    context: Context, revision: str | None, word: str
+) -> None:
     with context.store.write() as unit:
         unit.connection.execute(text("DELETE FROM alembic_version"))
         if revision is not None:
-            unit.connection.execute(text("INSERT INTO alembic_version VALUES (:r)"), {"r": revision})
+            unit.connection.execute(
+                text("INSERT INTO alembic_version VALUES (:r)"), {"r": revision}
+            )
     assert word in context.checks()["migrations"]
 
 

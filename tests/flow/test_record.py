@@ -41,7 +41,9 @@ def test_rollouts_are_stored_once_each(context: Context, batch: Batch) -> None:
     draw = batch.draws.draw_id[0]
     part = report(context, draw_id=[draw] * 3, rollout_index=[0, 1, 7], reward=[1.0, 0.0, 1.0])
     assert (part.stored, part.duplicates, part.log_position) == (3, 0, 3)
-    whole = report(context, draw_id=[draw] * 4, rollout_index=[7, 1, 2, 0], reward=[1.0, 0.0, 1.0, 1.0])
+    whole = report(
+        context, draw_id=[draw] * 4, rollout_index=[7, 1, 2, 0], reward=[1.0, 0.0, 1.0, 1.0]
+    )
     assert (whole.stored, whole.duplicates, whole.conflicts) == (1, 3, [])
     assert counts(context, batch.draws.prompt[0]) == (3.0, 4.0)
 
@@ -54,15 +56,24 @@ def test_a_repetition_within_a_report_is_a_duplicate_and_a_contradiction_a_confl
     assert (answer.stored, answer.duplicates, answer.conflicts) == (1, 1, [2])
 
 
-def test_a_contradiction_changes_nothing_and_the_rest_is_stored(context: Context, batch: Batch) -> None:
+def test_a_contradiction_changes_nothing_and_the_rest_is_stored(
+    context: Context, batch: Batch
+) -> None:
     ids = batch.draws.draw_id
     report(context, draw_id=ids[:2], successes=[3, 4], trials=[8, 8])
     answer = report(context, draw_id=ids, successes=[3, 5, 6, 7], trials=[8, 8, 8, 8])
-    assert (answer.stored, answer.duplicates, answer.conflicts, answer.log_position) == (2, 1, [1], 4)
+    assert (answer.stored, answer.duplicates, answer.conflicts, answer.log_position) == (
+        2,
+        1,
+        [1],
+        4,
+    )
     assert counts(context, batch.draws.prompt[1]) == (4.0, 8.0)
 
 
-def test_a_rollout_of_a_group_that_was_reported_whole_is_known(context: Context, batch: Batch) -> None:
+def test_a_rollout_of_a_group_that_was_reported_whole_is_known(
+    context: Context, batch: Batch
+) -> None:
     one, two = batch.draws.draw_id[:2]
     report(context, draw_id=[one], successes=[3], trials=[8])
     report(context, draw_id=[two], rollout_index=[0], reward=[1.0])
@@ -72,7 +83,9 @@ def test_a_rollout_of_a_group_that_was_reported_whole_is_known(context: Context,
     assert log_length(context) == 3
 
 
-def test_the_policy_version_is_no_part_of_what_an_outcome_says(context: Context, batch: Batch) -> None:
+def test_the_policy_version_is_no_part_of_what_an_outcome_says(
+    context: Context, batch: Batch
+) -> None:
     ids = batch.draws.draw_id[:1]
     report(context, draw_id=ids, successes=[3], trials=[8], policy_version=1)
     assert report(context, draw_id=ids, successes=[3], trials=[8], policy_version=2).duplicates == 1
@@ -86,10 +99,14 @@ def test_late_outcomes_are_taken(context: Context, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("status", ["error", "timeout", "cancelled"])
-def test_a_failed_rollout_closes_the_draw_and_is_no_evidence(context: Context, batch: Batch, status: str) -> None:
+def test_a_failed_rollout_closes_the_draw_and_is_no_evidence(
+    context: Context, batch: Batch, status: str
+) -> None:
     key = batch.draws.prompt[0]
     assert pending(context, key) == 1
-    answer = report(context, draw_id=batch.draws.draw_id[:1], rollout_index=[0], reward=[None], status=[status])
+    answer = report(
+        context, draw_id=batch.draws.draw_id[:1], rollout_index=[0], reward=[None], status=[status]
+    )
     assert answer.stored == 1
     assert pending(context, key) == 0
     assert counts(context, key) == (0.0, 0.0)
@@ -98,9 +115,12 @@ def test_a_failed_rollout_closes_the_draw_and_is_no_evidence(context: Context, b
 
 def test_a_truncated_rollout_is_evidence(context: Context, batch: Batch) -> None:
     report(
-        context, draw_id=batch.draws.draw_id[:1] * 2, rollout_index=[0, 1], reward=[0.0, 1.0],
+        context,
+        draw_id=batch.draws.draw_id[:1] * 2,
+        rollout_index=[0, 1],
+        reward=[0.0, 1.0],
         status=["truncated", "truncated"],
-    )  # fmt: skip
+    )
     assert counts(context, batch.draws.prompt[0]) == (1.0, 2.0)
 
 
@@ -113,16 +133,30 @@ def test_the_first_of_many_rollouts_ends_the_waiting_and_the_others_change_nothi
     assert pending(context, batch.draws.prompt[1]) == 1
 
 
-def test_outcomes_from_elsewhere_go_by_key_and_count_as_often_as_they_come(context: Context, batch: Batch) -> None:
+def test_outcomes_from_elsewhere_go_by_key_and_count_as_often_as_they_come(
+    context: Context, batch: Batch
+) -> None:
     for position in (2, 4):
-        answer = report(context, prompt=["pool-29", "pool-29"], successes=[1, 2], trials=[4, 4], policy_version=[0, 7])
+        answer = report(
+            context,
+            prompt=["pool-29", "pool-29"],
+            successes=[1, 2],
+            trials=[4, 4],
+            policy_version=[0, 7],
+        )
         assert (answer.stored, answer.log_position) == (2, position)
     assert counts(context, "pool-29") == (6.0, 16.0)
     assert pending(context, batch.draws.prompt[0]) == 1
 
 
-def test_an_idempotency_key_makes_a_report_by_key_count_once(context: Context, batch: Batch) -> None:
-    columns: dict[str, Any] = {"prompt": ["pool-1", "pool-2"], "successes": [1, 2], "trials": [4, 4]}
+def test_an_idempotency_key_makes_a_report_by_key_count_once(
+    context: Context, batch: Batch
+) -> None:
+    columns: dict[str, Any] = {
+        "prompt": ["pool-1", "pool-2"],
+        "successes": [1, 2],
+        "trials": [4, 4],
+    }
     first = report(context, key="a", **columns)
     again = report(context, key="a", **columns)
     assert (first.stored, first.duplicates) == (2, 0)
@@ -133,14 +167,18 @@ def test_an_idempotency_key_makes_a_report_by_key_count_once(context: Context, b
     assert log_length(context) == 4
 
 
-def test_draws_and_prompts_that_are_not_of_the_run_are_named_by_row(context: Context, batch: Batch) -> None:
+def test_draws_and_prompts_that_are_not_of_the_run_are_named_by_row(
+    context: Context, batch: Batch
+) -> None:
     open_run(context, name="other")
     theirs = select(context, 1, run="other").draws.draw_id[0]
     mine = batch.draws.draw_id[0]
     ids = [mine, theirs, "d0", "", mine.replace("-0", "-4"), "d99999999999999999999-1"]
     with pytest.raises(NotFound) as refused:
         report(context, draw_id=[draw or "-" for draw in ids], successes=[1] * 6, trials=[1] * 6)
-    assert [(fault.field, fault.row) for fault in refused.value.faults] == [("draw_id", row) for row in range(1, 6)]
+    assert [(fault.field, fault.row) for fault in refused.value.faults] == [
+        ("draw_id", row) for row in range(1, 6)
+    ]
     with pytest.raises(NotFound) as unknown:
         report(context, prompt=["pool-1", "nobody"], successes=[1, 1], trials=[1, 1])
     assert [(fault.field, fault.row) for fault in unknown.value.faults] == [("prompt", 1)]
@@ -148,7 +186,9 @@ def test_draws_and_prompts_that_are_not_of_the_run_are_named_by_row(context: Con
     assert pending(context, batch.draws.prompt[0]) == 1
 
 
-def test_a_row_that_the_run_does_not_allow_refuses_the_report(context: Context, batch: Batch) -> None:
+def test_a_row_that_the_run_does_not_allow_refuses_the_report(
+    context: Context, batch: Batch
+) -> None:
     ids = batch.draws.draw_id
     with pytest.raises(Invalid) as refused:
         report(context, draw_id=ids[:2], rollout_index=[0, 8], reward=[1.0, 1.0])
@@ -168,18 +208,29 @@ def test_a_row_that_the_run_does_not_allow_refuses_the_report(context: Context, 
     [
         ({"kind": "binary"}, [0.0, 1.0], [0.0, 1.0]),
         ({"kind": "threshold", "threshold": 0.5}, [0.49, 0.5, 7.0, -3.0], [0.0, 1.0, 1.0, 0.0]),
-        ({"kind": "affine", "low": -1.0, "high": 3.0}, [-1.0, 0.0, 2.0, 3.0, 9.0, -9.0], [0, 0.25, 0.75, 1, 1, 0]),
+        (
+            {"kind": "affine", "low": -1.0, "high": 3.0},
+            [-1.0, 0.0, 2.0, 3.0, 9.0, -9.0],
+            [0, 0.25, 0.75, 1, 1, 0],
+        ),
     ],
 )
 def test_rewards_become_successes_and_are_kept_as_they_came(
-    context: Context, batch: Batch, mapping: dict[str, Any], rewards: list[float], expected: list[float]
+    context: Context,
+    batch: Batch,
+    mapping: dict[str, Any],
+    rewards: list[float],
+    expected: list[float],
 ) -> None:
     open_run(context, name="mapped", reward=mapping)
     draw = select(context, 1, run="mapped")
     report(
-        context, run="mapped", draw_id=draw.draws.draw_id * len(rewards), rollout_index=list(range(len(rewards))),
+        context,
+        run="mapped",
+        draw_id=draw.draws.draw_id * len(rewards),
+        rollout_index=list(range(len(rewards))),
         reward=rewards,
-    )  # fmt: skip
+    )
     state = context.desk("mapped").state
     with context.store.read() as unit:
         lines = unit.log.of_draws(state.id, [0])
@@ -188,13 +239,17 @@ def test_rewards_become_successes_and_are_kept_as_they_came(
     assert counts(context, draw.draws.prompt[0], "mapped") == (sum(expected), len(rewards))
 
 
-def test_only_a_run_with_an_affine_reward_takes_fractions_of_successes(context: Context, batch: Batch) -> None:
+def test_only_a_run_with_an_affine_reward_takes_fractions_of_successes(
+    context: Context, batch: Batch
+) -> None:
     open_run(context, name="mapped", reward={"kind": "affine", "low": 0.0, "high": 1.0})
     ids = select(context, 1, run="mapped").draws.draw_id
     assert report(context, run="mapped", draw_id=ids, successes=[2.5], trials=[8]).stored == 1
 
 
-def test_an_outcome_without_trials_closes_the_draw_and_is_no_evidence(context: Context, batch: Batch) -> None:
+def test_an_outcome_without_trials_closes_the_draw_and_is_no_evidence(
+    context: Context, batch: Batch
+) -> None:
     report(context, draw_id=batch.draws.draw_id[:1], successes=[0], trials=[0])
     assert pending(context, batch.draws.prompt[0]) == 0
     assert counts(context, batch.draws.prompt[0]) == (0.0, 0.0)

@@ -22,24 +22,35 @@ def test_the_same_pool_twice_is_one_and_another_under_its_name_a_conflict(contex
     same = CreatePool(name="pool", embedding=Embedding(kind="given", dimension=3))
     assert [create_pool(context, same)[1] for _ in range(2)] == [True, False]
     with pytest.raises(Conflict):
-        create_pool(context, CreatePool(name="pool", embedding=Embedding(kind="given", dimension=4)))
+        create_pool(
+            context, CreatePool(name="pool", embedding=Embedding(kind="given", dimension=4))
+        )
     assert [pool.name for pool in list_pools(context).pools] == ["pool"]
 
 
-def test_the_same_run_twice_is_one_and_another_under_its_name_names_what_differs(context: Context) -> None:
+def test_the_same_run_twice_is_one_and_another_under_its_name_names_what_differs(
+    context: Context,
+) -> None:
     add(context, 4)
     asked = {"name": "run", "pool": "pool", "seed": 3, "selection": {"bonus": 1.0}}
-    assert [create_run(context, CreateRun.model_validate(asked))[1] for _ in range(2)] == [True, False]
+    assert [create_run(context, CreateRun.model_validate(asked))[1] for _ in range(2)] == [
+        True,
+        False,
+    ]
     with pytest.raises(Conflict) as refused:
         create_run(context, CreateRun.model_validate(asked | {"seed": 4, "rollouts_per_prompt": 2}))
     assert [fault.field for fault in refused.value.faults] == ["rollouts_per_prompt", "seed"]
 
 
-def test_ranks_that_open_at_once_get_one_pool_and_one_run(context: Context, database_url: str) -> None:
+def test_ranks_that_open_at_once_get_one_pool_and_one_run(
+    context: Context, database_url: str
+) -> None:
     with opened_context(database_url) as other, ThreadPoolExecutor(8) as threads:
         processes = [context, other] * 4
         for number in range(5):
-            pool = CreatePool(name=f"pool-{number}", embedding=Embedding(kind="given", dimension=DIMENSION))
+            pool = CreatePool(
+                name=f"pool-{number}", embedding=Embedding(kind="given", dimension=DIMENSION)
+            )
             made = list(threads.map(lambda process, p=pool: create_pool(process, p)[1], processes))
             assert sorted(made) == [False] * 7 + [True]
             add(context, 4, pool=f"pool-{number}")
@@ -57,7 +68,9 @@ def test_prompts_are_taken_once_by_key(context: Context) -> None:
 
 
 def test_repetitions_within_an_import_count_once(context: Context) -> None:
-    create_pool(context, CreatePool(name="pool", embedding=Embedding(kind="given", dimension=DIMENSION)))
+    create_pool(
+        context, CreatePool(name="pool", embedding=Embedding(kind="given", dimension=DIMENSION))
+    )
     keys = ["a", "b", "a", "c"]
     chunks = [PromptChunk(first, keys=keys, vectors=vectors(keys)) for first in (0, 4)]
     found = add_prompts(context, "pool", chunks)
@@ -107,7 +120,9 @@ def test_a_second_import_is_told_to_come_back(context: Context) -> None:
     ("row", "where"),
     [(np.full(DIMENSION, np.nan), 1), (np.zeros(DIMENSION), 1), (np.full(DIMENSION, np.inf), 1)],
 )
-def test_vectors_without_a_direction_are_named_by_row(context: Context, row: np.ndarray, where: int) -> None:
+def test_vectors_without_a_direction_are_named_by_row(
+    context: Context, row: np.ndarray, where: int
+) -> None:
     add(context, 1)
     bad = np.stack([np.ones(DIMENSION), row]).astype(np.float32)
     with pytest.raises(Invalid) as refused:

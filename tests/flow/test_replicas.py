@@ -16,7 +16,17 @@ from promptgps_service.flow.steps import MOST_SELECTIONS
 from promptgps_service.flow.trainer import Learning
 
 from tests.databases import opened_context
-from tests.flow.driving import WAIT, add, log_length, open_run, report, report_groups, select, settle, step
+from tests.flow.driving import (
+    WAIT,
+    add,
+    log_length,
+    open_run,
+    report,
+    report_groups,
+    select,
+    settle,
+    step,
+)
 from tests.server import wait_for
 
 SERVING = Learning(enabled=False, groups=1, seconds=0.0)
@@ -59,7 +69,10 @@ def test_a_replica_serves_what_the_worker_has_published(context: Context, replic
 
 
 def test_a_wait_on_a_replica_has_the_worker_learn_at_once(database_url: str) -> None:
-    with opened_context(database_url, learning=LAZY) as worker, opened_context(database_url, learning=SERVING) as near:
+    with (
+        opened_context(database_url, learning=LAZY) as worker,
+        opened_context(database_url, learning=SERVING) as near,
+    ):
         add(near, 60)
         open_run(near)
         for number in range(4):
@@ -69,9 +82,13 @@ def test_a_wait_on_a_replica_has_the_worker_learn_at_once(database_url: str) -> 
         assert worker.opened("run") is not None
 
 
-def test_outcomes_reported_to_one_replica_are_waited_for_on_another(context: Context, database_url: str) -> None:
+def test_outcomes_reported_to_one_replica_are_waited_for_on_another(
+    context: Context, database_url: str
+) -> None:
     with ExitStack() as stack:
-        replicas = [stack.enter_context(opened_context(database_url, learning=SERVING)) for _ in range(2)]
+        replicas = [
+            stack.enter_context(opened_context(database_url, learning=SERVING)) for _ in range(2)
+        ]
         add(context, 60)
         open_run(context)
         for number in range(6):
@@ -80,7 +97,9 @@ def test_outcomes_reported_to_one_replica_are_waited_for_on_another(context: Con
             report_groups(replicas[(number + 1) % 2], batch)
 
 
-def test_a_run_that_nobody_has_opened_is_learned_by_the_worker(context: Context, replica: Context) -> None:
+def test_a_run_that_nobody_has_opened_is_learned_by_the_worker(
+    context: Context, replica: Context
+) -> None:
     add(replica, 30)
     open_run(replica)
     report_groups(replica, select(replica, 8))
@@ -92,12 +111,18 @@ def test_changed_settings_hold_in_every_process(context: Context, replica: Conte
     add(context, 30)
     open_run(context)
     replica.desk("run")
-    change_run(context, "run", ChangeRun.model_validate({"rollouts_per_prompt": 3, "selection": {"utility": "band"}}))
+    change_run(
+        context,
+        "run",
+        ChangeRun.model_validate({"rollouts_per_prompt": 3, "selection": {"utility": "band"}}),
+    )
     assert select(replica, 2).draws.rollouts == [3, 3]
     assert replica.desk("run").state.settings.selection.utility == "band"
 
 
-def test_another_predictor_asked_for_through_a_replica_learns_the_log_anew(context: Context, replica: Context) -> None:
+def test_another_predictor_asked_for_through_a_replica_learns_the_log_anew(
+    context: Context, replica: Context
+) -> None:
     add(context, 30)
     open_run(context)
     for _ in range(2):
@@ -121,7 +146,9 @@ def test_another_predictor_asked_for_through_a_replica_learns_the_log_anew(conte
 
 def test_of_two_workers_one_learns_and_nothing_twice(database_url: str) -> None:
     with ExitStack() as stack:
-        workers = [stack.enter_context(opened_context(database_url, learning=EAGER)) for _ in range(2)]
+        workers = [
+            stack.enter_context(opened_context(database_url, learning=EAGER)) for _ in range(2)
+        ]
         add(workers[0], 80)
         open_run(workers[0])
         for number in range(10):
@@ -133,7 +160,9 @@ def test_of_two_workers_one_learns_and_nothing_twice(database_url: str) -> None:
         assert log_length(workers[0]) == 40
         series = run_metrics(workers[0], "run").series
         assert sum(series["rollouts"]) == 40 * 8
-        assert series["model_version"] == [float(version) for version in range(1, len(series["rollouts"]) + 1)]
+        assert series["model_version"] == [
+            float(version) for version in range(1, len(series["rollouts"]) + 1)
+        ]
 
 
 def test_a_worker_that_leaves_gives_its_runs_back(database_url: str) -> None:
@@ -166,16 +195,24 @@ def test_a_worker_without_a_sign_of_life_is_replaced(database_url: str) -> None:
 
             report_groups(dead, select(dead, 8))  # it learns on, and publishes nothing
             assert heir.desk("run").state.wait_learned(24, WAIT)
-            wait_for(lambda: not dead.leases.holds(1), WAIT, "the late worker to learn that it was replaced")
+            wait_for(
+                lambda: not dead.leases.holds(1),
+                WAIT,
+                "the late worker to learn that it was replaced",
+            )
             series = run_metrics(heir, "run").series
             assert sum(series["rollouts"]) == 24 * 8
-            assert series["model_version"] == [float(number) for number in range(1, len(series["rollouts"]) + 1)]
+            assert series["model_version"] == [
+                float(number) for number in range(1, len(series["rollouts"]) + 1)
+            ]
             assert served(heir)[0] > version
             dead.desk("run").trainer.update()
             assert served(dead) == served(heir)
 
 
-def test_a_worker_that_finds_every_run_in_the_hands_of_a_dead_one_takes_them_over(database_url: str) -> None:
+def test_a_worker_that_finds_every_run_in_the_hands_of_a_dead_one_takes_them_over(
+    database_url: str,
+) -> None:
     with ExitStack() as stack:
         replica = stack.enter_context(opened_context(database_url, learning=SERVING))
         dead = stack.enter_context(opened_context(database_url, learning=EAGER))
@@ -212,13 +249,19 @@ def test_a_look_costs_what_has_changed_and_not_what_there_is(context: Context) -
 
 
 def test_a_worker_that_is_far_behind_publishes_on_its_way(database_url: str) -> None:
-    with opened_context(database_url, learning=Learning(enabled=False, groups=32, seconds=0.0)) as context:
+    with opened_context(
+        database_url, learning=Learning(enabled=False, groups=32, seconds=0.0)
+    ) as context:
         add(context, 40)
         open_run(context)
         for _ in range(MOST_SELECTIONS * 2 + 10):
             report_groups(context, select(context, 1))
     with opened_context(database_url) as context:
         context.desk("run")
-        wait_for(lambda: describe_run(context, "run").trained_through == MOST_SELECTIONS * 2 + 10, 60.0, "the worker")
+        wait_for(
+            lambda: describe_run(context, "run").trained_through == MOST_SELECTIONS * 2 + 10,
+            60.0,
+            "the worker",
+        )
         reached = run_metrics(context, "run").series["trained_through"]
     assert sorted(set(reached)) == [MOST_SELECTIONS, MOST_SELECTIONS * 2, MOST_SELECTIONS * 2 + 10]

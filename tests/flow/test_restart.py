@@ -49,7 +49,9 @@ def same_draws(one: Batch, other: Batch) -> None:
     assert one.warnings == other.warnings
 
 
-@pytest.mark.parametrize("selection", STRATEGIES, ids=[str(number) for number in range(len(STRATEGIES))])
+@pytest.mark.parametrize(
+    "selection", STRATEGIES, ids=[str(number) for number in range(len(STRATEGIES))]
+)
 def test_a_run_that_was_interrupted_draws_what_an_uninterrupted_one_draws(
     two_urls: tuple[str, str], selection: dict[str, object]
 ) -> None:
@@ -74,7 +76,9 @@ def test_a_run_that_was_interrupted_draws_what_an_uninterrupted_one_draws(
             same_draws(replayed, batch)
 
 
-def test_a_restart_before_the_model_has_learned_learns_what_was_acknowledged(database_url: str) -> None:
+def test_a_restart_before_the_model_has_learned_learns_what_was_acknowledged(
+    database_url: str,
+) -> None:
     with opened_context(database_url) as before:
         add(before, 60)
         open_run(before)
@@ -94,7 +98,9 @@ def test_counts_pending_and_predictions_come_back_exactly(database_url: str) -> 
         for number in range(3):
             step(before, 8, policy_version=number)
         waiting = select(before, 5)
-        report(before, draw_id=waiting.draws.draw_id[:1] * 2, rollout_index=[0, 3], reward=[1.0, 0.0])
+        report(
+            before, draw_id=waiting.draws.draw_id[:1] * 2, rollout_index=[0, 3], reward=[1.0, 0.0]
+        )
         report(before, prompt=["pool-0", "pool-39"], successes=[1, 2], trials=[3, 3])
         settle(before)
         after = stack.enter_context(opened_context(database_url))
@@ -128,14 +134,20 @@ def test_a_restart_after_the_pool_has_grown_keeps_what_was_learned(
         found = after.desk("run").state.table
         assert served is not None
         assert found is not None
-        assert (found.model_version, found.trained_through, found.rows) == (grown.model_version, 24, 65)
+        assert (found.model_version, found.trained_through, found.rows) == (
+            grown.model_version,
+            24,
+            65,
+        )
         torch.testing.assert_close(found.posterior.mean, served.posterior.mean, rtol=0, atol=1e-6)
         assert select(after, 8, sequence=3).draws.prompt == grown.draws.prompt
         report_groups(after, grown)
         assert settle(after).trained_through == 32
 
 
-def test_a_restart_after_the_pool_has_grown_unseen_draws_from_the_new_prompts(database_url: str) -> None:
+def test_a_restart_after_the_pool_has_grown_unseen_draws_from_the_new_prompts(
+    database_url: str,
+) -> None:
     with opened_context(database_url) as before:
         add(before, 20)
         open_run(before)
@@ -150,9 +162,13 @@ def test_settings_that_were_changed_stay_changed(database_url: str) -> None:
     with opened_context(database_url) as before:
         add(before, 20)
         open_run(before)
-        changed = change_run(before, "run", ChangeRun.model_validate(
-            {"rollouts_per_prompt": 4, "selection": {"predictor": "beta", "cooldown": 2}}
-        ))  # fmt: skip
+        changed = change_run(
+            before,
+            "run",
+            ChangeRun.model_validate(
+                {"rollouts_per_prompt": 4, "selection": {"predictor": "beta", "cooldown": 2}}
+            ),
+        )
     with opened_context(database_url) as after:
         assert describe_run(after, "run") == changed
         assert select(after, 2).draws.rollouts == [4, 4]

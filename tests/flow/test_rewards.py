@@ -23,11 +23,15 @@ def test_a_report_is_understood_or_every_wrong_row_is_named(
         return any(abs(value - target) <= ROUNDING for target in targets)
 
     wrong = {
-        row for row, value in enumerate(raw) if value is not None and not near(value, *(known or [-1.0, 0.0, 1.0]))
+        row
+        for row, value in enumerate(raw)
+        if value is not None and not near(value, *(known or [-1.0, 0.0, 1.0]))
     }
     named = {fault.row for fault in told.faults}
     if known is None:
-        failures = {at for at in (0.0, -1.0) if any(value is not None and near(value, at) for value in raw)}
+        failures = {
+            at for at in (0.0, -1.0) if any(value is not None and near(value, at) for value in raw)
+        }
         assert wrong <= named
         assert (named == wrong) == (len(failures) < 2)
     else:

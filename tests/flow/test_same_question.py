@@ -54,7 +54,9 @@ def test_other_words_for_a_batch_get_its_draws(
             more = again.warnings[len(first.warnings) :]
             assert len(more) == (warned is not None)
             assert all(str(warned) in warning for warning in more)
-    assert select(context, **ASKED).warnings == first.warnings, "the warning is of who asked, not of the batch"
+    assert select(context, **ASKED).warnings == first.warnings, (
+        "the warning is of who asked, not of the batch"
+    )
 
 
 def test_a_batch_drawn_without_a_version_says_so(context: Context) -> None:
@@ -69,7 +71,10 @@ def test_a_batch_drawn_without_a_version_says_so(context: Context) -> None:
     [
         ({"batch_size": 9}, {"sequence", "batch_size"}),
         ({"rollouts": 2}, {"sequence", "rollouts"}),
-        ({"batch_size": 9, "rollouts": 2, "policy_version": 9}, {"sequence", "batch_size", "rollouts"}),
+        (
+            {"batch_size": 9, "rollouts": 2, "policy_version": 9},
+            {"sequence", "batch_size", "rollouts"},
+        ),
         ({"exclude": ["pool-1"]}, {"sequence"}),
         ({"candidates": KEYS}, {"sequence"}),
     ],

@@ -57,7 +57,9 @@ def test_how_the_answer_is_rendered_is_no_part_of_the_question(context: Context)
     "other",
     [{"batch_size": 9}, {"rollouts": 2}, {"exclude": ["pool-1"]}, {"candidates": ["pool-1"]}],
 )
-def test_the_same_sequence_with_another_request_is_a_conflict(context: Context, other: dict[str, object]) -> None:
+def test_the_same_sequence_with_another_request_is_a_conflict(
+    context: Context, other: dict[str, object]
+) -> None:
     first = select(context, 10, sequence=0)
     with pytest.raises(Conflict) as refused:
         select(context, **{"batch_size": 10, "sequence": 0} | other)
@@ -66,14 +68,21 @@ def test_the_same_sequence_with_another_request_is_a_conflict(context: Context, 
 
 
 def test_numbering_goes_on_after_the_highest_sequence(context: Context) -> None:
-    assert [select(context, 1, sequence=sequence).sequence for sequence in (10, 4, None, None)] == [10, 4, 11, 12]
+    assert [select(context, 1, sequence=sequence).sequence for sequence in (10, 4, None, None)] == [
+        10,
+        4,
+        11,
+        12,
+    ]
 
 
 def test_ranks_that_ask_at_once_get_one_selection(context: Context, database_url: str) -> None:
     with opened_context(database_url) as other, ThreadPoolExecutor(8) as threads:
         processes = [context, other] * 4
         for sequence in range(4):
-            answers = list(threads.map(lambda process, s=sequence: select(process, 6, sequence=s), processes))
+            answers = list(
+                threads.map(lambda process, s=sequence: select(process, 6, sequence=s), processes)
+            )
             assert len({tuple(answer.draws.draw_id) for answer in answers}) == 1
             assert len({tuple(answer.draws.prompt) for answer in answers}) == 1
             assert sum(not answer.replayed for answer in answers) == 1
@@ -104,7 +113,9 @@ def test_pending_ends_after_its_steps(context: Context) -> None:
     open_run(context, name="fast", selection={"cooldown": 0, "pending_steps": 2})
     first = select(context, 60, run="fast", policy_version=10)
     assert select(context, 5, run="fast", policy_version=12).warnings != []
-    assert [w for w in select(context, 5, run="fast", policy_version=13).warnings if "pending" in w] == []
+    assert [
+        w for w in select(context, 5, run="fast", policy_version=13).warnings if "pending" in w
+    ] == []
     assert len(first.draws.prompt) == 60
 
 
@@ -142,7 +153,9 @@ def test_unknown_candidates_are_named_by_row_and_nothing_is_drawn(context: Conte
 def test_a_batch_larger_than_the_pool_is_refused_and_one_as_large_is_not(context: Context) -> None:
     with pytest.raises(Invalid):
         select(context, 61, sequence=0)
-    assert len(select(context, 60, sequence=0).draws.prompt) == 60  # the refused request has not used the sequence
+    assert (
+        len(select(context, 60, sequence=0).draws.prompt) == 60
+    )  # the refused request has not used the sequence
 
 
 def test_an_unknown_run_is_not_found(context: Context) -> None:

@@ -22,7 +22,9 @@ def add_domains(context: Context, each: int = 40) -> dict[str, str | None]:
     return {f"pool-{number}": domain for number, domain in enumerate(domains)}
 
 
-def follow(context: Context, shares: dict[str, float], group_of: object, sizes: list[int]) -> Counter[str]:
+def follow(
+    context: Context, shares: dict[str, float], group_of: object, sizes: list[int]
+) -> Counter[str]:
     drawn: Counter[str] = Counter()
     for size in sizes:
         batch = select(context, size)
@@ -55,10 +57,16 @@ def test_domains_of_prompts_that_came_later_count_too(context: Context) -> None:
     [
         ([{"pool": "a", "quota": 0.75}, {"pool": "b", "quota": 0.25}], {"a": 0.75, "b": 0.25}),
         ([{"pool": "a", "weight": 3.0}, {"pool": "b", "weight": 1.0}], {"a": 0.75, "b": 0.25}),
-        ([{"pool": "a", "quota": 0.6}, {"pool": "b", "weight": 3.0}, {"pool": "c", "weight": 1.0}],
-         {"a": 0.6, "b": 0.3, "c": 0.1}),
+        (
+            [
+                {"pool": "a", "quota": 0.6},
+                {"pool": "b", "weight": 3.0},
+                {"pool": "c", "weight": 1.0},
+            ],
+            {"a": 0.6, "b": 0.3, "c": 0.1},
+        ),
     ],
-)  # fmt: skip
+)
 def test_pools_keep_their_shares_over_any_batches(
     context: Context, pools: list[dict[str, object]], shares: dict[str, float]
 ) -> None:
@@ -86,11 +94,20 @@ def test_a_domain_that_runs_out_is_named(context: Context) -> None:
 @pytest.mark.parametrize(
     ("settings", "field"),
     [
-        ({"pool": "pool", "selection": {"domain_quotas": {"nothing": 1.0}}}, "selection.domain_quotas"),
+        (
+            {"pool": "pool", "selection": {"domain_quotas": {"nothing": 1.0}}},
+            "selection.domain_quotas",
+        ),
         ({"pools": [{"pool": "pool", "quota": 0.5}]}, "pools"),
         ({"pools": [{"pool": "pool", "quota": 0.8}, {"pool": "b", "quota": 0.8}]}, "pools"),
         ({"pools": [{"pool": "pool", "quota": 0.5, "weight": 1.0}, {"pool": "b"}]}, "pools"),
-        ({"pools": [{"pool": "pool", "weight": 1.0}], "selection": {"domain_quotas": {"maths": 1.0}}}, "pools"),
+        (
+            {
+                "pools": [{"pool": "pool", "weight": 1.0}],
+                "selection": {"domain_quotas": {"maths": 1.0}},
+            },
+            "pools",
+        ),
     ],
 )
 def test_shares_that_contradict_themselves_are_refused(
@@ -112,9 +129,16 @@ def test_quotas_that_were_changed_hold_for_the_draws_to_come(context: Context) -
         return Counter(domain_of[key] for key in batch.draws.prompt)
 
     assert domains(select(context, 20)) == {"maths": 16, "code": 4}
-    quotas = ChangeRun.model_validate({"selection": {"domain_quotas": {"maths": 0.5, "logic": 0.5}}})
+    quotas = ChangeRun.model_validate(
+        {"selection": {"domain_quotas": {"maths": 0.5, "logic": 0.5}}}
+    )
     change_run(context, "run", quotas)
-    for size in (1, 3, 30, 2):  # as if there had been no draws before, and also after another, unrelated change
+    for size in (
+        1,
+        3,
+        30,
+        2,
+    ):  # as if there had been no draws before, and also after another, unrelated change
         drawn = domains(select(context, size))
         assert set(drawn) <= {"maths", "logic"}
         assert abs(drawn["maths"] - size / 2) <= 1

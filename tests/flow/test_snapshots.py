@@ -18,11 +18,24 @@ from promptgps_service.flow.trainer import Learning
 from sqlalchemy import text
 
 from tests.databases import opened_context
-from tests.flow.driving import WAIT, add, log_length, open_run, report, report_groups, select, settle, step, successes
+from tests.flow.driving import (
+    WAIT,
+    add,
+    log_length,
+    open_run,
+    report,
+    report_groups,
+    select,
+    settle,
+    step,
+    successes,
+)
 from tests.flow.test_restart import STRATEGIES, same_draws
 from tests.server import wait_for
 
-EAGER = Learning(enabled=True, groups=2, seconds=0.0)  # whatever can be learned is learned, whenever there is time
+EAGER = Learning(
+    enabled=True, groups=2, seconds=0.0
+)  # whatever can be learned is learned, whenever there is time
 SERVING = Learning(enabled=False, groups=1, seconds=0.0)
 
 
@@ -46,7 +59,9 @@ def stored(context: Context, query: str) -> list[tuple[Any, ...]]:
 # ---- as it was, and on as the first time ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("selection", STRATEGIES, ids=[str(number) for number in range(len(STRATEGIES))])
+@pytest.mark.parametrize(
+    "selection", STRATEGIES, ids=[str(number) for number in range(len(STRATEGIES))]
+)
 def test_a_run_that_is_put_back_draws_what_it_drew_the_first_time(
     database_url: str, selection: dict[str, object]
 ) -> None:
@@ -59,7 +74,11 @@ def test_a_run_that_is_put_back_draws_what_it_drew_the_first_time(
         expected = drive(context, range(3, 7))
         restore(context, "step-3")
         back = describe_run(context, "run")
-        assert (back.draws, back.selections, back.log_position) == (at.draws, at.selections, at.log_position)
+        assert (back.draws, back.selections, back.log_position) == (
+            at.draws,
+            at.selections,
+            at.log_position,
+        )
         assert back.epoch == 1
         first = drive(context, range(3, 5))
     with opened_context(database_url) as after:  # and after a restart in the middle
@@ -68,7 +87,9 @@ def test_a_run_that_is_put_back_draws_what_it_drew_the_first_time(
             same_draws(one, other)
             assert one.draws.draw_id != other.draws.draw_id
             assert not other.replayed
-        assert [batch.draws.draw_id[0] for batch in again] == [f"d1.1-{8 * number}" for number in range(3, 7)]
+        assert [batch.draws.draw_id[0] for batch in again] == [
+            f"d1.1-{8 * number}" for number in range(3, 7)
+        ]
 
 
 def test_counts_pending_and_predictions_are_those_of_the_snapshot(context: Context) -> None:
@@ -82,7 +103,9 @@ def test_counts_pending_and_predictions_are_those_of_the_snapshot(context: Conte
     snapshot(context, "here")
     state = context.desk("run").state
     kept = {name: getattr(state, name).clone() for name in ("successes", "trials")}
-    kept |= {name: getattr(state.traffic, name).clone() for name in ("open", "last_draw", "last_clock")}
+    kept |= {
+        name: getattr(state.traffic, name).clone() for name in ("open", "last_draw", "last_clock")
+    }
     mean = state.table.posterior.mean.clone()
     reported = state.issued.reported.view.tolist()
 
@@ -92,12 +115,16 @@ def test_counts_pending_and_predictions_are_those_of_the_snapshot(context: Conte
     assert not torch.equal(state.trials, kept["trials"])
     restore(context, "here")
     for name, value in kept.items():
-        assert torch.equal(getattr(state if hasattr(state, name) else state.traffic, name), value), name
+        assert torch.equal(
+            getattr(state if hasattr(state, name) else state.traffic, name), value
+        ), name
     assert torch.equal(state.table.posterior.mean, mean)
     assert state.issued.reported.view.tolist() == reported
 
 
-def test_steps_reported_in_pieces_are_learned_the_same_way_again(context: Context, database_url: str) -> None:
+def test_steps_reported_in_pieces_are_learned_the_same_way_again(
+    context: Context, database_url: str
+) -> None:
     """A trainer that waits for the model gets the same batches however the model's time falls between its reports."""
     context.close()
 
@@ -106,12 +133,21 @@ def test_steps_reported_in_pieces_are_learned_the_same_way_again(context: Contex
         for number in steps:
             batch = select(process, 12, sequence=number, wait_seconds=WAIT)
             solved, size = successes(batch), 1 + number % 5
-            for start in range(0, 12 - number % 2, size):  # of every other step one outcome comes after the next batch
+            for start in range(
+                0, 12 - number % 2, size
+            ):  # of every other step one outcome comes after the next batch
                 part = slice(start, min(start + size, 12 - number % 2))
                 won = solved[part]
-                report(process, draw_id=batch.draws.draw_id[part], successes=won, trials=[8] * len(won))
+                report(
+                    process, draw_id=batch.draws.draw_id[part], successes=won, trials=[8] * len(won)
+                )
             for late in batches[-1:]:
-                report(process, draw_id=late.draws.draw_id[-1:], successes=successes(late)[-1:], trials=[8])
+                report(
+                    process,
+                    draw_id=late.draws.draw_id[-1:],
+                    successes=successes(late)[-1:],
+                    trials=[8],
+                )
             batches.append(batch)
         return batches
 
@@ -138,7 +174,11 @@ def test_settings_go_back_too(context: Context) -> None:
     before = describe_run(context, "run").selection
     snapshot(context, "two")
     expected = drive(context, range(2, 4))
-    change_run(context, "run", ChangeRun.model_validate({"selection": {"predictor": "beta", "utility": "band"}}))
+    change_run(
+        context,
+        "run",
+        ChangeRun.model_validate({"selection": {"predictor": "beta", "utility": "band"}}),
+    )
     drive(context, range(4, 6))
     restore(context, "two")
     assert describe_run(context, "run").selection == before
@@ -198,7 +238,11 @@ def test_restoring_again_changes_nothing(context: Context) -> None:
     drive(context, range(2, 4))
     first = restore(context, "two")
     assert (first.epoch, first.selections, first.draws, first.log_position) == (1, 2, 16, 16)
-    assert (first.superseded.selections, first.superseded.draws, first.superseded.outcomes) == (2, 16, 16)
+    assert (first.superseded.selections, first.superseded.draws, first.superseded.outcomes) == (
+        2,
+        16,
+        16,
+    )
     again = restore(context, "two")
     assert (again.epoch, again.log_position) == (1, 16)
     assert (again.superseded.selections, again.superseded.outcomes) == (0, 0)
@@ -232,16 +276,21 @@ def test_later_snapshots_are_superseded_and_their_tags_are_free_again(context: C
         restore(context, "step-2")
     listed = list_snapshots(context, "run")
     assert [(each.tag, each.superseded) for each in listed.snapshots] == [
-        ("step-0", False), ("step-1", False), ("step-2", True), ("step-3", True),
-    ]  # fmt: skip
+        ("step-0", False),
+        ("step-1", False),
+        ("step-2", True),
+        ("step-3", True),
+    ]
     drive(context, range(2, 3))
     assert snapshot(context, "step-2").epoch == 1
     drive(context, range(3, 5))
     assert restore(context, "step-2").epoch == 2
     assert restore(context, "step-0").epoch == 3
     assert [(each.epoch, each.tag) for each in list_snapshots(context, "run").restores] == [
-        (1, "step-1"), (2, "step-2"), (3, "step-0"),
-    ]  # fmt: skip
+        (1, "step-1"),
+        (2, "step-2"),
+        (3, "step-0"),
+    ]
     assert log_length(context) == 8
 
 
@@ -253,7 +302,10 @@ def test_a_snapshot_keeps_its_model_however_much_is_learned_since(context: Conte
     kept = snapshot(context, "three")
     drive(context, range(3, 9))
     settle(context)
-    versions = [version for (version,) in stored(context, "SELECT version FROM model_versions ORDER BY version")]
+    versions = [
+        version
+        for (version,) in stored(context, "SELECT version FROM model_versions ORDER BY version")
+    ]
     assert kept.model_version in versions
     assert len(versions) == 3
     restore(context, "three")
@@ -267,10 +319,16 @@ def test_what_came_after_is_kept_and_counted(context: Context) -> None:
     snapshot(context, "two")
     drive(context, range(2, 5))
     settle(context)
-    before = stored(context, "SELECT position, draw, row, rollout, successes, trials FROM outcomes ORDER BY position")
+    before = stored(
+        context,
+        "SELECT position, draw, row, rollout, successes, trials FROM outcomes ORDER BY position",
+    )
     steps = stored(context, "SELECT version FROM steps ORDER BY version")
     restore(context, "two")
-    live = stored(context, "SELECT position, draw, row, rollout, successes, trials FROM outcomes ORDER BY position")
+    live = stored(
+        context,
+        "SELECT position, draw, row, rollout, successes, trials FROM outcomes ORDER BY position",
+    )
     kept = "SELECT position, draw, row, rollout, successes, trials FROM superseded_outcomes ORDER BY position"
     assert live + stored(context, kept) == before
     assert len(live) == 16
@@ -309,7 +367,9 @@ def test_every_process_notices(database_url: str) -> None:
         assert log_length(near) == 48
 
 
-def test_what_is_learned_while_the_run_is_put_back_is_dropped(context: Context, database_url: str) -> None:
+def test_what_is_learned_while_the_run_is_put_back_is_dropped(
+    context: Context, database_url: str
+) -> None:
     add(context, 60)
     open_run(context)
     drive(context, range(2))
@@ -326,7 +386,11 @@ def test_what_is_learned_while_the_run_is_put_back_is_dropped(context: Context, 
     original, trainer._advance = trainer._advance, advance  # type: ignore[method-assign]
     batch = select(context, 8, sequence=2, policy_version=2)
     report_groups(context, batch)
-    wait_for(lambda: bool(release) and context.desk("run").state.epoch == 1, WAIT, "the restore to be noticed")
+    wait_for(
+        lambda: bool(release) and context.desk("run").state.epoch == 1,
+        WAIT,
+        "the restore to be noticed",
+    )
     again = select(context, 8, sequence=2, policy_version=2)
     same_draws(batch, again)
     report_groups(context, again)

@@ -47,7 +47,9 @@ def test_a_step_of_several_policies_says_what_was_reported(context: Context) -> 
     assert series["prompts"][-1] == 6
     assert series["rollouts"][-1] == 96
     assert series["success_rate"][-1] == 0.5
-    assert series["effective_share"][-1] == pytest.approx(2 / 12), "a group is what one draw came to"
+    assert series["effective_share"][-1] == pytest.approx(2 / 12), (
+        "a group is what one draw came to"
+    )
     assert series["uniform_success_rate"][-1] is not None
 
 
@@ -66,9 +68,19 @@ def test_over_a_run_of_late_reports_nothing_is_left_out(context: Context) -> Non
         won = luck.binomial(trials, 0.4)
         made_by = luck.integers(0, version + 1, len(now))
         report(
-            context, draw_id=now, successes=won.tolist(), trials=trials.tolist(), policy_version=made_by.tolist()
-        )  # fmt: skip
-        report(context, prompt=["pool-7"] * 2, successes=[1, 0], trials=[2, 2], policy_version=[version, 0])
+            context,
+            draw_id=now,
+            successes=won.tolist(),
+            trials=trials.tolist(),
+            policy_version=made_by.tolist(),
+        )
+        report(
+            context,
+            prompt=["pool-7"] * 2,
+            successes=[1, 0],
+            trials=[2, 2],
+            policy_version=[version, 0],
+        )
         trials_reported += int(trials.sum()) + 4
         won_reported += int(won.sum()) + 1
     settle(context)
@@ -87,7 +99,9 @@ def measured(one: Step) -> dict[str, float | None]:
     return step_metrics(one, torch.full((len(one.visits),), 0.5), "beta", NOTHING, 8)
 
 
-def test_lines_of_several_ages_are_tempered_for_the_model_and_not_for_the_metrics(context: Context) -> None:
+def test_lines_of_several_ages_are_tempered_for_the_model_and_not_for_the_metrics(
+    context: Context,
+) -> None:
     add(context, 10)
     open_run(context)
     told = lines((5, 8, 8, 19), (5, 0, 8, 3), (6, 4, 8, 19))
@@ -112,7 +126,12 @@ def test_lines_of_one_age_are_what_was_observed_to_the_last_bit(context: Context
 def panel() -> Panel:
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
     features = Features(x, (Block("embedding", 0, 3),), 20)
-    return Panel([make_predictor(name, features, torch.device("cpu")) for name in ("hierarchical", "beta", "constant")])
+    return Panel(
+        [
+            make_predictor(name, features, torch.device("cpu"))
+            for name in ("hierarchical", "beta", "constant")
+        ]
+    )
 
 
 def test_predictions_are_scored_on_what_was_observed_and_learned_from_as_before() -> None:

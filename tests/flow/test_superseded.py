@@ -30,9 +30,13 @@ def test_outcomes_of_superseded_draws_are_kept_and_not_learned_from(context: Con
         assert answer.log_position == 10
     assert list_snapshots(context, "run").restores[0].superseded.outcomes == 3
     assert float(context.desk("run").state.trials.sum()) == 8 * 10
-    single = report(context, draw_id=late.draws.draw_id[3:4] * 2, rollout_index=[0, 7], reward=[1.0, 0.0])
+    single = report(
+        context, draw_id=late.draws.draw_id[3:4] * 2, rollout_index=[0, 7], reward=[1.0, 0.0]
+    )
     assert (single.stored, single.superseded) == (0, 2)
-    assert stored(context, "SELECT count(*), max(superseded_in) FROM superseded_outcomes") == [(5, 1)]
+    assert stored(context, "SELECT count(*), max(superseded_in) FROM superseded_outcomes") == [
+        (5, 1)
+    ]
 
 
 def test_a_draw_is_of_the_epoch_in_which_it_was_issued(context: Context) -> None:
@@ -45,13 +49,17 @@ def test_a_draw_is_of_the_epoch_in_which_it_was_issued(context: Context) -> None
         restore(context, "start")
     standing = select(context, 4).draws.draw_id
     assert [names[0] for names in (*ids, standing)] == ["d1-0", "d1.1-0", "d1.2-0", "d1.3-0"]
-    answer = report(context, draw_id=[*ids[2], *standing, *ids[0]], successes=[1] * 12, trials=[8] * 12)
+    answer = report(
+        context, draw_id=[*ids[2], *standing, *ids[0]], successes=[1] * 12, trials=[8] * 12
+    )
     assert (answer.stored, answer.superseded, answer.log_position) == (4, 8, 4)
     counts = "SELECT superseded_in, count(*) FROM superseded_outcomes GROUP BY superseded_in ORDER BY superseded_in"
     assert stored(context, counts) == [(1, 4), (3, 4)]
 
 
-@pytest.mark.parametrize("unknown", ["d1.9-0", "d1.1-77", "d1-4", "d2-0", "d1.0-0", "d1.1-", "d1.01-0"])
+@pytest.mark.parametrize(
+    "unknown", ["d1.9-0", "d1.1-77", "d1-4", "d2-0", "d1.0-0", "d1.1-", "d1.01-0"]
+)
 def test_ids_that_nobody_was_given_are_refused(context: Context, unknown: str) -> None:
     add(context, 40)
     open_run(context)
@@ -60,7 +68,12 @@ def test_ids_that_nobody_was_given_are_refused(context: Context, unknown: str) -
     restore(context, "start")
     standing = select(context, 4).draws.draw_id
     with pytest.raises(NotFound) as refused:
-        report(context, draw_id=[standing[0], superseded[0], unknown], successes=[1] * 3, trials=[8] * 3)
+        report(
+            context,
+            draw_id=[standing[0], superseded[0], unknown],
+            successes=[1] * 3,
+            trials=[8] * 3,
+        )
     assert [(fault.field, fault.row) for fault in refused.value.faults] == [("draw_id", 2)]
     assert log_length(context) == 0
     assert stored(context, "SELECT count(*) FROM superseded_outcomes") == [(0,)]

@@ -54,7 +54,9 @@ def whole(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
             step(context, 4, sequence=number)
         send_subset(context, "run", SendSubset(keys=["p1", "p3", "q0"]))
         batch = draw(context, 3, sequence=9)
-        report(context, draw_id=batch.draws.draw_id[:1] * 2, rollout_index=[0, 3], reward=[1.0, 0.0])
+        report(
+            context, draw_id=batch.draws.draw_id[:1] * 2, rollout_index=[0, 3], reward=[1.0, 0.0]
+        )
         settle(context)
         export_run(context.store, "run", place / "archive")
     return place / "archive"
@@ -82,7 +84,9 @@ def works(context: Context) -> None:
     assert np.isfinite(predicted.success_mean).all()
     report_groups(context, draw(context, 4))
     settle(context)
-    standing = [each.tag for each in list_snapshots(context, "run").snapshots if not each.superseded]
+    standing = [
+        each.tag for each in list_snapshots(context, "run").snapshots if not each.superseded
+    ]
     for tag in reversed(standing):
         restore_run(context, "run", Restore(tag=tag), None)
         report_groups(context, draw(context, 4))
@@ -201,7 +205,9 @@ def in_model(folder: Path) -> None:
     body = bytearray(file.read_bytes())
     length = int.from_bytes(body[:8], "little")
     header = json.loads(body[8 : 8 + length])
-    name, entry = next((n, e) for n, e in header.items() if n != "__metadata__" and e["dtype"] in ("F32", "F64"))
+    name, entry = next(
+        (n, e) for n, e in header.items() if n != "__metadata__" and e["dtype"] in ("F32", "F64")
+    )
     start = 8 + length + entry["data_offsets"][0]
     size = int(entry["dtype"][1:]) // 8
     body[start : start + size] = np.array(np.nan, f"<f{size}").tobytes()
@@ -210,7 +216,9 @@ def in_model(folder: Path) -> None:
 
 
 def write(file: str, content: str | bytes) -> Tamper:
-    return lambda folder: (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return lambda folder: (folder / file).write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
 
 
 def link(file: str, target: Path) -> Tamper:
@@ -231,138 +239,322 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
     "a name of another alphabet": (in_pool("name", value="a/b"), r"archive.json: pools.0.row.name"),
     "an id that is text": (in_run("id", value="1"), r"archive.json: runs.0.row.id"),
     "a state that is none": (in_run("state", value="deleting"), r"archive.json: runs.0.row.state"),
-    "a fault of an open run": (in_run("fault", value="x"), "fault is there where the state is `faulty`"),
-    "a strategy that is none": (in_run("settings", "selection", "strategy", value="x"), "selection.strategy"),
+    "a fault of an open run": (
+        in_run("fault", value="x"),
+        "fault is there where the state is `faulty`",
+    ),
+    "a strategy that is none": (
+        in_run("settings", "selection", "strategy", value="x"),
+        "selection.strategy",
+    ),
     "a setting that is none": (in_run("settings", "selection", "more", value=1), "selection.more"),
-    "a setting that is missing": (in_run("settings", "selection", "utility", value=None), "utility is missing"),
-    "a reward without a threshold": (in_run("settings", "reward", "kind", value="threshold"), "threshold"),
-    "too many rollouts": (in_run("settings", "rollouts_per_prompt", value=5_000), "rollouts_per_prompt"),
+    "a setting that is missing": (
+        in_run("settings", "selection", "utility", value=None),
+        "utility is missing",
+    ),
+    "a reward without a threshold": (
+        in_run("settings", "reward", "kind", value="threshold"),
+        "threshold",
+    ),
+    "too many rollouts": (
+        in_run("settings", "rollouts_per_prompt", value=5_000),
+        "rollouts_per_prompt",
+    ),
     "a seed that is text": (in_run("settings", "seed", value="1"), "settings.seed"),
     "an infinity": (in_run("settings", "selection", "bonus", value=float("inf")), "."),
     "a predictor's parameter": (
-        in_run("settings", "selection", "predictor_parameters", value={"nonsense": 1}), "predictor_parameters",
+        in_run("settings", "selection", "predictor_parameters", value={"nonsense": 1}),
+        "predictor_parameters",
     ),
     "a domain that no prompt has": (
-        in_run("settings", "selection", "domain_quotas", value={"nowhere": 1.0}), "no prompt has the domain 'nowhere'",
+        in_run("settings", "selection", "domain_quotas", value={"nowhere": 1.0}),
+        "no prompt has the domain 'nowhere'",
     ),
     "quotas from a draw to come": (in_run("settings", "quotas_from", value=10**6), "quotas_from"),
-    "a pool that is not here": (in_run("settings", "pools", 0, "pool", value="other"), "pools are not those"),
+    "a pool that is not here": (
+        in_run("settings", "pools", 0, "pool", value="other"),
+        "pools are not those",
+    ),
     "another source": (in_run("settings", "warm_start_from", value="nobody"), "runs are not those"),
     "what it was opened with": (in_run("request", "seed", value=-1), "settings.seed"),
     "a log that is longer": (in_run("log_position", value=nudge(1)), "outcomes.jsonl: .* lines"),
-    "a log that is shorter": (in_run("log_position", value=nudge(-1)), "past the log|snapshot|lines"),
+    "a log that is shorter": (
+        in_run("log_position", value=nudge(-1)),
+        "past the log|snapshot|lines",
+    ),
     "draws that are not there": (in_run("draws", value=nudge(4)), "selections.jsonl: .* draws"),
     "selections that are not there": (in_run("selections", value=nudge(1)), "the ordinals are not"),
-    "a version that is not there": (in_run("model_version", value=nudge(1)), "model_versions.jsonl: version"),
+    "a version that is not there": (
+        in_run("model_version", value=nudge(1)),
+        "model_versions.jsonl: version",
+    ),
     "learned past the log": (in_run("trained_through", value=10**6), "past the log"),
     "an epoch to come": (in_run("epoch", value=nudge(1)), "restores.jsonl"),
-    "lines that were not written": (in_manifest("runs", 0, "lines", "steps", value=nudge(1)), "steps.jsonl has"),
-    "lines that are not told": (in_manifest("runs", 0, "lines", value={}), "the number of lines of"),
+    "lines that were not written": (
+        in_manifest("runs", 0, "lines", "steps", value=nudge(1)),
+        "steps.jsonl has",
+    ),
+    "lines that are not told": (
+        in_manifest("runs", 0, "lines", value={}),
+        "the number of lines of",
+    ),
     "two runs of one name": (in_manifest("runs", 1, "row", "name", value="run"), "one name twice"),
     "the embedding's kind": (in_pool("embedding", "kind", value="folder"), "embedding"),
-    "a dimension that is not the embedding's": (in_pool("dimension", value=5), "dimension 5 is not"),
+    "a dimension that is not the embedding's": (
+        in_pool("dimension", value=5),
+        "dimension 5 is not",
+    ),
     "no prompts": (in_pool("prompts", value=0), "prompts"),
     "prompts that are not there": (in_pool("prompts", value=nudge(1)), "prompts, the pool has"),
     "a frame past the pool": (in_pool("frame_rows", value=10**6), "frame_rows"),
     "deep nesting": (write("archive.json", '{"format": ' + "[" * 100_000), "archive.json"),
     "no JSON": (write("archive.json", b"\xff\xfe"), "archive.json"),
     # pools
-    "a prompt in another place": (in_line("pools/0/prompts", 3, "position", value=7), "line 4: position 7"),
+    "a prompt in another place": (
+        in_line("pools/0/prompts", 3, "position", value=7),
+        "line 4: position 7",
+    ),
     "an empty key": (in_line("pools/0/prompts", 3, "key", value=""), "line 4: key"),
     "a key that is a number": (in_line("pools/0/prompts", 3, "key", value=3), "line 4: key"),
     "a key with a NUL": (in_line("pools/0/prompts", 3, "key", value="a\0b"), "line 4: key"),
-    "a key twice": (in_line("pools/0/prompts", 3, "key", value="p2"), "line 4: the key is there already|identity"),
-    "a digest that is none": (in_line("pools/0/prompts", 3, "digest", value="zz"), "line 4: digest"),
-    "another digest": (in_line("pools/0/prompts", 3, "digest", value="0" * 32), "identity is not that"),
-    "a text of another digest": (in_line("pools/0/prompts", 3, "text", value="a"), "digest is not that of the text"),
-    "more successes than trials": (in_line("pools/0/prompts", 3, "prior_successes", value=3.0), "3.0 of 2.0"),
-    "trials without an end": (in_line("pools/0/prompts", 3, "prior_trials", value=1e300), "line 4: prior_trials"),
-    "an alias of no prompt": (in_line("pools/0/prompt_aliases", 1, "position", value=999), "line 2: position 999"),
-    "an alias that is a key": (in_line("pools/0/prompt_aliases", 1, "key", value="p1"), "the key is there already"),
-    "a chunk with a way out": (in_line("pools/0/pool_chunks", 0, "start", value="../0"), "line 1: start"),
-    "a chunk in another place": (in_line("pools/0/pool_chunks", 1, "start", value=11), "line 2: prompts 11"),
-    "a chunk without an end": (in_line("pools/0/pool_chunks", 1, "size", value=2**30), "line 2: prompts 12"),
+    "a key twice": (
+        in_line("pools/0/prompts", 3, "key", value="p2"),
+        "line 4: the key is there already|identity",
+    ),
+    "a digest that is none": (
+        in_line("pools/0/prompts", 3, "digest", value="zz"),
+        "line 4: digest",
+    ),
+    "another digest": (
+        in_line("pools/0/prompts", 3, "digest", value="0" * 32),
+        "identity is not that",
+    ),
+    "a text of another digest": (
+        in_line("pools/0/prompts", 3, "text", value="a"),
+        "digest is not that of the text",
+    ),
+    "more successes than trials": (
+        in_line("pools/0/prompts", 3, "prior_successes", value=3.0),
+        "3.0 of 2.0",
+    ),
+    "trials without an end": (
+        in_line("pools/0/prompts", 3, "prior_trials", value=1e300),
+        "line 4: prior_trials",
+    ),
+    "an alias of no prompt": (
+        in_line("pools/0/prompt_aliases", 1, "position", value=999),
+        "line 2: position 999",
+    ),
+    "an alias that is a key": (
+        in_line("pools/0/prompt_aliases", 1, "key", value="p1"),
+        "the key is there already",
+    ),
+    "a chunk with a way out": (
+        in_line("pools/0/pool_chunks", 0, "start", value="../0"),
+        "line 1: start",
+    ),
+    "a chunk in another place": (
+        in_line("pools/0/pool_chunks", 1, "start", value=11),
+        "line 2: prompts 11",
+    ),
+    "a chunk without an end": (
+        in_line("pools/0/pool_chunks", 1, "size", value=2**30),
+        "line 2: prompts 12",
+    ),
     "vectors that are not finite": (
-        in_arrays("pools/0/0.safetensors", "embedding", lambda a: a * np.nan), "line 1: embedding is not finite",
+        in_arrays("pools/0/0.safetensors", "embedding", lambda a: a * np.nan),
+        "line 1: embedding is not finite",
     ),
     "vectors of another length": (
-        in_arrays("pools/0/0.safetensors", "embedding", lambda a: a * 2), "embedding 0 has length 2",
+        in_arrays("pools/0/0.safetensors", "embedding", lambda a: a * 2),
+        "embedding 0 has length 2",
     ),
     "vectors of another shape": (
-        in_arrays("pools/0/0.safetensors", "embedding", lambda a: a[:, :2]), r"embedding has shape \(12, 2\)",
+        in_arrays("pools/0/0.safetensors", "embedding", lambda a: a[:, :2]),
+        r"embedding has shape \(12, 2\)",
     ),
     "vectors of another type": (
-        in_arrays("pools/0/0.safetensors", "embedding", lambda a: a.astype(np.float64)), "of type float64",
+        in_arrays("pools/0/0.safetensors", "embedding", lambda a: a.astype(np.float64)),
+        "of type float64",
     ),
     "surfaces of another shape": (
-        in_arrays("pools/0/0.safetensors", "surface", lambda a: np.zeros((12, 7), np.float32)), "surface has shape",
+        in_arrays("pools/0/0.safetensors", "surface", lambda a: np.zeros((12, 7), np.float32)),
+        "surface has shape",
     ),
     "identities of others": (
-        in_arrays("pools/0/0.safetensors", "identity", lambda a: a[::-1]), "identity is not that of the prompts",
+        in_arrays("pools/0/0.safetensors", "identity", lambda a: a[::-1]),
+        "identity is not that of the prompts",
     ),
     "no arrays": (write("pools/0/0.safetensors", b"x"), "pool_chunks.jsonl line 1"),
     "arrays without an end": (write("pools/0/0.safetensors", bytes(2**22)), "over .* bytes"),
     # runs
-    "a segment of another pool": (in_line("runs/0/run_segments", 0, "pool_id", value=77), "pool_id 77"),
-    "a segment with a gap": (in_line("runs/0/run_segments", 1, "offset", value=14), "line 2: offset 14"),
-    "a segment past the pool": (in_line("runs/0/run_segments", 0, "size", value=2**29), "ends past"),
-    "a segment from elsewhere": (in_line("runs/0/run_segments", 0, "start", value=1), "line 1: start 1"),
-    "an ordinal twice": (in_line("runs/0/selections", 1, "ordinal", value=0), "the ordinals are not"),
-    "a sequence twice": (in_line("runs/0/selections", 1, "sequence", value=0), "line 2: sequence 0"),
-    "a first draw elsewhere": (in_line("runs/0/selections", 1, "first_draw", value=5), "first_draw does not follow"),
+    "a segment of another pool": (
+        in_line("runs/0/run_segments", 0, "pool_id", value=77),
+        "pool_id 77",
+    ),
+    "a segment with a gap": (
+        in_line("runs/0/run_segments", 1, "offset", value=14),
+        "line 2: offset 14",
+    ),
+    "a segment past the pool": (
+        in_line("runs/0/run_segments", 0, "size", value=2**29),
+        "ends past",
+    ),
+    "a segment from elsewhere": (
+        in_line("runs/0/run_segments", 0, "start", value=1),
+        "line 1: start 1",
+    ),
+    "an ordinal twice": (
+        in_line("runs/0/selections", 1, "ordinal", value=0),
+        "the ordinals are not",
+    ),
+    "a sequence twice": (
+        in_line("runs/0/selections", 1, "sequence", value=0),
+        "line 2: sequence 0",
+    ),
+    "a first draw elsewhere": (
+        in_line("runs/0/selections", 1, "first_draw", value=5),
+        "first_draw does not follow",
+    ),
     "a size of another": (in_line("runs/0/selections", 1, "size", value=3), "rows has 4 entries"),
-    "a row past the run": (in_line("runs/0/selections", 1, "rows", 0, value=999), "line 2: row 999"),
+    "a row past the run": (
+        in_line("runs/0/selections", 1, "rows", 0, value=999),
+        "line 2: row 999",
+    ),
     "a row below zero": (in_line("runs/0/selections", 1, "rows", 0, value=-1), "line 2: rows.0"),
-    "a row twice": (in_line("runs/0/selections", 1, "rows", value=lambda r: [r[0], *r[:-1]]), "drawn twice"),
-    "a prediction that is none": (in_line("runs/0/selections", 1, "predicted", 0, value=float("nan")), "line 2"),
-    "a selection of an epoch to come": (in_line("runs/0/selections", 1, "epoch", value=9), "epoch 9"),
-    "a draw of a model to come": (in_line("runs/0/selections", 1, "model_version", value=999), "past the run's"),
+    "a row twice": (
+        in_line("runs/0/selections", 1, "rows", value=lambda r: [r[0], *r[:-1]]),
+        "drawn twice",
+    ),
+    "a prediction that is none": (
+        in_line("runs/0/selections", 1, "predicted", 0, value=float("nan")),
+        "line 2",
+    ),
+    "a selection of an epoch to come": (
+        in_line("runs/0/selections", 1, "epoch", value=9),
+        "epoch 9",
+    ),
+    "a draw of a model to come": (
+        in_line("runs/0/selections", 1, "model_version", value=999),
+        "past the run's",
+    ),
     "a line of the log twice": (again("runs/0/outcomes", 0), "position 1 does not follow"),
-    "a position that is missing": (in_line("runs/0/outcomes", 2, "position", value=9), "line 3: position 9"),
-    "an outcome of no draw": (in_line("runs/0/outcomes", 2, "draw", value=10**6), "draw 1000000 is not"),
-    "an outcome of another row": (in_line("runs/0/outcomes", 2, "row", value=nudge(1)), "is not that of draw"),
-    "an outcome told twice": (in_line("runs/0/outcomes", 1, "draw", value=0), "is not that of draw|parts of a rollout"),
-    "a part without its first": (in_line("runs/0/outcomes", 2, "part", value=1), "parts of a rollout"),
-    "a rollout of none": (in_line("runs/0/outcomes", 2, "rollout", value=99), "line 3: successes 2 of 8"),
-    "successes past the trials": (in_line("runs/0/outcomes", 2, "successes", value=99.0), "99 of 8 trials"),
-    "successes below zero": (in_line("runs/0/outcomes", 2, "successes", value=-1.0), "line 3: successes"),
+    "a position that is missing": (
+        in_line("runs/0/outcomes", 2, "position", value=9),
+        "line 3: position 9",
+    ),
+    "an outcome of no draw": (
+        in_line("runs/0/outcomes", 2, "draw", value=10**6),
+        "draw 1000000 is not",
+    ),
+    "an outcome of another row": (
+        in_line("runs/0/outcomes", 2, "row", value=nudge(1)),
+        "is not that of draw",
+    ),
+    "an outcome told twice": (
+        in_line("runs/0/outcomes", 1, "draw", value=0),
+        "is not that of draw|parts of a rollout",
+    ),
+    "a part without its first": (
+        in_line("runs/0/outcomes", 2, "part", value=1),
+        "parts of a rollout",
+    ),
+    "a rollout of none": (
+        in_line("runs/0/outcomes", 2, "rollout", value=99),
+        "line 3: successes 2 of 8",
+    ),
+    "successes past the trials": (
+        in_line("runs/0/outcomes", 2, "successes", value=99.0),
+        "99 of 8 trials",
+    ),
+    "successes below zero": (
+        in_line("runs/0/outcomes", 2, "successes", value=-1.0),
+        "line 3: successes",
+    ),
     "a status that is none": (in_line("runs/0/outcomes", 2, "status", value=9), "line 3: status"),
     "a column that is missing": (
-        in_line("runs/0/outcomes", 2, "part", value=None), "line 3: part",
+        in_line("runs/0/outcomes", 2, "part", value=None),
+        "line 3: part",
     ),
-    "a line without an end": (write("runs/0/outcomes.jsonl", "x" * (33 * 2**20)), "line 1 is over 32 MB"),
-    "a subset of other rows": (in_line("runs/0/run_subsets", 0, "rows", 0, value=0), "id is not that|ascending"),
-    "a subset that goes down": (in_line("runs/0/run_subsets", 0, "rows", value=lambda r: r[::-1]), "ascending"),
-    "an answer that is none": (in_line("runs/0/receipts", 0, "answer", value={"stored": "x"}), "receipts.jsonl line 1"),
-    "a version with a way out": (in_line("runs/0/model_versions", 0, "version", value="../../x"), "line 1: version"),
-    "a version twice": (in_line("runs/0/model_versions", 1, "version", value=0), "line 2: version 0"),
+    "a line without an end": (
+        write("runs/0/outcomes.jsonl", "x" * (33 * 2**20)),
+        "line 1 is over 32 MB",
+    ),
+    "a subset of other rows": (
+        in_line("runs/0/run_subsets", 0, "rows", 0, value=0),
+        "id is not that|ascending",
+    ),
+    "a subset that goes down": (
+        in_line("runs/0/run_subsets", 0, "rows", value=lambda r: r[::-1]),
+        "ascending",
+    ),
+    "an answer that is none": (
+        in_line("runs/0/receipts", 0, "answer", value={"stored": "x"}),
+        "receipts.jsonl line 1",
+    ),
+    "a version with a way out": (
+        in_line("runs/0/model_versions", 0, "version", value="../../x"),
+        "line 1: version",
+    ),
+    "a version twice": (
+        in_line("runs/0/model_versions", 1, "version", value=0),
+        "line 2: version 0",
+    ),
     "a version that learned the future": (
-        in_line("runs/0/model_versions", 1, "trained_through", value=10**6), "line 2: trained_through",
+        in_line("runs/0/model_versions", 1, "trained_through", value=10**6),
+        "line 2: trained_through",
     ),
-    "a predictor that is none": (in_line("runs/0/model_versions", 1, "predictor", value="x"), "line 2: predictor"),
+    "a predictor that is none": (
+        in_line("runs/0/model_versions", 1, "predictor", value="x"),
+        "line 2: predictor",
+    ),
     "a model that is not finite": (in_model, "is not finite"),
-    "what it started from is damaged": (in_line("runs/0/model_versions", 0, "damaged", value=True), "damaged"),
-    "a metric that is none": (in_line("runs/0/steps", 0, "metrics", "rollouts", value=float("inf")), "line 1"),
+    "what it started from is damaged": (
+        in_line("runs/0/model_versions", 0, "damaged", value=True),
+        "damaged",
+    ),
+    "a metric that is none": (
+        in_line("runs/0/steps", 0, "metrics", "rollouts", value=float("inf")),
+        "line 1",
+    ),
     "a step to come": (in_line("runs/0/steps", 0, "version", value=10**6), "line 1: version"),
-    "a snapshot past the log": (in_line("runs/0/snapshots", 0, "log_position", value=10**6), "line 1: log_position"),
-    "a snapshot of other draws": (in_line("runs/0/snapshots", 0, "draws", value=nudge(1)), "other draws"),
+    "a snapshot past the log": (
+        in_line("runs/0/snapshots", 0, "log_position", value=10**6),
+        "line 1: log_position",
+    ),
+    "a snapshot of other draws": (
+        in_line("runs/0/snapshots", 0, "draws", value=nudge(1)),
+        "other draws",
+    ),
     "a snapshot of a model that is gone": (
-        in_line("runs/0/snapshots", 0, "model_version", value=1), "version 1, that of 'two', is missing",
+        in_line("runs/0/snapshots", 0, "model_version", value=1),
+        "version 1, that of 'two', is missing",
     ),
     "a snapshot of a longer log": (
-        in_line("runs/0/snapshots", 0, "log_position", value=nudge(2)), "tells of draws|trained_through|past",
+        in_line("runs/0/snapshots", 0, "log_position", value=nudge(2)),
+        "tells of draws|trained_through|past",
     ),
-    "a snapshot's settings": (in_line("runs/0/snapshots", 0, "settings", "seed", value=99), "another seed"),
+    "a snapshot's settings": (
+        in_line("runs/0/snapshots", 0, "settings", "seed", value=99),
+        "another seed",
+    ),
     "a snapshot twice": (again("runs/0/snapshots", 0), "is there already"),
     "a restore to come": (in_line("runs/0/restores", 0, "epoch", value=2), "line 1: epoch 2"),
     "a superseded line twice": (again("runs/0/superseded_outcomes", 0), "is there already"),
     "superseded in an epoch to come": (
-        in_line("runs/0/superseded_selections", 0, "superseded_in", value=2), "superseded_in 2",
+        in_line("runs/0/superseded_selections", 0, "superseded_in", value=2),
+        "superseded_in 2",
     ),
-    "a file that leads out": (link("runs/0/outcomes.jsonl", Path("/etc/hostname")), "leads out of the archive"),
-    "arrays that lead out": (link("pools/0/0.safetensors", Path("/etc/hostname")), "leads out of the archive"),
+    "a file that leads out": (
+        link("runs/0/outcomes.jsonl", Path("/etc/hostname")),
+        "leads out of the archive",
+    ),
+    "arrays that lead out": (
+        link("pools/0/0.safetensors", Path("/etc/hostname")),
+        "leads out of the archive",
+    ),
     "a file without an end": (link("runs/0/outcomes.jsonl", Path("/dev/zero")), "is missing"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", TAMPERED)
@@ -382,7 +574,9 @@ def test_what_cannot_be_is_refused_by_name_before_a_row_is_written(
     assert str(folder) in refusal.value.detail
 
 
-def test_what_a_run_started_from_must_be_what_is_here(whole: Path, tmp_path: Path, context: Context) -> None:
+def test_what_a_run_started_from_must_be_what_is_here(
+    whole: Path, tmp_path: Path, context: Context
+) -> None:
     import_run(context.store, whole, "once")
     lifecycle.delete_run(context, "once", None, dry_run=False)
     folder = changed(whole, tmp_path, in_manifest("runs", 1, "row", "settings", "seed", value=12))
@@ -393,7 +587,9 @@ def test_what_a_run_started_from_must_be_what_is_here(whole: Path, tmp_path: Pat
     works(context)
 
 
-def test_an_import_that_breaks_off_leaves_nothing_and_others_do_not_notice(context: Context, whole: Path) -> None:
+def test_an_import_that_breaks_off_leaves_nothing_and_others_do_not_notice(
+    context: Context, whole: Path
+) -> None:
     import_run(context.store, whole, "there")
     before, events = rows_in(context.store), len(_events(context))
     seen: list[list[str]] = []
@@ -415,7 +611,9 @@ def test_what_a_killed_import_has_left_is_taken_away(
     database_url: str, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened_store(database_url) as store:
-        monkeypatch.setattr("promptgps_service.flow.archive_import._Arrival.abandon", lambda self: None)
+        monkeypatch.setattr(
+            "promptgps_service.flow.archive_import._Arrival.abandon", lambda self: None
+        )
 
         def killed(*_: object) -> None:
             raise Invalid("killed")
@@ -445,7 +643,9 @@ def test_an_import_that_was_taken_for_dead_does_not_go_on(store: Store, whole: P
     assert rows_in(store) == 0
 
 
-def test_a_pool_that_an_import_draws_from_is_not_deleted_meanwhile(context: Context, whole: Path) -> None:
+def test_a_pool_that_an_import_draws_from_is_not_deleted_meanwhile(
+    context: Context, whole: Path
+) -> None:
     import_run(context.store, whole, "there")
     lifecycle.delete_run(context, "there", None, dry_run=False)
     lifecycle.delete_run(context, "first", None, dry_run=False)
@@ -465,11 +665,15 @@ def test_an_import_leaves_events_with_the_name_of_the_key(context: Context, whol
     import_run(context.store, whole, "new", by="alice")
     told = [(event.action, event.run or event.pool, event.key) for event in _events(context)]
     assert told == [
-        ("run-imported", "first", "alice"), ("run-imported", "new", "alice"), ("pool-imported", "old", "alice"),
-    ]  # fmt: skip
+        ("run-imported", "first", "alice"),
+        ("run-imported", "new", "alice"),
+        ("pool-imported", "old", "alice"),
+    ]
 
 
-def test_states_and_aliases_and_subsets_travel(context: Context, whole: Path, tmp_path: Path) -> None:
+def test_states_and_aliases_and_subsets_travel(
+    context: Context, whole: Path, tmp_path: Path
+) -> None:
     import_run(context.store, whole)
     assert predict_difficulty(context, PredictDifficulty(run="run", keys=["r1"])).success_mean
     subset = send_subset(context, "run", SendSubset(keys=["q0", "p1", "p3"])).subset
@@ -496,7 +700,13 @@ WORDS = st.sampled_from([
 
 
 def _leaves(value: Any, where: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for name, each in inside:
         yield from _leaves(each, (*where, name))
         yield (*where, name)
@@ -504,7 +714,9 @@ def _leaves(value: Any, where: tuple[str | int, ...] = ()) -> Iterator[tuple[str
 
 def tamper_at_random(folder: Path, data: st.DataObject) -> str:
     """Change something; answers what."""
-    file = data.draw(st.sampled_from(sorted(f for f in folder.rglob("*") if f.is_file() and f.stat().st_size)))
+    file = data.draw(
+        st.sampled_from(sorted(f for f in folder.rglob("*") if f.is_file() and f.stat().st_size))
+    )
     name, kind = str(file.relative_to(folder)), random.Random(data.draw(st.integers(0, 2**32)))
     if file.suffix == ".safetensors":
         body = bytearray(file.read_bytes())
@@ -536,8 +748,10 @@ def tamper_at_random(folder: Path, data: st.DataObject) -> str:
     return f"{name} line {number + 1} {how} {where}"
 
 
-@settings(max_examples=int(os.environ.get("PROMPTGPS_TEST_TAMPERINGS", "25")),
-          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+@settings(
+    max_examples=int(os.environ.get("PROMPTGPS_TEST_TAMPERINGS", "25")),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_whatever_is_changed_is_refused_or_works(
     data: st.DataObject, context: Context, whole: Path, tmp_path: Path

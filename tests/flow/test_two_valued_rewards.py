@@ -27,7 +27,11 @@ def run(context: Context) -> None:
 def rollouts(context: Context, rewards: list[float | None], **changes: Any) -> Any:
     """Report rewards of the rollouts of a new draw."""
     draw = select(context, 1).draws.draw_id
-    columns = {"draw_id": draw * len(rewards), "rollout_index": list(range(len(rewards))), "reward": rewards}
+    columns = {
+        "draw_id": draw * len(rewards),
+        "rollout_index": list(range(len(rewards))),
+        "reward": rewards,
+    }
     return report(context, **columns | changes)
 
 
@@ -58,7 +62,9 @@ def test_the_first_failure_decides_and_everybody_knows(
     with opened_context(database_url) as later:
         assert values(later) == expected
     everything = [reward for rewards in reports for reward in rewards]
-    kept = [reward for (reward,) in stored(context, "SELECT reward FROM outcomes ORDER BY position")]
+    kept = [
+        reward for (reward,) in stored(context, "SELECT reward FROM outcomes ORDER BY position")
+    ]
     assert kept == everything
     state = context.desk("run").state
     assert float(state.successes.sum()) == sum(reward > 0.5 for reward in everything)
@@ -94,10 +100,12 @@ def test_every_wrong_row_is_named_with_its_whole_value(context: Context) -> None
     draw = select(context, 1).draws.draw_id
     with pytest.raises(Invalid) as refused:
         report(
-            context, draw_id=draw * 6, rollout_index=[0, 9, 2, 3, 8, 5],
+            context,
+            draw_id=draw * 6,
+            rollout_index=[0, 9, 2, 3, 8, 5],
             reward=[1.0, 1.0, 0.30000000000000004, None, 0.0, 0.9892578125],
             status=["ok", "ok", "ok", "error", "ok", "ok"],
-        )  # fmt: skip
+        )
     told = {(fault.field, fault.row): fault.detail for fault in refused.value.faults}
     assert list(told) == [("rollout_index", 1), ("reward", 2), ("rollout_index", 4), ("reward", 5)]
     assert "0.30000000000000004" in told["reward", 2]
@@ -146,7 +154,9 @@ def test_a_log_of_version_0_1_0_has_zeros_and_ones(context: Context) -> None:
     rollouts(context, [0.0, 1.0])
     with context.store.write() as unit:
         record = unit.runs.lock(unit.runs.get("run").id)
-        reward = {name: value for name, value in record.settings["reward"].items() if name != "values"}
+        reward = {
+            name: value for name, value in record.settings["reward"].items() if name != "values"
+        }
         unit.runs.set_settings(record.id, record.settings | {"reward": reward})
     assert values(context) is None
     with pytest.raises(Invalid) as refused:
@@ -162,7 +172,11 @@ def test_values_can_be_given(context: Context) -> None:
     with pytest.raises(Invalid):
         report(context, run="given", draw_id=draw, rollout_index=[0], reward=[0.0])
     assert report(context, run="given", draw_id=draw, rollout_index=[0], reward=[-1.0]).stored == 1
-    for wrong in ({"values": [1, 0]}, {"values": [0, 2]}, {"kind": "threshold", "threshold": 1.0, "values": [0, 1]}):
+    for wrong in (
+        {"values": [1, 0]},
+        {"values": [0, 2]},
+        {"kind": "threshold", "threshold": 1.0, "values": [0, 1]},
+    ):
         with pytest.raises(ValidationError, match="values"):
             Reward.model_validate(wrong)
 
@@ -170,7 +184,9 @@ def test_values_can_be_given(context: Context) -> None:
 # ---- another reward, while nothing is stored ---------------------------------------------------
 
 
-def test_the_reward_can_be_changed_while_nothing_is_stored(context: Context, database_url: str) -> None:
+def test_the_reward_can_be_changed_while_nothing_is_stored(
+    context: Context, database_url: str
+) -> None:
     affine = Reward(kind="affine", low=-1.0, high=3.0)
     with opened_context(database_url) as replica:
         replica.desk("run")
@@ -180,7 +196,9 @@ def test_the_reward_can_be_changed_while_nothing_is_stored(context: Context, dat
         assert float(replica.desk("run").state.successes.sum()) == 1.25
         softness = replica.desk("run").state.softness()
     assert softness is not None
-    assert change_run(context, "run", ChangeRun(reward=affine)).reward == affine, "no change is no conflict"
+    assert change_run(context, "run", ChangeRun(reward=affine)).reward == affine, (
+        "no change is no conflict"
+    )
     with pytest.raises(Conflict) as refused:
         change_run(context, "run", ChangeRun(reward=Reward(kind="threshold", threshold=0.5)))
     assert refused.value.faults[0].field == "reward"
@@ -217,7 +235,9 @@ def test_the_run_is_what_is_asked_for_whatever_its_reports_have_shown(context: C
 
 def test_groups_are_whole_up_to_rounding(context: Context) -> None:
     ids = select(context, 5).draws.draw_id
-    report(context, draw_id=ids, successes=[2.9999998, 8.000001, -1e-9, 5.03125, 1.0], trials=[8] * 5)
+    report(
+        context, draw_id=ids, successes=[2.9999998, 8.000001, -1e-9, 5.03125, 1.0], trials=[8] * 5
+    )
     kept = stored(context, "SELECT successes FROM outcomes ORDER BY position")
     assert [successes for (successes,) in kept] == [3.0, 8.0, 0.0, 5.0, 1.0]
     again = report(context, draw_id=ids, successes=[3, 8, 0, 5, 1], trials=[8] * 5)
@@ -225,14 +245,19 @@ def test_groups_are_whole_up_to_rounding(context: Context) -> None:
     more = select(context, 3).draws.draw_id
     with pytest.raises(Invalid) as refused:
         report(context, draw_id=more, successes=[0.95, 1.0, 2.5], trials=[8] * 3)
-    assert [(fault.field, fault.row) for fault in refused.value.faults] == [("successes", 0), ("successes", 2)]
+    assert [(fault.field, fault.row) for fault in refused.value.faults] == [
+        ("successes", 0),
+        ("successes", 2),
+    ]
     assert "0.95" in refused.value.faults[0].detail
 
 
 def test_rewards_far_outside_their_range_are_cut_with_a_warning(context: Context) -> None:
     change_run(context, "run", ChangeRun(reward=Reward(kind="affine", low=-1.0, high=1.0)))
     assert rollouts(context, [-1.00000012, 1.0078125, 0.0]).warnings == []
-    (warning,) = rollouts(context, [1.5, 0.0, -7.0, None], status=["ok", "ok", "ok", "error"]).warnings
+    (warning,) = rollouts(
+        context, [1.5, 0.0, -7.0, None], status=["ok", "ok", "ok", "error"]
+    ).warnings
     assert "1.5 in row 0" in warning
     assert "-7.0 in row 2" in warning
     assert "[-1.0, 1.0]" in warning
@@ -241,7 +266,11 @@ def test_rewards_far_outside_their_range_are_cut_with_a_warning(context: Context
 def test_a_threshold_holds_up_to_rounding_of_float32(context: Context) -> None:
     change_run(context, "run", ChangeRun(reward=Reward(kind="threshold", threshold=1.0)))
     rollouts(context, [0.99999994, 0.999, 1.0])
-    assert stored(context, "SELECT successes FROM outcomes ORDER BY position") == [(1.0,), (0.0,), (1.0,)]
+    assert stored(context, "SELECT successes FROM outcomes ORDER BY position") == [
+        (1.0,),
+        (0.0,),
+        (1.0,),
+    ]
 
 
 def test_a_rollout_sent_again_after_rounding_is_the_same(context: Context) -> None:

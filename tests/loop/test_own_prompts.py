@@ -191,11 +191,16 @@ def test_keys_of_several_pools_that_are_distinct_need_none(
 @pytest.mark.parametrize(
     "prompts",
     [
-        range(12), [np.int64(row) for row in range(12)], np.arange(12), {row: f"row {row}" for row in range(12)},
-        (str(row) for row in range(12)), dict.fromkeys(range(12)).keys(), [float(row) for row in range(12)],
+        range(12),
+        [np.int64(row) for row in range(12)],
+        np.arange(12),
+        {row: f"row {row}" for row in range(12)},
+        (str(row) for row in range(12)),
+        dict.fromkeys(range(12)).keys(),
+        [float(row) for row in range(12)],
     ],
     ids=["range", "numpy ints", "numpy", "mapping", "generator", "view", "whole floats"],
-)  # fmt: skip
+)
 def test_whole_numbers_are_keys_by_their_decimal_string(
     client: PromptGPS, server: Any, name: str, tmp_path: Any, prompts: Any
 ) -> None:

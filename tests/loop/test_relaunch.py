@@ -26,11 +26,19 @@ from .conftest import BATCH, KEYS, Make, report, train
 @pytest.mark.parametrize(
     "changed",
     [
-        {}, {"seed": 9}, {"spool": "other"}, {"prompts": KEYS[::-1]}, {"prompts": KEYS[:20]}, {"batch_size": 3},
-        {"rollouts": 2}, {"wait_seconds": 1.0}, {"prefetch": True}, {"fallback": "scores"},
+        {},
+        {"seed": 9},
+        {"spool": "other"},
+        {"prompts": KEYS[::-1]},
+        {"prompts": KEYS[:20]},
+        {"batch_size": 3},
+        {"rollouts": 2},
+        {"wait_seconds": 1.0},
+        {"prefetch": True},
+        {"fallback": "scores"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_relaunch_is_stopped_at_its_first_batch(
     make: Make, client: PromptGPS, run: str, tmp_path: Path, finished: bool, changed: dict[str, Any]
 ) -> None:

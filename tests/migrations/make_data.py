@@ -58,7 +58,9 @@ def vectors(first: int, count: int) -> np.ndarray:
 def fill(context: Context) -> None:
     """Pools of texts and of given vectors, with keys and without."""
     columns = PromptChunk(
-        0, keys=KEYED, texts=[f"What is {number} + {number * 7}?" for number in range(20)],
+        0,
+        keys=KEYED,
+        texts=[f"What is {number} + {number * 7}?" for number in range(20)],
         domains=["even", "odd"] * 10,
         prior_successes=[1.0, None] * 10,
         prior_trials=[4.0, None] * 10,

@@ -57,7 +57,9 @@ def test_up_from_nothing_down_to_nothing_and_up_again(engine: Engine) -> None:
 def test_the_migrated_schema_is_that_of_the_tables(engine: Engine) -> None:
     upgrade(engine)
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
         assert compare_metadata(context, metadata) == []
         assert is_current(connection)
 

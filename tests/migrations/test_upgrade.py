@@ -15,12 +15,16 @@ from sqlalchemy import select as select_rows
 from tests.databases import opened_context
 from tests.flow.driving import WAIT, add, log_length, open_run, select, settle, step
 
-EARLIER = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][1:]
+EARLIER = [
+    script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()
+][1:]
 BATCH = 8
 
 
 @pytest.mark.parametrize("revision", EARLIER)
-def test_a_run_of_an_earlier_version_is_kept_whole_and_goes_on(database_url: str, revision: str) -> None:
+def test_a_run_of_an_earlier_version_is_kept_whole_and_goes_on(
+    database_url: str, revision: str
+) -> None:
     with opened_context(database_url) as before:
         add(before, 60, prior=[(1.0, 4.0), None] * 30)
         open_run(before)
@@ -32,9 +36,13 @@ def test_a_run_of_an_earlier_version_is_kept_whole_and_goes_on(database_url: str
     upgrade(engine)
     new = rows(engine)
     engine.dispose()
-    assert all(old[table] for table in ("prompts", "runs", "selections", "outcomes", "model_versions"))
+    assert all(
+        old[table] for table in ("prompts", "runs", "selections", "outcomes", "model_versions")
+    )
     for table, kept in old.items():
-        assert [{name: row[name] for name in past} for past, row in zip(kept, new[table], strict=True)] == kept, table
+        assert [
+            {name: row[name] for name in past} for past, row in zip(kept, new[table], strict=True)
+        ] == kept, table
     with opened_context(database_url) as after:
         found = describe_run(after, "run")
         aged = {"progress"}  # it tells how long ago something was
@@ -51,7 +59,12 @@ def rows(engine: Engine) -> dict[str, list[dict[str, Any]]]:
     found.reflect(engine)
     with engine.connect() as connection:
         return {
-            table.name: [*map(dict, connection.execute(select_rows(table).order_by(*table.primary_key)).mappings())]
+            table.name: [
+                *map(
+                    dict,
+                    connection.execute(select_rows(table).order_by(*table.primary_key)).mappings(),
+                )
+            ]
             for table in found.sorted_tables
             if table.name != "alembic_version"
         }

@@ -37,7 +37,9 @@ def teach(predictor, pool, first, steps=8, batch=48):
 
 def test_all_that_can_continue_are_here():
     features = Features(torch.zeros(1, 0), (), 1)
-    assert {name for name in PREDICTORS if isinstance(make(name, features), Continuing)} == set(CONTINUING)
+    assert {name for name in PREDICTORS if isinstance(make(name, features), Continuing)} == set(
+        CONTINUING
+    )
 
 
 @pytest.mark.parametrize("name", BY_TEXT)
@@ -73,7 +75,9 @@ def test_what_was_started_from_another_run_is_restored_to_the_last_bit(world, na
     restored = make(name, ours)
     restored.load_state_dict(started.state_dict())
     for one in (started, restored):
-        one.observe(Visits(torch.arange(5), torch.full((5,), 3.0).double(), torch.full((5,), 8.0).double()))
+        one.observe(
+            Visits(torch.arange(5), torch.full((5,), 3.0).double(), torch.full((5,), 8.0).double())
+        )
     assert torch.equal(started.predict().mean, restored.predict().mean)
 
 

@@ -40,7 +40,10 @@ def test_one_update_by_hand():
     implied = float(torch.sigmoid(torch.tensor(8.5 / 0.5).log() + a))
     expected = column(
         (3 / 2 + 1 / 2 + 6, 5 / 2 + 1 / 2 + 2),  # visited: its own six of eight
-        (3 / 2 + 1 / 2 + 1.5 * implied, 5 / 2 + 1 / 2 + 1.5 * (1 - implied)),  # ρ = 1/4 of the step's mean n = 6
+        (
+            3 / 2 + 1 / 2 + 1.5 * implied,
+            5 / 2 + 1 / 2 + 1.5 * (1 - implied),
+        ),  # ρ = 1/4 of the step's mean n = 6
         (3 / 2 + 1 / 2 + 1, 5 / 2 + 1 / 2 + 3),  # visited, without an anchor
         (2, 3),  # neither: it only fades
     )
@@ -58,7 +61,10 @@ def test_a_visit_that_has_no_anchor_says_nothing_of_the_shift():
 
 def test_without_anchors_and_forgetting_it_is_a_plain_beta_record(world):
     pool = world(60, 0)
-    bots, beta = Bots(pool.features, device=CPU, discount=1.0), DiscountedBeta(pool.features, device=CPU)
+    bots, beta = (
+        Bots(pool.features, device=CPU, discount=1.0),
+        DiscountedBeta(pool.features, device=CPU),
+    )
     for _ in range(5):
         visits = pool.visit(pool.some(20))
         bots.observe(visits)
@@ -67,7 +73,9 @@ def test_without_anchors_and_forgetting_it_is_a_plain_beta_record(world):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_policy_is_placed_relative_to_its_reference_and_prompts_never_tried_are_known(world, seed):
+def test_the_policy_is_placed_relative_to_its_reference_and_prompts_never_tried_are_known(
+    world, seed
+):
     pool = world(600, 0, seed=seed)
     features = with_anchors(pool, shift=1.5)
     bots, beta = Bots(features, device=CPU), DiscountedBeta(features, device=CPU)

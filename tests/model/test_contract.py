@@ -14,7 +14,12 @@ from promptgps_service.model.registry import PREDICTORS, make_predictor
 CPU = torch.device("cpu")
 # What a predictor promises, it promises at any size.
 SMALL = {name: {"width": 8, "iterations": 3} for name in ("neural", "stack")}
-ROWS_ALIKE = ("hierarchical", "beta", "bots", "constant")  # predictors that treat rows alike, not at random
+ROWS_ALIKE = (
+    "hierarchical",
+    "beta",
+    "bots",
+    "constant",
+)  # predictors that treat rows alike, not at random
 
 
 @pytest.fixture(params=sorted(PREDICTORS))
@@ -28,11 +33,17 @@ def make(name, features):
 
 def numbers(posterior):
     level = torch.full_like(posterior.mean, 0.3)
-    return torch.cat([posterior.mean, posterior.std, posterior.nodes()[0].flatten(), posterior.quantile(level)])
+    return torch.cat(
+        [posterior.mean, posterior.std, posterior.nodes()[0].flatten(), posterior.quantile(level)]
+    )
 
 
 def visits(rows, s, n):
-    return Visits(torch.tensor(rows), torch.tensor(s, dtype=torch.float64), torch.tensor(n, dtype=torch.float64))
+    return Visits(
+        torch.tensor(rows),
+        torch.tensor(s, dtype=torch.float64),
+        torch.tensor(n, dtype=torch.float64),
+    )
 
 
 def taught(name, world, steps=6, batch=48):
@@ -118,7 +129,9 @@ def test_rows_have_no_meaning(name, world, dimension, tolerance):
         seen = pool.visit(pool.some(50))
         one.observe(seen)
         two.observe(Visits(place[seen.rows], seen.successes, seen.trials))
-    torch.testing.assert_close(two.predict().mean, one.predict().mean[order], atol=tolerance, rtol=0)
+    torch.testing.assert_close(
+        two.predict().mean, one.predict().mean[order], atol=tolerance, rtol=0
+    )
     torch.testing.assert_close(two.predict().std, one.predict().std[order], atol=tolerance, rtol=0)
 
 

@@ -70,7 +70,9 @@ def test_many_trials_leave_as_much_doubt_as_they_should(world):
     posterior = predictor.predict().take(rows)
     binomial = math.sqrt(0.25 / 256)
     assert ((posterior.std > 0.6 * binomial) & (posterior.std < 4 * binomial)).all()
-    torch.testing.assert_close(posterior.mean, torch.full_like(posterior.mean, 0.5), atol=0.1, rtol=0)
+    torch.testing.assert_close(
+        posterior.mean, torch.full_like(posterior.mean, 0.5), atol=0.1, rtol=0
+    )
 
 
 def test_a_prompt_never_tried_is_predicted_by_its_features_alone(world):
@@ -89,7 +91,9 @@ def test_a_jump_of_the_level_is_followed(world, jump):
     pool.theta += jump
     for _ in range(10):
         predictor.observe(pool.visit(pool.some(64)))
-    assert float(predictor.predict().mean.mean()) == pytest.approx(float(pool.gamma.mean()), abs=0.06)
+    assert float(predictor.predict().mean.mean()) == pytest.approx(
+        float(pool.gamma.mean()), abs=0.06
+    )
 
 
 def test_a_drift_of_the_level_reaches_prompts_never_tried(world):
@@ -97,7 +101,9 @@ def test_a_drift_of_the_level_reaches_prompts_never_tried(world):
     predictor = Hierarchical(pool.features, device=CPU)
     for _ in range(30):
         predictor.observe(pool.visit(torch.randperm(500, generator=pool.random)[:64]))
-    assert float(predictor.predict().mean[500:].mean()) == pytest.approx(float(pool.gamma[500:].mean()), abs=0.05)
+    assert float(predictor.predict().mean[500:].mean()) == pytest.approx(
+        float(pool.gamma[500:].mean()), abs=0.05
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -161,7 +167,9 @@ def test_the_text_is_fitted_to_the_newest_rows_and_to_a_steady_share_of_the_old(
     assert len(rows) == len(rows.unique()) == MOST_ROWS
     newest = visited[seen >= int(seen[-MOST_ROWS // 2]) + 1]
     assert torch.isin(newest, rows).all()
-    later = rows_to_fit(torch.cat([visited, torch.arange(256) + 60_000]), torch.cat([seen, torch.full((256,), 99)]))
+    later = rows_to_fit(
+        torch.cat([visited, torch.arange(256) + 60_000]), torch.cat([seen, torch.full((256,), 99)])
+    )
     old = rows[rows < 30_000]
     assert torch.isin(old, later).double().mean() > 0.95
     assert torch.equal(rows_to_fit(visited[:100], seen[:100]), visited[:100])

@@ -53,7 +53,9 @@ def surprise(posterior, gamma):
 def step_of(s, n):
     zero = torch.zeros(len(s), dtype=torch.float64)
     s, n = (torch.tensor(values, dtype=torch.float64) for values in (s, n))
-    return Step(torch.arange(len(s)), s, n, zero, torch.full_like(zero, torch.inf), zero, zero, zero)
+    return Step(
+        torch.arange(len(s)), s, n, zero, torch.full_like(zero, torch.inf), zero, zero, zero
+    )
 
 
 def tokens_of(sets, members, dimension=5, seed=1):
@@ -98,7 +100,10 @@ def test_opposite_draws_cancel():
 def test_evidence_and_its_derivatives_by_dense_integration():
     mu = torch.tensor([-1.0, 0.3, 2.5], dtype=torch.float64, requires_grad=True)
     V = torch.tensor([0.4, 3.0, 8.0], dtype=torch.float64, requires_grad=True)
-    s, n = torch.tensor([1.0, 8.0, 0.0], dtype=torch.float64), torch.tensor([3.0, 8.0, 8.0], dtype=torch.float64)
+    s, n = (
+        torch.tensor([1.0, 8.0, 0.0], dtype=torch.float64),
+        torch.tensor([3.0, 8.0, 8.0], dtype=torch.float64),
+    )
     theta = torch.linspace(-40, 40, 40_001, dtype=torch.float64)[:, None]
     rate = torch.sigmoid(theta).clamp(1e-300, 1 - 1e-16)
     density = torch.exp(-0.5 * (theta - mu) ** 2 / V) / (2 * math.pi * V).sqrt() * (80 / 40_000)
@@ -139,7 +144,9 @@ def test_the_first_latent_is_the_level_before_anything_is_learned():
     model = Model((), prior="learned", residual=True, random=seeded(), device=CPU, **sizes)
     now = pad([step_of([8.0, 7.0, 8.0, 3.0] * 100, [8.0] * 400)])
     levels = torch.arange(-4.0, 6.0, 0.01, dtype=torch.float64)[:, None]
-    likeliest = float(levels[log_evidence(levels, torch.full_like(levels, 2.0), now.s, now.n).sum(1).argmax()])
+    likeliest = float(
+        levels[log_evidence(levels, torch.full_like(levels, 2.0), now.s, now.n).sum(1).argmax()]
+    )
     tokens = model.tokens(now, torch.zeros(1, 400, 0))
     for z in (model.posterior(tokens), model.ahead(tokens)):
         assert float(z.mean[0, 0].detach()) == pytest.approx(likeliest, abs=0.05)
@@ -160,7 +167,9 @@ def test_a_set_has_no_order_and_padding_no_meaning(layers, transition):
     for other in (turned, encoder(longer)):
         torch.testing.assert_close(other.mean, z.mean, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(other.variance, z.variance, atol=1e-5, rtol=1e-4)
-    assert (z.variance < encoder(Tokens(*(part[:, :2] for part in vars(tokens).values()))).variance).any()
+    assert (
+        z.variance < encoder(Tokens(*(part[:, :2] for part in vars(tokens).values()))).variance
+    ).any()
 
 
 def test_what_the_decoder_says_of_no_text_is_the_level_alone(world):
@@ -221,7 +230,9 @@ def test_a_state_of_other_nets_is_refused(world):
 
 
 def test_seeds_differ_and_repeat(world):
-    one, two, three = (taught(world(60, 6), 3, 30, seed=seed, **SMALL).predict().mu for seed in (0, 0, 1))
+    one, two, three = (
+        taught(world(60, 6), 3, 30, seed=seed, **SMALL).predict().mu for seed in (0, 0, 1)
+    )
     assert torch.equal(one, two)
     assert not torch.equal(one, three)
 
@@ -253,10 +264,15 @@ def test_where_text_tells_nothing_unseen_prompts_get_the_level(world, own_record
 
 def test_its_own_record_tells_prompts_apart_that_text_does_not(world):
     pool = world(300, 8, text=0.2, own=4.0)
-    with_record, without = (taught(pool, 20, 48, own_record=own, **QUICK).predict() for own in (True, False))
+    with_record, without = (
+        taught(pool, 20, 48, own_record=own, **QUICK).predict() for own in (True, False)
+    )
     seen = ~pool.unseen
     assert spearman(with_record.mean[seen], pool.gamma[seen]) > 0.85
-    assert spearman(with_record.mean[seen], pool.gamma[seen]) > spearman(without.mean[seen], pool.gamma[seen]) + 0.2
+    assert (
+        spearman(with_record.mean[seen], pool.gamma[seen])
+        > spearman(without.mean[seen], pool.gamma[seen]) + 0.2
+    )
 
 
 @pytest.mark.parametrize("jump", [4.0, -4.0])
@@ -266,7 +282,9 @@ def test_a_jump_of_the_level_is_followed(world, jump):
     pool.theta += jump
     for _ in range(8):
         predictor.observe(pool.visit(pool.some(64)))
-    assert float(predictor.predict().mean.mean()) == pytest.approx(float(pool.gamma.mean()), abs=0.1)
+    assert float(predictor.predict().mean.mean()) == pytest.approx(
+        float(pool.gamma.mean()), abs=0.1
+    )
 
 
 def test_training_its_own_choice_does_not_lead_it_astray(world):
@@ -277,7 +295,9 @@ def test_training_its_own_choice_does_not_lead_it_astray(world):
         rows = pool.some(500)
         if step:
             gamma, weights = predictor.predict().nodes()
-            rows = rows[torch.argsort((gamma * (1 - gamma) @ weights)[rows], descending=True, stable=True)]
+            rows = rows[
+                torch.argsort((gamma * (1 - gamma) @ weights)[rows], descending=True, stable=True)
+            ]
         mixed = 1 - pool.gamma**8 - (1 - pool.gamma) ** 8
         chosen.append(float(mixed[rows[:24]].mean()))
         uniform.append(float(mixed.mean()))
@@ -319,10 +339,17 @@ def test_in_another_frame_it_learns_anew_from_what_it_remembers():
     random = seeded(5)
     raw = torch.randn(500, 6, generator=random)
     theta = raw.double() @ torch.tensor([1.0, -1.0, 0.5, 0.0, 0.0, 0.0], dtype=torch.float64)
-    predictor = Neural(fit_frame({"surface": raw[:400]}).features({"surface": raw}).head(400), device=CPU, width=16)
+    predictor = Neural(
+        fit_frame({"surface": raw[:400]}).features({"surface": raw}).head(400), device=CPU, width=16
+    )
     for _ in range(12):
-        rows, n = torch.randperm(400, generator=random)[:40], torch.full((40,), 8.0, dtype=torch.float64)
-        predictor.observe(Visits(rows, torch.binomial(n, torch.sigmoid(theta[rows]), generator=random), n))
+        rows, n = (
+            torch.randperm(400, generator=random)[:40],
+            torch.full((40,), 8.0, dtype=torch.float64),
+        )
+        predictor.observe(
+            Visits(rows, torch.binomial(n, torch.sigmoid(theta[rows]), generator=random), n)
+        )
     before = predictor.predict().mean
     predictor.grow(fit_frame({"surface": raw * 3.0 + 1.0}).features({"surface": raw * 3.0 + 1.0}))
     after = predictor.predict().mean
@@ -331,7 +358,15 @@ def test_in_another_frame_it_learns_anew_from_what_it_remembers():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"width": 0}, {"draws": 1}, {"rate": 0.0}, {"rate": math.nan}, {"prior": "last"}, {"residual": False}]
+    "wrong",
+    [
+        {"width": 0},
+        {"draws": 1},
+        {"rate": 0.0},
+        {"rate": math.nan},
+        {"prior": "last"},
+        {"residual": False},
+    ],
 )
 def test_parameters_out_of_range_are_refused(world, wrong):
     with pytest.raises(ValueError, match=r"must be|needs"):

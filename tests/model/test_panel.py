@@ -39,7 +39,9 @@ class Stubborn:
             self.log_odds = self.log_odds * float("nan")
 
     def predict(self) -> LogitNormal:
-        return LogitNormal(self.log_odds.expand(ROWS), torch.full((ROWS,), 1e-6, dtype=torch.float64))
+        return LogitNormal(
+            self.log_odds.expand(ROWS), torch.full((ROWS,), 1e-6, dtype=torch.float64)
+        )
 
     def predict_new(self, features: Tensor) -> LogitNormal:
         return self.predict().take(torch.zeros(len(features), dtype=torch.long))
@@ -64,7 +66,9 @@ def visits(rate: float, step: int) -> Visits:
     random = torch.Generator().manual_seed(step)
     rows = torch.randperm(ROWS, generator=random)[:20]
     trials = torch.full((20,), 8.0, dtype=torch.float64)
-    return Visits(rows, torch.binomial(trials, torch.full_like(trials, rate), generator=random), trials)
+    return Visits(
+        rows, torch.binomial(trials, torch.full_like(trials, rate), generator=random), trials
+    )
 
 
 def test_a_main_predictor_that_stays_behind_is_replaced_and_comes_back(features: Features) -> None:
@@ -97,7 +101,12 @@ def test_a_fit_that_breaks_off_leaves_its_last_good_state(features: Features, fa
 
 
 def test_everybody_is_scored_before_anybody_learns(features: Features) -> None:
-    panel = Panel([make_predictor(name, features, CPU) for name in ("hierarchical", "beta", "ridge", "constant")])
+    panel = Panel(
+        [
+            make_predictor(name, features, CPU)
+            for name in ("hierarchical", "beta", "ridge", "constant")
+        ]
+    )
     report = panel.observe(visits(0.9, 0))
     assert set(report.scores) == {"hierarchical", "beta", "ridge", "constant"}
     for scores in report.scores.values():
@@ -106,12 +115,16 @@ def test_everybody_is_scored_before_anybody_learns(features: Features) -> None:
 
 def test_uniform_picks_are_scored_apart_for_everybody(features: Features) -> None:
     panel = Panel([Stubborn(0.0), Constant(features, device=CPU)])
-    step = Visits(torch.arange(6), torch.tensor([8.0, 8, 8, 8, 0, 8]).double(), torch.full((6,), 8.0).double())
+    step = Visits(
+        torch.arange(6), torch.tensor([8.0, 8, 8, 8, 0, 8]).double(), torch.full((6,), 8.0).double()
+    )
     report = panel.observe(step, torch.tensor([False, True, False, False, True, False]))
     assert set(report.uniform) == {"stubborn", "constant"}
     assert report.uniform["stubborn"].prompts == 2
     assert report.uniform["stubborn"].attempts == 16
-    alone = Panel([Stubborn(0.0)]).observe(Visits(step.rows[[1, 4]], step.successes[[1, 4]], step.trials[[1, 4]]))
+    alone = Panel([Stubborn(0.0)]).observe(
+        Visits(step.rows[[1, 4]], step.successes[[1, 4]], step.trials[[1, 4]])
+    )
     assert report.uniform["stubborn"] == alone.scores["stubborn"]
     assert report.scores["stubborn"] != alone.scores["stubborn"]
 
@@ -180,13 +193,20 @@ def test_a_latent_that_collapses_is_seen_and_where_it_costs_a_better_predictor_i
     panel = Panel([neural, Constant(features, device=CPU)])
     reports = [panel.observe(visits(0.5, step)) for step in range(10)]
     if collapsed:  # the encoders say the same of whatever they are shown
-        still = Normal(torch.zeros(1, neural.model.latent), torch.full((1, neural.model.latent), 0.01))
+        still = Normal(
+            torch.zeros(1, neural.model.latent), torch.full((1, neural.model.latent), 0.01)
+        )
         monkeypatch.setattr(neural.model, "posterior", lambda _tokens: still)
         monkeypatch.setattr(neural.model, "ahead", lambda _tokens: still)
     assert all(report.vitals["neural.latent_information"] > 0.5 for report in reports)
     # And the policy moves.
-    reports = [panel.observe(visits(0.5 + 0.45 * (-1) ** (step // 15), 10 + step)) for step in range(3 * PATIENCE)]
-    information, surprise = ([report.vitals[f"neural.latent_{what}"] for report in reports] for what in VITALS)
+    reports = [
+        panel.observe(visits(0.5 + 0.45 * (-1) ** (step // 15), 10 + step))
+        for step in range(3 * PATIENCE)
+    ]
+    information, surprise = (
+        [report.vitals[f"neural.latent_{what}"] for report in reports] for what in VITALS
+    )
     assert ("constant" in {report.served for report in reports}) == collapsed
     if collapsed:
         assert set(information) == set(surprise) == {0.0}
@@ -211,7 +231,9 @@ def test_the_panel_is_restored_with_its_standing(features: Features) -> None:
 
 
 def test_a_state_of_other_members_is_refused(features: Features) -> None:
-    panel = Panel([make_predictor("beta", features, CPU), make_predictor("constant", features, CPU)])
+    panel = Panel(
+        [make_predictor("beta", features, CPU), make_predictor("constant", features, CPU)]
+    )
     other = Panel([make_predictor("beta", features, CPU)])
     with pytest.raises(ValueError, match="not one of these predictors"):
         other.load_state_dict(panel.state_dict())

@@ -29,8 +29,12 @@ def test_logit_normal(mu, variance):
     assert float(posterior.mean) == pytest.approx(gamma.mean(), abs=0.02)
     assert float(posterior.std) == pytest.approx(gamma.std(), abs=0.02)
     values, weights = posterior.nodes()
-    assert float((values * (1 - values)) @ weights) == pytest.approx((gamma * (1 - gamma)).mean(), abs=0.005)
-    assert float(posterior.quantile(torch.tensor(0.2))) == pytest.approx(np.quantile(gamma, 0.2), abs=1e-4)
+    assert float((values * (1 - values)) @ weights) == pytest.approx(
+        (gamma * (1 - gamma)).mean(), abs=0.005
+    )
+    assert float(posterior.quantile(torch.tensor(0.2))) == pytest.approx(
+        np.quantile(gamma, 0.2), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5, 9.0, 400.0])
@@ -43,7 +47,9 @@ def test_beta(alpha, beta):
     assert float(posterior.quantile(torch.tensor(0.05))) == pytest.approx(truth.ppf(0.05))
     values, weights = posterior.nodes()
     assert float(values @ weights) == pytest.approx(truth.mean(), abs=1e-5)
-    assert float(values.square() @ weights) == pytest.approx(truth.var() + truth.mean() ** 2, rel=1e-4)
+    assert float(values.square() @ weights) == pytest.approx(
+        truth.var() + truth.mean() ** 2, rel=1e-4
+    )
     assert float((1 - values**8 - (1 - values) ** 8) @ weights) == pytest.approx(
         (1 - gamma**8 - (1 - gamma) ** 8).mean(), abs=0.015
     )
@@ -52,7 +58,9 @@ def test_beta(alpha, beta):
 @pytest.mark.parametrize("kind", [LogitNormal, BetaPosterior])
 def test_uniform_levels_give_draws_of_the_posterior(kind):
     posterior = kind(torch.full((20_000,), 1.2).double(), torch.full((20_000,), 2.0).double())
-    draws = posterior.quantile(torch.rand(20_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    draws = posterior.quantile(
+        torch.rand(20_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    )
     assert float(draws.mean()) == pytest.approx(float(posterior.mean[0]), abs=0.01)
     assert float(draws.std()) == pytest.approx(float(posterior.std[0]), abs=0.01)
 

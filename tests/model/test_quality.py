@@ -50,4 +50,6 @@ def test_calibration_error_is_zero_for_the_truth_and_the_gap_for_a_bias():
 
 
 def test_float32_predictions_are_scored_too():
-    assert score(torch.tensor([0.2, 0.4, 0.6]), vector(0, 1, 2), vector(2, 2, 2)).spearman == pytest.approx(1.0)
+    assert score(
+        torch.tensor([0.2, 0.4, 0.6]), vector(0, 1, 2), vector(2, 2, 2)
+    ).spearman == pytest.approx(1.0)

@@ -31,7 +31,10 @@ def ladder(data):
 def opened(replayed, share, window, name="hierarchical", seeds=SEEDS):
     history, features = replayed
     runs = [
-        open_loop(history, make_predictor(name, features, CPU), share=share, window=window, seed=seed) for seed in seeds
+        open_loop(
+            history, make_predictor(name, features, CPU), share=share, window=window, seed=seed
+        )
+        for seed in seeds
     ]
     return lambda score: sum(getattr(run, score) for run in runs) / len(runs)
 
@@ -62,7 +65,9 @@ def test_a_ladder_of_models_is_predicted(ladder):
     assert mean("log_loss") <= 0.53
 
 
-@pytest.mark.parametrize(("replayed", "share"), [("rl_run", 0.02), ("ladder", 0.02), ("ladder", 0.1)])
+@pytest.mark.parametrize(
+    ("replayed", "share"), [("rl_run", 0.02), ("ladder", 0.02), ("ladder", 0.1)]
+)
 def test_the_stack_is_about_as_good_as_its_better_member(request, replayed, share):
     """Of the twelve pairs of seed and share, it lies 0.004 nats behind at most, and 0.005 ahead."""
     history, features = request.getfixturevalue(replayed)
@@ -71,7 +76,12 @@ def test_the_stack_is_about_as_good_as_its_better_member(request, replayed, shar
     for step in range(history.steps):
         there = history.trials[:, step] > 0
         told = [one.predict().mean[there] for one in (stack, *stack.members.values())]
-        losses.append([log_loss(mean, history.successes[there, step], history.trials[there, step]) for mean in told])
+        losses.append(
+            [
+                log_loss(mean, history.successes[there, step], history.trials[there, step])
+                for mean in told
+            ]
+        )
         rows = torch.randperm(history.prompts, generator=random)[: round(share * history.prompts)]
         stack.observe(history.visits(rows, step))
     ours, *theirs = torch.tensor(losses[1:]).mean(0).tolist()

@@ -26,22 +26,35 @@ def random_memory(members, visits, seed, best=0):
     """Visits of prompts whose rate member ``best`` knows; the others say something else."""
     random = torch.Generator().manual_seed(seed)
     logits = 1.5 * torch.randn(visits, members, generator=random, dtype=torch.float64)
-    rate = torch.binomial(torch.full((visits,), 8.0, dtype=torch.float64), logits[:, best].sigmoid(), random) / 8
+    rate = (
+        torch.binomial(
+            torch.full((visits,), 8.0, dtype=torch.float64), logits[:, best].sigmoid(), random
+        )
+        / 8
+    )
     counts = torch.rand(visits, generator=random, dtype=torch.float64)
     return torch.cat([logits, rate[:, None], counts[:, None]], dim=1)
 
 
 def test_the_pool_of_two_by_hand():
-    one, two = LogitNormal(vector(1.0, -2.0), vector(0.5, 2.0)), BetaPosterior(vector(3.0, 8.0), vector(2.0, 1.0))
+    one, two = (
+        LogitNormal(vector(1.0, -2.0), vector(0.5, 2.0)),
+        BetaPosterior(vector(3.0, 8.0), vector(2.0, 1.0)),
+    )
     weights = vector(0.75, 0.5)
     pooled = pool([one, two], weights)
     logit = 0.75 * torch.logit(one.mean) + 0.5 * torch.logit(two.mean)
     torch.testing.assert_close(pooled.mean, torch.sigmoid(logit))
-    torch.testing.assert_close(pooled.variance, 0.6 * one.variance + 0.4 * two.logit_normal().variance)
+    torch.testing.assert_close(
+        pooled.variance, 0.6 * one.variance + 0.4 * two.logit_normal().variance
+    )
 
 
 def test_without_any_weight_nothing_is_known():
-    pooled = pool([LogitNormal(vector(1.0), vector(0.5)), LogitNormal(vector(-3.0), vector(1.5))], vector(0.0, 0.0))
+    pooled = pool(
+        [LogitNormal(vector(1.0), vector(0.5)), LogitNormal(vector(-3.0), vector(1.5))],
+        vector(0.0, 0.0),
+    )
     assert (float(pooled.mean), float(pooled.variance)) == (0.5, 1.0)
 
 
@@ -53,9 +66,14 @@ def test_weights_are_those_of_the_smallest_loss(members, seed):
 
     def loss(w):
         theta = logits @ w
-        return counts @ (np.logaddexp(0, theta) - rate * theta) + RIDGE / 2 * ((w - 1 / members) ** 2).sum()
+        return (
+            counts @ (np.logaddexp(0, theta) - rate * theta)
+            + RIDGE / 2 * ((w - 1 / members) ** 2).sum()
+        )
 
-    best = optimize.minimize(loss, np.full(members, 1 / members), bounds=[(0, None)] * members, tol=1e-12)
+    best = optimize.minimize(
+        loss, np.full(members, 1 / members), bounds=[(0, None)] * members, tol=1e-12
+    )
     found = torch.full((members,), 1 / members, dtype=torch.float64)
     for _ in range(3):  # as over three steps
         found = fit_weights(found, memory)
@@ -137,7 +155,9 @@ def test_a_state_that_one_member_refuses_changes_no_member(world):
 
     def taught(width):
         stack = make_predictor("stack", pool.features, CPU, width=width, iterations=2)
-        stack.observe(Visits(torch.arange(10), torch.full((10,), float(width)), torch.full((10,), 16.0)))
+        stack.observe(
+            Visits(torch.arange(10), torch.full((10,), float(width)), torch.full((10,), 16.0))
+        )
         return stack
 
     one, other = taught(8), taught(4)

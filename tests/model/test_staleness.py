@@ -28,10 +28,17 @@ def test_fresh_outcomes_are_taken_as_they_are_to_the_last_bit(share, n, p, walk)
 
 
 @given(
-    st.floats(0, 1), st.floats(0.1, 4096), st.floats(0.01, 0.99), st.floats(1e-3, 2), st.floats(0, 100), st.floats(0, 9)
+    st.floats(0, 1),
+    st.floats(0.1, 4096),
+    st.floats(0.01, 0.99),
+    st.floats(1e-3, 2),
+    st.floats(0, 100),
+    st.floats(0, 9),
 )
 def test_the_older_the_less_and_never_more_than_the_walk_lets_through(share, n, p, walk, age, more):
-    (s, n_eff), (_, older) = (temper(number(share * n), number(n), number(a), p, walk) for a in (age, age + more))
+    (s, n_eff), (_, older) = (
+        temper(number(share * n), number(n), number(a), p, walk) for a in (age, age + more)
+    )
     assert 0 < float(older) <= float(n_eff) <= n
     assert float(s / n_eff) == pytest.approx(share, abs=1e-9)
     if age:
@@ -43,14 +50,18 @@ def test_tempering_is_close_to_the_walk_itself(s, n):
     """The exact posterior of theta, whose ancestor theta − ε made the outcome, by dense integration."""
     mu, V, walked = 0.3, 1.5, 0.6
     grid = torch.linspace(-12, 12, 1601, dtype=torch.float64)
-    likelihood = (s * torch.nn.functional.logsigmoid(grid) + (n - s) * torch.nn.functional.logsigmoid(-grid)).exp()
+    likelihood = (
+        s * torch.nn.functional.logsigmoid(grid) + (n - s) * torch.nn.functional.logsigmoid(-grid)
+    ).exp()
     kernel = torch.exp(-0.5 * (grid[:, None] - grid) ** 2 / walked)
     weight = torch.exp(-0.5 * (grid - mu) ** 2 / V) * (kernel @ likelihood)
     weight = weight / weight.sum()
     true_mean = float(weight @ grid)
     true_sd = float((weight @ (grid - true_mean) ** 2).sqrt())
     p = torch.sigmoid(number(mu))
-    means, variances = match_moments(number(mu), number(V), *temper(number(s), number(n), number(1.0), p, walked))
+    means, variances = match_moments(
+        number(mu), number(V), *temper(number(s), number(n), number(1.0), p, walked)
+    )
     untempered, _ = match_moments(number(mu), number(V), number(s), number(n))
     assert float(variances.sqrt()) == pytest.approx(true_sd, rel=0.06)
     assert float(means) == pytest.approx(true_mean, abs=0.25)

@@ -27,4 +27,7 @@ def test_every_chunk_has_the_same_rows_of_every_column(rows: int, names: tuple[s
         read["domains"] += chunk.domains or []
         read["texts"] += chunk.texts or []
         read["vectors"] += [] if chunk.vectors is None else chunk.vectors.tolist()
-    assert read == {name: column if name in ("keys", "domains", *names) else [] for name, column in columns.items()}
+    assert read == {
+        name: column if name in ("keys", "domains", *names) else []
+        for name, column in columns.items()
+    }

@@ -29,8 +29,11 @@ from promptgps_service.pools.reading import Task, Upload, checked
 from promptgps_service.pools.tables import read_arrow, read_parquet
 
 READERS: dict[str, Callable[..., Any]] = {
-    "lines": read_json_lines, "csv": read_csv, "parquet": read_parquet, "arrow": read_arrow,
-}  # fmt: skip
+    "lines": read_json_lines,
+    "csv": read_csv,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+}
 
 
 @dataclass
@@ -101,8 +104,14 @@ def lines_of_polars() -> bytes:
 
 FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "pandas parquet": ("parquet", lambda: written(wide_frame().to_parquet)),
-    "pandas parquet zstd": ("parquet", lambda: written(lambda f: wide_frame().to_parquet(f, compression="zstd"))),
-    "pandas categories": ("parquet", lambda: written(wide_frame().astype({"domain": "category"}).to_parquet)),
+    "pandas parquet zstd": (
+        "parquet",
+        lambda: written(lambda f: wide_frame().to_parquet(f, compression="zstd")),
+    ),
+    "pandas categories": (
+        "parquet",
+        lambda: written(wide_frame().astype({"domain": "category"}).to_parquet),
+    ),
     "pandas arrow strings": (
         "parquet",
         lambda: written(wide_frame().convert_dtypes(dtype_backend="pyarrow").to_parquet),
@@ -114,23 +123,38 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "polars views": ("parquet", lambda: written(lambda f: pq.write_table(polars_views(), f))),
     "polars categories": (
         "parquet",
-        lambda: written(pl.DataFrame(FRAME).with_columns(pl.col("domain").cast(pl.Categorical)).write_parquet),
+        lambda: written(
+            pl.DataFrame(FRAME).with_columns(pl.col("domain").cast(pl.Categorical)).write_parquet
+        ),
     ),
     "polars enum": (
         "arrow",
-        lambda: written(pl.DataFrame(FRAME).with_columns(pl.col("domain").cast(pl.Enum(["x", "y"]))).write_ipc),
+        lambda: written(
+            pl.DataFrame(FRAME).with_columns(pl.col("domain").cast(pl.Enum(["x", "y"]))).write_ipc
+        ),
     ),
     "polars ipc": ("arrow", lambda: written(pl.DataFrame(FRAME).write_ipc)),
-    "polars ipc zstd": ("arrow", lambda: written(lambda f: pl.DataFrame(FRAME).write_ipc(f, compression="zstd"))),
+    "polars ipc zstd": (
+        "arrow",
+        lambda: written(lambda f: pl.DataFrame(FRAME).write_ipc(f, compression="zstd")),
+    ),
     "polars ipc stream": ("arrow", lambda: written(pl.DataFrame(FRAME).write_ipc_stream)),
     "polars ndjson": ("lines", lines_of_polars),
     "polars csv": ("csv", lambda: written(pl.DataFrame(FRAME).write_csv)),
-    "mark and carriage returns": ("lines", lambda: b"\xef\xbb\xbf" + lines_of_polars().replace(b"\n", b"\r\n")),
-    "blank lines, no last end": ("lines", lambda: b"\n \r\n" + lines_of_polars().replace(b"\n", b"\n\n").rstrip()),
+    "mark and carriage returns": (
+        "lines",
+        lambda: b"\xef\xbb\xbf" + lines_of_polars().replace(b"\n", b"\r\n"),
+    ),
+    "blank lines, no last end": (
+        "lines",
+        lambda: b"\n \r\n" + lines_of_polars().replace(b"\n", b"\n\n").rstrip(),
+    ),
     "gzip": ("lines", lambda: gzip.compress(lines_of_polars())),
     "gzip of several members": (
         "lines",
-        lambda: b"".join(gzip.compress(line) for line in lines_of_polars().splitlines(keepends=True)),
+        lambda: b"".join(
+            gzip.compress(line) for line in lines_of_polars().splitlines(keepends=True)
+        ),
     ),
     "zstd": ("lines", lambda: pa.compress(lines_of_polars(), codec="zstd", asbytes=True)),
     "csv with a mark": ("csv", lambda: b"\xef\xbb\xbf" + written(pl.DataFrame(FRAME).write_csv)),
@@ -155,7 +179,11 @@ def test_what_datasets_writes_is_read(tmp_path: Any) -> None:
     (stream,) = (tmp_path / "saved").glob("*.arrow")
     made.to_parquet(tmp_path / "made.parquet")
     made.to_json(tmp_path / "made.jsonl")
-    for kind, path in (("arrow", stream), ("parquet", tmp_path / "made.parquet"), ("lines", tmp_path / "made.jsonl")):
+    for kind, path in (
+        ("arrow", stream),
+        ("parquet", tmp_path / "made.parquet"),
+        ("lines", tmp_path / "made.jsonl"),
+    ):
         found = read(kind, path.read_bytes())
         assert (found.keys, found.texts, found.domains) == (FRAME["key"], TEXTS, FRAME["domain"])
 
@@ -230,7 +258,9 @@ SHAPES: dict[str, tuple[str, bytes, dict[str, str], list[str]]] = {
 
 
 @pytest.mark.parametrize(("kind", "body", "paths", "ignored"), SHAPES.values(), ids=SHAPES.keys())
-def test_what_trainers_read_is_read(kind: str, body: bytes, paths: dict[str, str], ignored: list[str]) -> None:
+def test_what_trainers_read_is_read(
+    kind: str, body: bytes, paths: dict[str, str], ignored: list[str]
+) -> None:
     found = read(kind, body, **paths)
     assert found.keys == ["0", "1", "2"]
     assert found.texts == TEXTS
@@ -240,9 +270,20 @@ def test_what_trainers_read_is_read(kind: str, body: bytes, paths: dict[str, str
 
 CHATS: list[tuple[list[dict[str, Any]], str]] = [
     ([{"role": "user", "content": "hi"}], "hi"),
-    ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}], "system: Be brief.\n\nuser: hi"),
     (
-        [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What is it?"}]}],
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}],
+        "system: Be brief.\n\nuser: hi",
+    ),
+    (
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "text": None},
+                    {"type": "text", "text": "What is it?"},
+                ],
+            }
+        ],
         "<image>What is it?",
     ),
 ]
@@ -257,23 +298,47 @@ def test_a_chat_becomes_one_text_whatever_it_came_in(chat: list[dict[str, Any]],
 
 # ---- keys, missing values, types ---------------------------------------------------------------------------
 
-INTEGERS = [pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]
+INTEGERS = [
+    pa.int8(),
+    pa.uint8(),
+    pa.int16(),
+    pa.uint16(),
+    pa.int32(),
+    pa.uint32(),
+    pa.int64(),
+    pa.uint64(),
+]
 
 
-@pytest.mark.parametrize("kind", [*INTEGERS, pa.float32(), pa.float64(), pa.decimal128(10, 2)], ids=str)
+@pytest.mark.parametrize(
+    "kind", [*INTEGERS, pa.float32(), pa.float64(), pa.decimal128(10, 2)], ids=str
+)
 def test_whole_numbers_of_any_type_are_keys(kind: pa.DataType) -> None:
-    values = [decimal.Decimal(value) for value in (0, 3, 100)] if pa.types.is_decimal(kind) else [0, 3, 100]
+    values = (
+        [decimal.Decimal(value) for value in (0, 3, 100)]
+        if pa.types.is_decimal(kind)
+        else [0, 3, 100]
+    )
     body = parquet({"key": pa.array(values, kind), "text": TEXTS})
     assert read("parquet", body).keys == ["0", "3", "100"]
 
 
 def test_a_column_of_pandas_with_gaps_is_whole_numbers_and_gaps() -> None:
-    frame = pd.DataFrame({"text": TEXTS, "domain": [1, None, 3], "prior_successes": [1.0, None, 2.0],
-                          "prior_trials": [2.0, np.nan, 4.0]})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "text": TEXTS,
+            "domain": [1, None, 3],
+            "prior_successes": [1.0, None, 2.0],
+            "prior_trials": [2.0, np.nan, 4.0],
+        }
+    )
     found = read("parquet", written(frame.to_parquet))
     assert found.domains == ["1", None, "3"]
     assert found.trials == [2.0, None, 4.0]
-    rows = [{"text": "a", "prior_successes": float("nan"), "prior_trials": None}, {"text": "b", "domain": None}]
+    rows = [
+        {"text": "a", "prior_successes": float("nan"), "prior_trials": None},
+        {"text": "b", "domain": None},
+    ]
     assert read("lines", "\n".join(map(json.dumps, rows)).encode()).trials == [None, None]
 
 

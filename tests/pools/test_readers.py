@@ -75,7 +75,9 @@ def test_a_file_comes_in_chunks_of_columns():
     assert chunks[2].keys == ["8", "9"]
     assert chunks[2].texts == ["text 8", "text 9"]
     assert chunks[2].vectors is not None
-    np.testing.assert_array_equal(chunks[2].vectors, np.array([[8, 0.5], [9, 0.5]], dtype=np.float32))
+    np.testing.assert_array_equal(
+        chunks[2].vectors, np.array([[8, 0.5], [9, 0.5]], dtype=np.float32)
+    )
     assert chunks[0].domains is chunks[0].prior_trials is None
     assert not file.closed
 
@@ -166,7 +168,10 @@ def test_a_line_that_is_no_json_object_names_its_row(line):
 
 
 def test_json_infinities_by_overflow_are_refused():
-    assert fault(read_json_lines, io.BytesIO(b'{"text": "t", "vector": [Infinity]}')) == ("vector", 0)
+    assert fault(read_json_lines, io.BytesIO(b'{"text": "t", "vector": [Infinity]}')) == (
+        "vector",
+        0,
+    )
     body = b'{"text": "t", "prior_successes": 1, "prior_trials": 1e999}'
     assert fault(read_json_lines, io.BytesIO(body)) == ("prior_trials", 0)
     assert fault(read_json_lines, io.BytesIO(b'{"vector": [1, -1e999]}')) == ("vector", 0)
@@ -182,7 +187,9 @@ def test_a_line_without_end_and_too_many_blank_ones(monkeypatch):
 
 @pytest.mark.parametrize("cut", [3, 12, 200, -4])
 def test_a_truncated_gzip_is_refused(cut):
-    body = gzip.compress(b"".join(json.dumps({"text": f"{i**9}"}).encode() + b"\n" for i in range(200)))
+    body = gzip.compress(
+        b"".join(json.dumps({"text": f"{i**9}"}).encode() + b"\n" for i in range(200))
+    )
     field, row = fault(read_json_lines, io.BytesIO(body[:cut]))
     assert field == "file"
     assert row is not None
@@ -208,7 +215,9 @@ def test_parquet_comes_in_chunks_of_columns():
         }
     )
     chunks = list(read_parquet(parquet(table, row_group_size=5), chunk_rows=4))
-    assert [chunk.first_row for chunk in chunks] == list(np.cumsum([0, *[c.rows for c in chunks]])[:-1])
+    assert [chunk.first_row for chunk in chunks] == list(
+        np.cumsum([0, *[c.rows for c in chunks]])[:-1]
+    )
     assert [key for c in chunks for key in c.keys or ()] == [str(i) for i in range(10)]
     assert chunks[0].domains == ["a", None, "a", None]
     vectors = np.concatenate([c.vectors for c in chunks if c.vectors is not None])
@@ -235,7 +244,10 @@ def test_parquet_comes_in_chunks_of_columns():
         ({"vector": [[1.0]] * 5 + [None]}, ("vector", 5)),
         ({"vector": [[1.0]] * 5 + [[float("nan")]]}, ("vector", 5)),
         ({"vector": pa.array([[]], pa.list_(pa.float64()))}, ("vector", 0)),
-        ({"text": ["t"] * 2, "prior_successes": [1, 3], "prior_trials": [2, 2]}, ("prior_successes", 1)),
+        (
+            {"text": ["t"] * 2, "prior_successes": [1, 3], "prior_trials": [2, 2]},
+            ("prior_successes", 1),
+        ),
         (
             {"text": ["t"] * 2, "prior_successes": [1, float("nan")], "prior_trials": [2, 2]},
             ("prior_successes", 1),
@@ -275,10 +287,14 @@ def test_damaged_parquet_is_refused_with_its_row():
             assert found == 500  # the damage hit a character of a text
 
 
-STRINGS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
+STRINGS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20
+)
 PRIORS = st.tuples(st.integers(0, 5), st.floats(5, 100)) | st.just((None, None))
 ROWS = st.lists(
-    st.tuples(STRINGS, STRINGS, st.none() | STRINGS, PRIORS, st.tuples(*[st.floats(-9, 9, width=32)] * 3)),
+    st.tuples(
+        STRINGS, STRINGS, st.none() | STRINGS, PRIORS, st.tuples(*[st.floats(-9, 9, width=32)] * 3)
+    ),
     min_size=1,
     max_size=12,
 )
@@ -307,11 +323,15 @@ def test_what_is_written_is_read(rows, chunk_rows, compress, fixed):
         "prior_trials": [row[3][1] for row in rows],
         "vector": [list(row[4]) for row in rows],
     }
-    records = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    records = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
     body = lines(*records).read()
     file = io.BytesIO(gzip.compress(body) if compress else body)
     assert joined(read_json_lines(file, chunk_rows)) == rows
-    vector = pa.array(columns["vector"], pa.list_(pa.float32(), 3) if fixed else pa.list_(pa.float32()))
+    vector = pa.array(
+        columns["vector"], pa.list_(pa.float32(), 3) if fixed else pa.list_(pa.float32())
+    )
     assert joined(read_parquet(parquet({**columns, "vector": vector}), chunk_rows)) == rows
 
 
@@ -334,9 +354,14 @@ def test_columns_of_a_request_are_named_as_columns():
     assert check(texts=["a", "b"], domains=["d"]) == ("domains", None)
     assert check(texts=["a", ""]) == ("texts", 1)
     assert check(texts=["a"], keys=["\ud800"]) == ("keys", 0)
-    assert check(texts=["a"], prior_successes=[float("nan")], prior_trials=[1.0]) == ("prior_successes", 0)
+    assert check(texts=["a"], prior_successes=[float("nan")], prior_trials=[1.0]) == (
+        "prior_successes",
+        0,
+    )
     assert check(vectors=np.array([[1.0], [np.inf]])) == ("vectors", 1)
     assert check(vectors=np.zeros((2, 0))) == ("vectors", 0)
     assert check(vectors=np.array([["x"]])) == ("vectors", 0)
-    check_columns(PromptChunk(0, texts=["a"], keys=["k" * MAX_KEY], prior_successes=[0], prior_trials=[0]))
+    check_columns(
+        PromptChunk(0, texts=["a"], keys=["k" * MAX_KEY], prior_successes=[0], prior_trials=[0])
+    )
     assert fault(vectors_from_lists, [[1.0, 2.0], [1.0]]) == ("vectors", 1)

@@ -33,17 +33,27 @@ all_rules = st.builds(
 def pools(draw: st.DrawFn) -> Field:
     count = draw(st.integers(1, 60))
     tier = draw(st.lists(st.sampled_from([0, 0, 0, 1, 2, 3, 4]), min_size=count, max_size=count))
-    made = field(count, draw(seeds), tier=torch.tensor(tier, dtype=torch.int8), anchors=draw(st.integers(0, 5)))
+    made = field(
+        count,
+        draw(seeds),
+        tier=torch.tensor(tier, dtype=torch.int8),
+        anchors=draw(st.integers(0, 5)),
+    )
     if draw(st.booleans()):  # some were never drawn, retired ones too
         made = replace(made, last_draw=torch.where(made.last_draw % 3 == 0, -1, made.last_draw))
     if draw(st.booleans()):  # and many are worth the same
         made = replace(made, posterior=made.posterior.take(torch.zeros(count, dtype=torch.long)))
     if draw(st.booleans()):
         member = torch.tensor(draw(st.lists(st.integers(0, 2), min_size=count, max_size=count)))
-        made = replace(made, groups=tuple(
-            Group(name, share, issued, member == index)
-            for index, (name, share, issued) in enumerate([("a", 0.5, 3), ("b", 0.3, 1), ("c", 0.2, 9)])
-        ))  # fmt: skip
+        made = replace(
+            made,
+            groups=tuple(
+                Group(name, share, issued, member == index)
+                for index, (name, share, issued) in enumerate(
+                    [("a", 0.5, 3), ("b", 0.3, 1), ("c", 0.2, 9)]
+                )
+            ),
+        )
     return made
 
 
@@ -56,14 +66,20 @@ def answer(pool: Field, rule: Rules, size: int, seed: int) -> Choice | None:
 
 @given(pools(), all_rules, st.integers(1, 40), seeds)
 @settings(max_examples=300)
-def test_a_batch_is_exact_distinct_and_allowed(pool: Field, rule: Rules, size: int, seed: int) -> None:
+def test_a_batch_is_exact_distinct_and_allowed(
+    pool: Field, rule: Rules, size: int, seed: int
+) -> None:
     choice = answer(pool, rule, size, seed)
     if choice is None:
         wanted = [size]
         available = [int((pool.tier != FORBIDDEN).sum())]
         if pool.groups:
-            wanted = apportion([g.share for g in pool.groups], [g.issued for g in pool.groups], size)
-            available = [int(((pool.tier != FORBIDDEN) & group.rows).sum()) for group in pool.groups]
+            wanted = apportion(
+                [g.share for g in pool.groups], [g.issued for g in pool.groups], size
+            )
+            available = [
+                int(((pool.tier != FORBIDDEN) & group.rows).sum()) for group in pool.groups
+            ]
         assert any(had < need for had, need in zip(available, wanted, strict=True))
         return
     rows = choice.rows.tolist()
@@ -72,7 +88,9 @@ def test_a_batch_is_exact_distinct_and_allowed(pool: Field, rule: Rules, size: i
     if not pool.groups and int((pool.tier == FREE).sum()) >= size:
         assert set(pool.tier[choice.rows].tolist()) == {FREE}
         assert choice.warnings == []
-    for worse in range(1, FORBIDDEN):  # nobody is taken from a tier while a better one has prompts left
+    for worse in range(
+        1, FORBIDDEN
+    ):  # nobody is taken from a tier while a better one has prompts left
         if not pool.groups and worse in pool.tier[choice.rows]:
             left = set((pool.tier < worse).nonzero()[:, 0].tolist()) - set(rows)
             assert left == set()
@@ -94,7 +112,9 @@ def test_permuting_the_pool_permutes_the_answer(
 
 
 @given(pools(), all_rules, st.integers(1, 40), seeds)
-def test_the_same_seed_gives_the_same_answer(pool: Field, rule: Rules, size: int, seed: int) -> None:
+def test_the_same_seed_gives_the_same_answer(
+    pool: Field, rule: Rules, size: int, seed: int
+) -> None:
     first, second = answer(pool, rule, size, seed), answer(pool, rule, size, seed)
     if first is not None and second is not None:
         assert first.rows.tolist() == second.rows.tolist()
@@ -105,18 +125,24 @@ def test_the_same_seed_gives_the_same_answer(pool: Field, rule: Rules, size: int
 @given(seeds, seeds)
 def test_another_seed_gives_another_answer(first: int, second: int) -> None:
     pool, rule = field(500), rules(candidate_factor=4, uniform_share=0.1)
-    same = choose(pool, rule, 20, first).rows.tolist() == choose(pool, rule, 20, second).rows.tolist()
+    same = (
+        choose(pool, rule, 20, first).rows.tolist() == choose(pool, rule, 20, second).rows.tolist()
+    )
     assert same == (first == second)
 
 
 @given(st.integers(1, 80), st.integers(1, 80), seeds, st.sampled_from(sorted(UTILITIES)))
-def test_without_diversity_the_batch_is_the_top_of_the_utility(count: int, size: int, seed: int, name: str) -> None:
+def test_without_diversity_the_batch_is_the_top_of_the_utility(
+    count: int, size: int, seed: int, name: str
+) -> None:
     size, aim = min(size, count), Aim(name, 8)
     pool = field(count, seed)
     values = utility(pool.posterior, aim, uniforms(pool.identity, seed, THOMPSON))
     chosen = choose(pool, rules(aim), size, seed).rows
     best = values.topk(size).values
-    torch.testing.assert_close(values[chosen].sort(descending=True).values, best, rtol=0, atol=TIE / 2)
+    torch.testing.assert_close(
+        values[chosen].sort(descending=True).values, best, rtol=0, atol=TIE / 2
+    )
 
 
 @pytest.mark.parametrize("size", [1, 5, 29])
@@ -130,7 +156,9 @@ def test_an_all_uniform_batch_is_uniform_over_the_free(size: int) -> None:
     assert max(counts) < 30
     expected = rounds * size / 30
     # Draws without replacement within a selection: the counts' variance is smaller by (30 − size) / 29.
-    statistic = sum((counts[row] - expected) ** 2 for row in range(30)) / expected / ((30 - size) / 29)
+    statistic = (
+        sum((counts[row] - expected) ** 2 for row in range(30)) / expected / ((30 - size) / 29)
+    )
     assert stats.chi2.sf(statistic, 29) > 1e-6
     assert stats.chi2.cdf(statistic, 29) > 1e-6  # nor is it more even than chance
 
@@ -149,7 +177,9 @@ def test_every_place_of_a_batch_is_uniform_too() -> None:
     st.lists(st.integers(1, 40), min_size=1, max_size=40),
 )
 @settings(max_examples=300)
-def test_totals_stay_within_one_of_their_shares_after_every_batch(weights: list[int], sizes: list[int]) -> None:
+def test_totals_stay_within_one_of_their_shares_after_every_batch(
+    weights: list[int], sizes: list[int]
+) -> None:
     shares = [weight / sum(weights) for weight in weights]
     issued = [0] * len(shares)
     for size in sizes:
@@ -162,7 +192,8 @@ def test_totals_stay_within_one_of_their_shares_after_every_batch(weights: list[
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 100), st.integers(0, 10_000)), min_size=1, max_size=8), st.integers(1, 300)
+    st.lists(st.tuples(st.integers(1, 100), st.integers(0, 10_000)), min_size=1, max_size=8),
+    st.integers(1, 300),
 )
 def test_any_history_is_taken(groups: list[tuple[int, int]], size: int) -> None:
     shares = [weight / sum(w for w, _ in groups) for weight, _ in groups]

@@ -43,17 +43,22 @@ Line = tuple[float, int, float | None, int]  # successes, trials, reward, status
 Database = Callable[[], AbstractContextManager[str]]
 
 tags = st.sampled_from(["a", "b", "c"])
-places = st.lists(st.integers(0, 10_000), min_size=1, max_size=6)  # of draws, taken modulo their number
+places = st.lists(
+    st.integers(0, 10_000), min_size=1, max_size=6
+)  # of draws, taken modulo their number
 wholes = [(won, ROLLOUTS) for won in range(ROLLOUTS + 1)]
 parts = st.sampled_from([(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), *wholes, (3, 5)])
 groups = st.lists(st.tuples(st.integers(0, 10_000), parts), min_size=1, max_size=6)
 rollouts = st.lists(
     st.tuples(
-        st.integers(0, 10_000), st.integers(0, ROLLOUTS - 1), st.sampled_from([0.0, 1.0]),
+        st.integers(0, 10_000),
+        st.integers(0, ROLLOUTS - 1),
+        st.sampled_from([0.0, 1.0]),
         st.sampled_from(["ok", "ok", "ok", *STATUS_CODES]),
     ),
-    min_size=1, max_size=8,
-)  # fmt: skip
+    min_size=1,
+    max_size=8,
+)
 
 
 KNOWN, CONFLICT = "known", "conflict"
@@ -90,9 +95,13 @@ def judged(had: list[tuple[int, Line]], rollout: int, line: Line) -> Line | str:
 class Story:
     """A run up to a moment, as a careful clerk would have written it down."""
 
-    batches: dict[int, tuple[int, Batch]] = field(default_factory=dict)  # sequence: size asked for, answer
+    batches: dict[int, tuple[int, Batch]] = field(
+        default_factory=dict
+    )  # sequence: size asked for, answer
     draws: list[tuple[str, str]] = field(default_factory=list)  # draw id, prompt
-    known: dict[str, list[tuple[int, Line]]] = field(default_factory=dict)  # of each draw: rollout, line
+    known: dict[str, list[tuple[int, Line]]] = field(
+        default_factory=dict
+    )  # of each draw: rollout, line
     log: int = 0
     counts: dict[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -112,7 +121,9 @@ class LogMachine(RuleBasedStateMachine):
         self.context = self.open()
         self.prompts = 0
         self.now = Story()
-        self.marks: dict[str, tuple[Story, bool]] = {}  # tag: the run then, and whether all of it was learned
+        self.marks: dict[
+            str, tuple[Story, bool]
+        ] = {}  # tag: the run then, and whether all of it was learned
         self.epoch = 0
         self.superseded: list[str] = []  # draw ids
         self.late: dict[str, list[tuple[int, Line]]] = {}  # of superseded draws
@@ -148,9 +159,13 @@ class LogMachine(RuleBasedStateMachine):
             return
         batch = select(self.context, size, sequence=sequence)
         assert not batch.replayed
-        assert batch.sequence == (max(self.now.batches, default=-1) + 1 if sequence is None else sequence)
+        assert batch.sequence == (
+            max(self.now.batches, default=-1) + 1 if sequence is None else sequence
+        )
         assert len(set(batch.draws.prompt)) == len(batch.draws.draw_id) == size
-        assert not {*(draw for draw, _ in self.now.draws), *self.superseded} & set(batch.draws.draw_id)
+        assert not {*(draw for draw, _ in self.now.draws), *self.superseded} & set(
+            batch.draws.draw_id
+        )
         waiting = {prompt for draw, prompt in self.now.draws if not self.answered(draw)}
         if not any("pending" in warning for warning in batch.warnings):
             assert waiting.isdisjoint(batch.draws.prompt)
@@ -160,7 +175,9 @@ class LogMachine(RuleBasedStateMachine):
     def ask_again(self, sequence: int, size: int) -> None:
         asked, first = self.now.batches[sequence]
         if asked == size:
-            assert select(self.context, size, sequence=sequence) == first.model_copy(update={"replayed": True})
+            assert select(self.context, size, sequence=sequence) == first.model_copy(
+                update={"replayed": True}
+            )
         else:
             with pytest.raises(Conflict):
                 select(self.context, size, sequence=sequence)
@@ -181,24 +198,36 @@ class LogMachine(RuleBasedStateMachine):
     def report_groups(self, rows: list[tuple[int, tuple[int, int]]]) -> None:
         named = [(self.now.draws[place % len(self.now.draws)], said) for place, said in rows]
         answer = report(
-            self.context, draw_id=[draw for (draw, _), _ in named], successes=[won for _, (won, _) in named],
+            self.context,
+            draw_id=[draw for (draw, _), _ in named],
+            successes=[won for _, (won, _) in named],
             trials=[of for _, (_, of) in named],
-        )  # fmt: skip
-        lines = [(draw, prompt, GROUP, (float(won), of, None, 0)) for (draw, prompt), (won, of) in named]
+        )
+        lines = [
+            (draw, prompt, GROUP, (float(won), of, None, 0)) for (draw, prompt), (won, of) in named
+        ]
         self.compare(answer, lines)
 
     @precondition(lambda self: self.superseded)
     @rule(rows=groups, standing=st.integers(0, 10_000), successes=st.integers(0, ROLLOUTS))
-    def report_late(self, rows: list[tuple[int, tuple[int, int]]], standing: int, successes: int) -> None:
+    def report_late(
+        self, rows: list[tuple[int, tuple[int, int]]], standing: int, successes: int
+    ) -> None:
         """Outcomes of superseded draws, and one more where a draw stands: it alone is news."""
         late = [(self.superseded[place % len(self.superseded)], *said) for place, said in rows]
         mine = self.now.draws[standing % len(self.now.draws) :][:1] if self.now.draws else []
         named = [*((draw, successes, ROLLOUTS) for draw, _ in mine), *late]
         answer = report(
-            self.context, draw_id=[draw for draw, *_ in named], successes=[won for _, won, _ in named],
+            self.context,
+            draw_id=[draw for draw, *_ in named],
+            successes=[won for _, won, _ in named],
             trials=[of for *_, of in named],
-        )  # fmt: skip
-        self.compare(answer, [(*draw, GROUP, (float(successes), ROLLOUTS, None, 0)) for draw in mine], late=len(late))
+        )
+        self.compare(
+            answer,
+            [(*draw, GROUP, (float(successes), ROLLOUTS, None, 0)) for draw in mine],
+            late=len(late),
+        )
         for draw, won, of in late:
             had = self.late.setdefault(draw, [])
             news = judged(had, GROUP, (float(won), of, None, 0))
@@ -211,9 +240,12 @@ class LogMachine(RuleBasedStateMachine):
     def report_rollouts(self, rows: list[tuple[int, int, float, str]]) -> None:
         named = [(self.now.draws[place % len(self.now.draws)], *rest) for place, *rest in rows]
         answer = report(
-            self.context, draw_id=[draw for (draw, _), *_ in named], rollout_index=[index for _, index, *_ in named],
-            reward=[reward for _, _, reward, _ in named], status=[status for *_, status in named],
-        )  # fmt: skip
+            self.context,
+            draw_id=[draw for (draw, _), *_ in named],
+            rollout_index=[index for _, index, *_ in named],
+            reward=[reward for _, _, reward, _ in named],
+            status=[status for *_, status in named],
+        )
         lines = []
         for (draw, prompt), index, reward, status in named:
             counts = status in ("ok", "truncated")
@@ -224,16 +256,27 @@ class LogMachine(RuleBasedStateMachine):
     @rule(rows=places)
     def report_by_key(self, rows: list[int]) -> None:
         keys = [f"pool-{place % 9}" for place in rows]
-        answer = report(self.context, prompt=keys, successes=[1] * len(keys), trials=[2] * len(keys))
+        answer = report(
+            self.context, prompt=keys, successes=[1] * len(keys), trials=[2] * len(keys)
+        )
         assert (answer.stored, answer.duplicates, answer.conflicts) == (len(keys), 0, [])
         for key in keys:
             self.count(key, 1.0, 2)
 
     @rule(rows=places)
     def report_what_was_never_drawn(self, rows: list[int]) -> None:
-        ids = [self.now.draws[place % len(self.now.draws)][0] for place in rows] if self.now.draws else []
+        ids = (
+            [self.now.draws[place % len(self.now.draws)][0] for place in rows]
+            if self.now.draws
+            else []
+        )
         with pytest.raises(NotFound):
-            report(self.context, draw_id=[*ids, NEVER], successes=[0] * (len(ids) + 1), trials=[1] * (len(ids) + 1))
+            report(
+                self.context,
+                draw_id=[*ids, NEVER],
+                successes=[0] * (len(ids) + 1),
+                trials=[1] * (len(ids) + 1),
+            )
 
     @rule()
     def restart(self) -> None:
@@ -253,7 +296,11 @@ class LogMachine(RuleBasedStateMachine):
         made, new = take_snapshot(self.context, "run", TakeSnapshot(tag=tag))
         assert new == (tag not in self.marks)
         then, _ = self.marks.setdefault(tag, (self.now.copy(), learned))
-        assert (made.log_position, made.draws, made.selections) == (then.log, len(then.draws), len(then.batches))
+        assert (made.log_position, made.draws, made.selections) == (
+            then.log,
+            len(then.draws),
+            len(then.batches),
+        )
 
     @precondition(lambda self: self.marks)
     @rule(place=st.integers(0, 10_000))
@@ -288,7 +335,11 @@ class LogMachine(RuleBasedStateMachine):
         moved = bool(gone) or self.now.log > then.log
         answer = restore_run(self.context, "run", Restore(tag=tag), None)
         self.epoch += moved
-        assert (answer.epoch, answer.log_position, answer.draws) == (self.epoch, then.log, len(then.draws))
+        assert (answer.epoch, answer.log_position, answer.draws) == (
+            self.epoch,
+            then.log,
+            len(then.draws),
+        )
         counted = answer.superseded
         assert (counted.draws, counted.outcomes) == (len(gone), self.now.log - then.log)
         assert counted.snapshots == (len(later) if moved else 0)
@@ -310,7 +361,9 @@ class LogMachine(RuleBasedStateMachine):
         self.now.counts[prompt] = had[0] + successes, had[1] + trials
         self.now.log += 1
 
-    def compare(self, answer: Any, lines: list[tuple[str, str, int, Line]], *, late: int = 0) -> None:
+    def compare(
+        self, answer: Any, lines: list[tuple[str, str, int, Line]], *, late: int = 0
+    ) -> None:
         stored, duplicates, conflicts = 0, 0, []
         for row, (draw, prompt, rollout, line) in enumerate(lines):
             had = self.now.known.setdefault(draw, [])
@@ -323,7 +376,11 @@ class LogMachine(RuleBasedStateMachine):
                 stored += 1
                 had.append((rollout, news))
                 self.count(prompt, news[0], news[1])
-        assert (answer.stored, answer.duplicates, answer.conflicts) == (stored, duplicates, conflicts)
+        assert (answer.stored, answer.duplicates, answer.conflicts) == (
+            stored,
+            duplicates,
+            conflicts,
+        )
         assert answer.superseded == late
         assert answer.log_position == self.now.log
 
@@ -344,26 +401,39 @@ class LogMachine(RuleBasedStateMachine):
             waiting[prompt] = waiting.get(prompt, 0) + (not self.answered(draw))
         for row in range(state.rows):
             key = f"pool-{row}"
-            assert (float(state.successes[row]), int(state.trials[row])) == self.now.counts.get(key, (0.0, 0))
+            assert (float(state.successes[row]), int(state.trials[row])) == self.now.counts.get(
+                key, (0.0, 0)
+            )
             assert int(state.traffic.open[row]) == waiting.get(key, 0)
-
 
     @precondition(lambda self: self.prompts)
     @invariant()
     def nothing_that_was_put_back_is_deleted(self) -> None:
         with self.context.store.read() as unit:
-            ((outcomes,),) = unit.connection.execute(text("SELECT count(*) FROM superseded_outcomes")).all()
-            ((draws,),) = unit.connection.execute(text("SELECT sum(size) FROM superseded_selections")).all()
+            ((outcomes,),) = unit.connection.execute(
+                text("SELECT count(*) FROM superseded_outcomes")
+            ).all()
+            ((draws,),) = unit.connection.execute(
+                text("SELECT sum(size) FROM superseded_selections")
+            ).all()
         assert (outcomes, draws or 0) == (self.kept, len(self.superseded))
         told = list_snapshots(self.context, "run")
         assert [each.tag for each in told.snapshots if not each.superseded] == list(self.marks)
-        assert told.epoch == len(told.restores) == describe_run(self.context, "run").epoch == self.epoch
+        assert (
+            told.epoch
+            == len(told.restores)
+            == describe_run(self.context, "run").epoch
+            == self.epoch
+        )
 
 
 def machine_settings(examples: int) -> settings:
     return settings(
-        max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-    )  # fmt: skip
+        max_examples=examples,
+        stateful_step_count=25,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 def test_any_story_on_sqlite(sqlite_template: Path, tmp_path: Path) -> None:

@@ -8,7 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from promptgps_service.acquisition.choose import choose
-from promptgps_service.acquisition.reuse import COOLING, FORBIDDEN, FREE, PENDING, RETIRED, Reuse, Traffic, tiers
+from promptgps_service.acquisition.reuse import (
+    COOLING,
+    FORBIDDEN,
+    FREE,
+    PENDING,
+    RETIRED,
+    Reuse,
+    Traffic,
+    tiers,
+)
 
 from tests.acquisition.fields import field, rules
 
@@ -18,7 +27,7 @@ NEVER = -(2**60)
 def fresh(count: int) -> Traffic:
     return Traffic(
         torch.full((count,), NEVER), torch.full((count,), -1), torch.zeros(count, dtype=torch.int32)
-    )  # fmt: skip
+    )
 
 
 def drawn(traffic: Traffic, rows: torch.Tensor, clock: int, draws: int) -> None:
@@ -43,9 +52,15 @@ def test_a_cooldown_holds_while_free_prompts_suffice(
     for turn, size in enumerate(sizes):
         clock = turn * stride
         tier = tiers(traffic, reuse, clock=clock, draws=draws, retired=None, allowed=None)
-        resting = {row for row, before in last.items() if clock - before <= cooldown} if cooldown else set()
+        resting = (
+            {row for row, before in last.items() if clock - before <= cooldown}
+            if cooldown
+            else set()
+        )
         assert set((tier == COOLING).nonzero()[:, 0].tolist()) == resting
-        chosen = choose(replace(pool, tier=tier, last_draw=traffic.last_draw), rules(), size, seed + turn)
+        chosen = choose(
+            replace(pool, tier=tier, last_draw=traffic.last_draw), rules(), size, seed + turn
+        )
         rows = chosen.rows.tolist()
         if count - len(resting) >= size:
             assert resting.isdisjoint(rows)
@@ -58,7 +73,9 @@ def test_a_cooldown_holds_while_free_prompts_suffice(
 
 
 @given(
-    count=st.integers(1, 200), sizes=st.lists(st.integers(1, 12), min_size=1, max_size=60), seed=st.integers(0, 2**32)
+    count=st.integers(1, 200),
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=60),
+    seed=st.integers(0, 2**32),
 )
 @settings(max_examples=100)
 def test_the_default_cooldown_is_a_quarter_of_the_pool_and_at_most_thirty_steps(
@@ -73,14 +90,18 @@ def test_the_default_cooldown_is_a_quarter_of_the_pool_and_at_most_thirty_steps(
         resting = {row for row, step in quarter if clock - step <= 30} if count // 4 else set()
         assert set((tier == COOLING).nonzero()[:, 0].tolist()) == resting
         assert len(resting) <= count // 4
-        rows = choose(replace(pool, tier=tier, last_draw=traffic.last_draw), rules(), size, seed + clock).rows
+        rows = choose(
+            replace(pool, tier=tier, last_draw=traffic.last_draw), rules(), size, seed + clock
+        ).rows
         drawn(traffic, rows, clock, len(history))
         history += [(int(row), clock) for row in rows]
 
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 20), st.integers(0, 2), st.booleans(), st.booleans()), min_size=1, max_size=30
+        st.tuples(st.integers(0, 20), st.integers(0, 2), st.booleans(), st.booleans()),
+        min_size=1,
+        max_size=30,
     ),
     st.integers(0, 6),
     st.integers(0, 6),
@@ -91,11 +112,18 @@ def test_the_worst_that_applies_counts(
 ) -> None:
     columns = list(zip(*prompts, strict=True))
     traffic = Traffic(
-        torch.tensor(columns[0]), torch.arange(len(prompts)), torch.tensor(columns[1], dtype=torch.int32)
+        torch.tensor(columns[0]),
+        torch.arange(len(prompts)),
+        torch.tensor(columns[1], dtype=torch.int32),
     )
     retired, allowed = torch.tensor(columns[2]), torch.tensor(columns[3])
     found = tiers(
-        traffic, Reuse(cooldown, pending_steps), clock=clock, draws=len(prompts), retired=retired, allowed=allowed
+        traffic,
+        Reuse(cooldown, pending_steps),
+        clock=clock,
+        draws=len(prompts),
+        retired=retired,
+        allowed=allowed,
     )
     for tier, (last, unanswered, gone, mine) in zip(found.tolist(), prompts, strict=True):
         expected = FREE

@@ -18,15 +18,31 @@ from pydantic import BaseModel, ValidationError
 READERS: dict[type[BaseModel], ModelReader[Any]] = {
     model: ModelReader(model)
     for model in (
-        wire.SelectBatch, wire.ReportOutcomes, wire.AllocateBudget, wire.PredictDifficulty, wire.AddPrompts,
-        wire.CreateRun, wire.ChangeRun, wire.SendSubset, wire.CreatePool,
+        wire.SelectBatch,
+        wire.ReportOutcomes,
+        wire.AllocateBudget,
+        wire.PredictDifficulty,
+        wire.AddPrompts,
+        wire.CreateRun,
+        wire.ChangeRun,
+        wire.SendSubset,
+        wire.CreatePool,
     )
-}  # fmt: skip
+}
 KEYS = ["a", 'q"uote', "back\\slash", "comma, [bracket] {brace}", "ü", "\U0001f600", "x" * 60]
 SOUND: list[tuple[type[BaseModel], dict[str, Any]]] = [
-    (wire.SelectBatch, {"run": "r", "batch_size": 3, "candidates": KEYS, "exclude": [], "candidates_pool": "p"}),
-    (wire.SelectBatch, {"run": "r", "batch_size": 3, "candidates": KEYS, "candidates_pool": ["p"] * 7}),
-    (wire.ReportOutcomes, {"run": "r", "draw_id": KEYS, "successes": [1] * 7, "trials": [2] * 7, "policy_version": 3}),
+    (
+        wire.SelectBatch,
+        {"run": "r", "batch_size": 3, "candidates": KEYS, "exclude": [], "candidates_pool": "p"},
+    ),
+    (
+        wire.SelectBatch,
+        {"run": "r", "batch_size": 3, "candidates": KEYS, "candidates_pool": ["p"] * 7},
+    ),
+    (
+        wire.ReportOutcomes,
+        {"run": "r", "draw_id": KEYS, "successes": [1] * 7, "trials": [2] * 7, "policy_version": 3},
+    ),
     (
         wire.ReportOutcomes,
         {
@@ -44,7 +60,12 @@ SOUND: list[tuple[type[BaseModel], dict[str, Any]]] = [
             "run": "r",
             "mean": 2,
             "keys": KEYS,
-            "calibration": {"keys": ["a"], "successes": [1], "trials": [3], "wrong_answers": [[1, 1]]},
+            "calibration": {
+                "keys": ["a"],
+                "successes": [1],
+                "trials": [3],
+                "wrong_answers": [[1, 1]],
+            },
             "outcomes_so_far": {"successes": [0] * 7, "trials": [1] * 7},
         },
     ),
@@ -53,7 +74,11 @@ SOUND: list[tuple[type[BaseModel], dict[str, Any]]] = [
         {
             "name": "n",
             "pools": [{"pool": "p", "quota": 0.5}, {"pool": "q", "quota": 0.5}],
-            "selection": {"band": [0.1, 0.9], "domain_quotas": {"a": 0.5, "b": 0.5}, "cooldown": "auto"},
+            "selection": {
+                "band": [0.1, 0.9],
+                "domain_quotas": {"a": 0.5, "b": 0.5},
+                "cooldown": "auto",
+            },
         },
     ),
     (wire.SendSubset, {"keys": KEYS, "pool": ["p"] * 7}),
@@ -69,8 +94,12 @@ def windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("model", "content"), SOUND)
-@pytest.mark.parametrize("layout", [{}, {"indent": 3}, {"separators": (",", ":")}, {"ensure_ascii": False}])
-def test_a_sound_text_is_the_same_model(model: type[BaseModel], content: dict[str, Any], layout: Any) -> None:
+@pytest.mark.parametrize(
+    "layout", [{}, {"indent": 3}, {"separators": (",", ":")}, {"ensure_ascii": False}]
+)
+def test_a_sound_text_is_the_same_model(
+    model: type[BaseModel], content: dict[str, Any], layout: Any
+) -> None:
     text = json.dumps(content, **layout).encode()
     whole, pieced = model.model_validate_json(text), READERS[model].large(text)
     assert isinstance(pieced, model)
@@ -82,7 +111,9 @@ def test_a_sound_text_is_the_same_model(model: type[BaseModel], content: dict[st
 
 def test_vectors_are_arrays_of_the_same_numbers() -> None:
     vectors = [[1, 2.5, 1e-7], [0.1, -3, 4]]
-    read = READERS[wire.PredictDifficulty].large(json.dumps({"run": "r", "vectors": vectors}).encode())
+    read = READERS[wire.PredictDifficulty].large(
+        json.dumps({"run": "r", "vectors": vectors}).encode()
+    )
     np.testing.assert_array_equal(np.array(read.vectors, np.float64), vectors)
 
 
@@ -97,15 +128,23 @@ def test_columns_of_prompts_stay_where_they_are() -> None:
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+    ),
     max_leaves=10,
 )
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(SOUND), st.data())
-def test_a_changed_text_is_taken_by_both_or_refused_by_both(sound: Any, data: st.DataObject) -> None:
+def test_a_changed_text_is_taken_by_both_or_refused_by_both(
+    sound: Any, data: st.DataObject
+) -> None:
     """Values of any kind in any place, then damage to the bytes."""
     model, content = sound
     field = data.draw(st.sampled_from([*model.model_fields, "unknown"]))
@@ -120,7 +159,9 @@ def test_a_changed_text_is_taken_by_both_or_refused_by_both(sound: Any, data: st
 def check_alike(model: type[BaseModel], text: bytes) -> None:
     expected = errors_of(model, text)
     if expected is None:
-        assert READERS[model].large(text).model_dump() == model.model_validate_json(text).model_dump()
+        assert (
+            READERS[model].large(text).model_dump() == model.model_validate_json(text).model_dump()
+        )
         return
     with pytest.raises(Refused) as caught:
         READERS[model].large(text)
@@ -146,15 +187,29 @@ def fields_of(errors: list[Any]) -> set[Any]:
 @pytest.mark.parametrize(
     "text",
     [
-        b"", b" ", b"{", b'{"run"', b'{"run":', b'{"run":"r"', b'{"run":"r",}', b'{"run":"r" "x":1}', b'{run:1}',
-        b'{"run":"r","batch_size":2,"candidates":["a",]}', b'{"run":"r","batch_size":2,"candidates":[,"a"]}',
-        b'{"run":"r","batch_size":2,"candidates":["a",,"b"]}', b'{"run":"r","batch_size":2,"candidates":["a" "b"]}',
-        b'{"run":"r","batch_size":2,"candidates":["a"}', b'{"run":"r","batch_size":2,"candidates":["a"]}}',
-        b'{"run":"r","batch_size":2,"candidates":["a"]} {}', b'{"run":"r","batch_size":2,"candidates":["a\\"]}',
-        b'{"run":"r","batch_size":2,"candidates":["\xff"]}', b'{"run":"r","batch_size":2,"candidates":["a\x01"]}',
-        b"[" * 5000, b'{"run":"r","batch_size":2,"candidates":[' + b" " * 5000 + b",]}",
+        b"",
+        b" ",
+        b"{",
+        b'{"run"',
+        b'{"run":',
+        b'{"run":"r"',
+        b'{"run":"r",}',
+        b'{"run":"r" "x":1}',
+        b"{run:1}",
+        b'{"run":"r","batch_size":2,"candidates":["a",]}',
+        b'{"run":"r","batch_size":2,"candidates":[,"a"]}',
+        b'{"run":"r","batch_size":2,"candidates":["a",,"b"]}',
+        b'{"run":"r","batch_size":2,"candidates":["a" "b"]}',
+        b'{"run":"r","batch_size":2,"candidates":["a"}',
+        b'{"run":"r","batch_size":2,"candidates":["a"]}}',
+        b'{"run":"r","batch_size":2,"candidates":["a"]} {}',
+        b'{"run":"r","batch_size":2,"candidates":["a\\"]}',
+        b'{"run":"r","batch_size":2,"candidates":["\xff"]}',
+        b'{"run":"r","batch_size":2,"candidates":["a\x01"]}',
+        b"[" * 5000,
+        b'{"run":"r","batch_size":2,"candidates":[' + b" " * 5000 + b",]}",
     ],
-)  # fmt: skip
+)
 def test_what_is_not_json_is_told_so(text: bytes) -> None:
     for read in (READERS[wire.SelectBatch].large, READERS[wire.SelectBatch].small):
         with pytest.raises(Refused) as caught:
@@ -172,11 +227,20 @@ def test_wrong_rows_are_named_by_their_place_in_the_whole_list() -> None:
     keys: list[Any] = [f"key {row}" for row in range(200)]
     keys[150] = 7
     keys[151] = ""
-    assert first_rows(wire.SelectBatch, {"run": "r", "batch_size": 1, "candidates": keys})[0] == ("candidates", 150)
+    assert first_rows(wire.SelectBatch, {"run": "r", "batch_size": 1, "candidates": keys})[0] == (
+        "candidates",
+        150,
+    )
     vectors: list[Any] = [[1.0, 2.0]] * 50 + [[1.0, "x"]]
-    assert first_rows(wire.PredictDifficulty, {"run": "r", "vectors": vectors}) == [("vectors", 50, 1)]
+    assert first_rows(wire.PredictDifficulty, {"run": "r", "vectors": vectors}) == [
+        ("vectors", 50, 1)
+    ]
     both = {"run": 1, "batch_size": 1, "candidates": keys, "exclude": keys}
-    assert {loc[0] for loc in first_rows(wire.SelectBatch, both)} == {"run", "candidates", "exclude"}
+    assert {loc[0] for loc in first_rows(wire.SelectBatch, both)} == {
+        "run",
+        "candidates",
+        "exclude",
+    }
 
 
 def test_limits_of_lists_hold_over_pieces() -> None:

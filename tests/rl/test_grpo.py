@@ -31,9 +31,13 @@ def _train(base: Policy, name: str, settings: Settings, prompts: list[Prompt]) -
 
 
 def test_advantages_have_mean_zero_and_are_zero_for_unmixed_groups() -> None:
-    found = advantages(torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]))
+    found = advantages(
+        torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    )
     assert found[0].tolist() == found[2].tolist() == [0.0] * 4
-    torch.testing.assert_close(found[1], torch.tensor([3.0, -1.0, -1.0, -1.0]) / 3**0.5, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        found[1], torch.tensor([3.0, -1.0, -1.0, -1.0]) / 3**0.5, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_fast_update_has_the_gradient_of_the_plain_one(base: Policy) -> None:
@@ -60,7 +64,9 @@ def test_short_training_beats_a_frozen_policy(base: Policy) -> None:
     The last 1,280 rollouts of both are compared; over seeds 0 to 3 the gain was 0.22 to 0.24.
     """
     drawn = _prompts(400, 1)
-    medium = [p for p, rate in zip(drawn, base.success_rates(drawn), strict=True) if 0.05 < rate < 0.95]
+    medium = [
+        p for p, rate in zip(drawn, base.success_rates(drawn), strict=True) if 0.05 < rate < 0.95
+    ]
     learned = _train(base, "uniform", Settings(steps=STEPS, eval_every=STEPS), medium)
     frozen = _train(base, "uniform", Settings(steps=STEPS, eval_every=STEPS, lr=0.0), medium)
     assert learned.picked == frozen.picked

@@ -14,7 +14,11 @@ SAMPLES = 400
 
 def _medium(base: Policy, count: int) -> list[Prompt]:
     rng = random.Random(11)
-    drawn = list({p.text: p for p in (draw_prompt(rng, ("swap", "reverse"), 0.6) for _ in range(400))}.values())
+    drawn = list(
+        {
+            p.text: p for p in (draw_prompt(rng, ("swap", "reverse"), 0.6) for _ in range(400))
+        }.values()
+    )
     rates = base.success_rates(drawn)
     return [p for p, rate in zip(drawn, rates, strict=True) if 0.05 < rate < 0.95][:count]
 
@@ -51,4 +55,8 @@ def test_samples_end_once_or_reach_the_limit(base: Policy) -> None:
     prompts = _medium(base, 5)
     for group in roll_out(base, prompts, 20, torch.Generator().manual_seed(7)).responses:
         for ids in group:
-            assert ids.index(Tokenizer.END) == len(ids) - 1 if Tokenizer.END in ids else len(ids) == MAX_ANSWER_TOKENS
+            assert (
+                ids.index(Tokenizer.END) == len(ids) - 1
+                if Tokenizer.END in ids
+                else len(ids) == MAX_ANSWER_TOKENS
+            )

@@ -84,7 +84,14 @@ def test_the_answer_is_the_right_one_and_only_it_is_accepted(family: Family) -> 
         assert is_right(prompt, right)
         at = rng.randrange(len(right))
         other = "x" if right[at] != "x" else "y"
-        for wrong in ("", right[:-1], right + "a", " " + right, right + " ", right[:at] + other + right[at + 1 :]):
+        for wrong in (
+            "",
+            right[:-1],
+            right + "a",
+            " " + right,
+            right + " ",
+            right[:at] + other + right[at + 1 :],
+        ):
             assert not is_right(prompt, wrong)
 
 
@@ -105,7 +112,9 @@ def test_a_response_without_its_end_is_no_response() -> None:
 
 def test_different_texts_have_different_tokens() -> None:
     rng, tokenizer = random.Random(3), Tokenizer()
-    texts = {p.text: tuple(tokenizer.prompt_ids(p)) for p in (draw_prompt(rng) for _ in range(3000))}
+    texts = {
+        p.text: tuple(tokenizer.prompt_ids(p)) for p in (draw_prompt(rng) for _ in range(3000))
+    }
     assert len(set(texts.values())) == len(texts)
 
 

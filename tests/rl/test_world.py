@@ -40,7 +40,9 @@ def test_weights_come_from_the_cache_and_settings_name_them(tmp_path: Path) -> N
     trained = warmstart.base_policy(tiny, tmp_path)
     loaded = warmstart.base_policy(tiny, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
-    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), loaded.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(trained.parameters(), loaded.parameters(), strict=True)
+    )
     assert tiny.key() != warmstart.WarmStart(steps=3, batch=4).key()
 
 
@@ -53,7 +55,9 @@ def test_rollouts_to_a_target_are_interpolated() -> None:
     record = _record([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
     assert rollouts_to(record, 0.25) == pytest.approx(250)
     assert rollouts_to(record, 0.9) is None
-    assert target_accuracy([record]) == pytest.approx(0.9 * 0.45)  # the last mean is over two points
+    assert target_accuracy([record]) == pytest.approx(
+        0.9 * 0.45
+    )  # the last mean is over two points
 
 
 def test_smoothing_keeps_a_constant_and_spread_tells_who_got_there() -> None:

@@ -40,29 +40,46 @@ def test_every_endpoint_documents_its_problems(document: dict[str, Any]) -> None
         if "health" in operation["tags"]:
             continue
         answers = operation["responses"]
-        wanted = ALWAYS | ({"404"} if "{" in name or "run" in str(operation.get("requestBody")) else set())
+        wanted = ALWAYS | (
+            {"404"} if "{" in name or "run" in str(operation.get("requestBody")) else set()
+        )
         assert wanted - {"404"} <= answers.keys(), name
         for status, answer in answers.items():
             if not status.startswith("2"):
                 content = answer["content"]
-                assert content == {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}, f"{name} {status}"
+                assert content == {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}, (
+                    f"{name} {status}"
+                )
                 assert answer["description"], f"{name} {status}"
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/pools/{pool}", "/runs/{run}", "/runs/{run}/metrics", "/select_batch", "/outcomes", "/allocate_budget"],
+    [
+        "/pools/{pool}",
+        "/runs/{run}",
+        "/runs/{run}/metrics",
+        "/select_batch",
+        "/outcomes",
+        "/allocate_budget",
+    ],
 )
-def test_endpoints_that_name_a_thing_document_that_it_may_not_be_there(document: dict[str, Any], path: str) -> None:
+def test_endpoints_that_name_a_thing_document_that_it_may_not_be_there(
+    document: dict[str, Any], path: str
+) -> None:
     for operation in document["paths"][path].values():
         assert "404" in operation["responses"]
 
 
-def test_every_endpoint_says_what_it_does_and_what_a_success_looks_like(document: dict[str, Any]) -> None:
+def test_every_endpoint_says_what_it_does_and_what_a_success_looks_like(
+    document: dict[str, Any],
+) -> None:
     for name, operation in operations(document):
         assert operation["summary"], name
         assert operation["description"], name
-        successes = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
+        successes = [
+            answer for status, answer in operation["responses"].items() if status.startswith("2")
+        ]
         assert successes, name
         assert all(answer["content"] for answer in successes), name
 

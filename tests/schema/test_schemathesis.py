@@ -22,14 +22,23 @@ from tests.databases import copied_file
 
 SEED = 20260211
 ADMIN = {"Authorization": "Bearer sesame"}
-CASES = [("coverage", "admin"), *(("fuzzing", caller) for caller in ("admin", "limited", "stranger", "open"))]
+CASES = [
+    ("coverage", "admin"),
+    *(("fuzzing", caller) for caller in ("admin", "limited", "stranger", "open")),
+]
 NAME = "prepared"  # of a pool and of a run
 PROMPTS = list("abcdefghij0123456789")
-PHASES = {"coverage": 1, "fuzzing": 60}  # examples of each operation; coverage takes the boundaries of the document
+PHASES = {
+    "coverage": 1,
+    "fuzzing": 60,
+}  # examples of each operation; coverage takes the boundaries of the document
 # Rules between columns (exactly one of two, equal lengths) are told in words: JSON Schema cannot say them all.
 REFUSALS = ["400", "401", "403", "404", "405", "409", "413", "415", "422", "429"]
 UNSAID = ("positive_data_acceptance",)
-KEYLESS = ("ignored_auth", "negative_data_rejection")  # the document wants a key, an open service does not
+KEYLESS = (
+    "ignored_auth",
+    "negative_data_rejection",
+)  # the document wants a key, an open service does not
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -41,7 +50,12 @@ def app(sqlite_template: Path, tmp_path: Path, caller: str) -> Iterator[Any]:
     host = "testserver"  # what starlette's test client calls every service
     yield create_app(
         Settings(
-            database_url=url, device="cpu", torch_threads=1, max_body_mb=1.0, api_keys=keys, allowed_hosts=host
+            database_url=url,
+            device="cpu",
+            torch_threads=1,
+            max_body_mb=1.0,
+            api_keys=keys,
+            allowed_hosts=host,
         )
     )
     asgi.shutdown_lifespans()
@@ -64,11 +78,20 @@ def configuration(phase: str, headers: dict[str, str]) -> SchemathesisConfig:
         {
             "seed": SEED,
             "suppress-health-check": ["all"],
-            "generation": {"max-examples": PHASES[phase], "deterministic": True, "no-shrink": True, "database": "none"},
+            "generation": {
+                "max-examples": PHASES[phase],
+                "deterministic": True,
+                "no-shrink": True,
+                "database": "none",
+            },
             "headers": headers,
-            "checks": {name: {"enabled": False} for name in (*UNSAID, *(() if headers else KEYLESS))}
+            "checks": {
+                name: {"enabled": False} for name in (*UNSAID, *(() if headers else KEYLESS))
+            }
             | ({"negative_data_rejection": {"expected-statuses": REFUSALS}} if headers else {}),
-            "phases": {name: {"enabled": name == phase} for name in (*PHASES, "examples", "stateful")},
+            "phases": {
+                name: {"enabled": name == phase} for name in (*PHASES, "examples", "stateful")
+            },
         }
     )
 
@@ -98,7 +121,9 @@ def aim(_context: Any, body: Any) -> Any:
             aimed[field] = NAME
     for field, known in there.items():
         column = body.get(field)
-        if isinstance(column, list) and all(isinstance(value, str) and 0 < len(value) <= 64 for value in column):
+        if isinstance(column, list) and all(
+            isinstance(value, str) and 0 < len(value) <= 64 for value in column
+        ):
             aimed[field] = [known[row % len(known)] for row in range(len(column))]
     return aimed
 
@@ -121,17 +146,25 @@ def test_every_answer_is_as_documented(app: Any, phase: str, caller: str) -> Non
                 raise event.exception
             elif isinstance(event, events.NonFatalError):
                 failures[f"{event.label}: {event.value!r}"] = str(event.info)
-    assert not failures, "\n\n".join(f"{title}\n{text}" for title, text in list(failures.items())[:10])
+    assert not failures, "\n\n".join(
+        f"{title}\n{text}" for title, text in list(failures.items())[:10]
+    )
     assert {label.rpartition(" ")[0] for label in answers} == set(operations(app))
     assert not any(label.endswith(" 5") for label in answers)
 
 
 def operations(app: Any) -> list[str]:
     """Every operation of the document, as schemathesis calls it."""
-    return [f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods]
+    return [
+        f"{method.upper()} {path}"
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+    ]
 
 
-def collect(event: events.ScenarioFinished, failures: dict[str, str], answers: Counter[str]) -> None:
+def collect(
+    event: events.ScenarioFinished, failures: dict[str, str], answers: Counter[str]
+) -> None:
     """The failed checks of a scenario, and how often each operation gave which kind of answer."""
     for case_id, interaction in event.recorder.interactions.items():
         if interaction.response is not None:
@@ -143,4 +176,6 @@ def collect(event: events.ScenarioFinished, failures: dict[str, str], answers: C
                 failure = check.failure_info.failure
                 case = event.recorder.cases[case_id].value
                 title = f"{case.operation.label}: {check.name}: {failure.title}"
-                failures.setdefault(title, f"{failure.message}\n{check.failure_info.code_sample}"[:2000])
+                failures.setdefault(
+                    title, f"{failure.message}\n{check.failure_info.code_sample}"[:2000]
+                )

@@ -37,11 +37,17 @@ def refused(secrets: Path, **flags: object) -> str:
 
 @pytest.mark.parametrize(
     ("misspelt", "meant"),
-    [("PROMPTGPS_PROT", "PROMPTGPS_PORT"), ("PROMPTGPS_API_KEYZ", "PROMPTGPS_API_KEY"),
-     ("PROMPTGPS_DATABASE", "PROMPTGPS_DATABASE_URL"), ("PROMPTGPS_MAX_BODY", "PROMPTGPS_MAX_BODY_MB"),
-     ("PROMPTGPS_ALLOWED_HOST", "PROMPTGPS_ALLOWED_HOSTS"), ("promptgps_lease_second", "PROMPTGPS_LEASE_SECONDS"),
-     ("PROMPT_GPS_API_KEYS", "PROMPTGPS_API_KEYS"), ("PROMTGPS_ALLOW_OPEN", "PROMPTGPS_ALLOW_OPEN")],
-)  # fmt: skip
+    [
+        ("PROMPTGPS_PROT", "PROMPTGPS_PORT"),
+        ("PROMPTGPS_API_KEYZ", "PROMPTGPS_API_KEY"),
+        ("PROMPTGPS_DATABASE", "PROMPTGPS_DATABASE_URL"),
+        ("PROMPTGPS_MAX_BODY", "PROMPTGPS_MAX_BODY_MB"),
+        ("PROMPTGPS_ALLOWED_HOST", "PROMPTGPS_ALLOWED_HOSTS"),
+        ("promptgps_lease_second", "PROMPTGPS_LEASE_SECONDS"),
+        ("PROMPT_GPS_API_KEYS", "PROMPTGPS_API_KEYS"),
+        ("PROMTGPS_ALLOW_OPEN", "PROMPTGPS_ALLOW_OPEN"),
+    ],
+)
 def test_a_misspelt_variable_is_told_with_the_one_that_was_meant(
     secrets: Path, monkeypatch: pytest.MonkeyPatch, misspelt: str, meant: str
 ) -> None:
@@ -52,7 +58,9 @@ def test_a_misspelt_variable_is_told_with_the_one_that_was_meant(
     assert "promptgps settings" in told
 
 
-def test_one_that_resembles_nothing_is_told_too(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_resembles_nothing_is_told_too(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PROMPTGPS_XYZZY", "1")
     assert "did you mean" not in refused(secrets)
 
@@ -73,12 +81,24 @@ def test_every_misspelling_by_one_character_is_noticed(
 
 @pytest.mark.parametrize(
     "name",
-    ["PROMPTGPS_URL", "PROMPTGPS_API_KEY", "PROMPTGPS_IMAGE", "PROMPTGPS_SOAK_SECONDS", "PROMPTGPS_TEST_ANYTHING",
-     "PROMPTGPS_SERVICE_HOST", "PROMPTGPS_SERVICE_PORT", "PROMPTGPS_SERVICE_PORT_HTTP",
-     "PROMPTGPS_PORT_8000_TCP", "PROMPTGPS_PORT_8000_TCP_ADDR", "PROMPTGPS_API_SERVICE_HOST",
-     "PROMPTGPS_API_PORT_8000_TCP_PROTO"],
-)  # fmt: skip
-def test_what_others_read_is_no_fault(secrets: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    [
+        "PROMPTGPS_URL",
+        "PROMPTGPS_API_KEY",
+        "PROMPTGPS_IMAGE",
+        "PROMPTGPS_SOAK_SECONDS",
+        "PROMPTGPS_TEST_ANYTHING",
+        "PROMPTGPS_SERVICE_HOST",
+        "PROMPTGPS_SERVICE_PORT",
+        "PROMPTGPS_SERVICE_PORT_HTTP",
+        "PROMPTGPS_PORT_8000_TCP",
+        "PROMPTGPS_PORT_8000_TCP_ADDR",
+        "PROMPTGPS_API_SERVICE_HOST",
+        "PROMPTGPS_API_PORT_8000_TCP_PROTO",
+    ],
+)
+def test_what_others_read_is_no_fault(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setenv(name, "x")
     load_settings(secrets=secrets)
 
@@ -94,13 +114,27 @@ def test_the_address_of_a_kubernetes_service_is_no_port(
 def test_every_variable_of_the_repository_is_known() -> None:
     """Also those of the client, the compose file, tests and examples: none may stop the service."""
     listed = subprocess.run(
-        ["git", "grep", "-hoIE", "PROMPTGPS_[A-Z_]*[A-Z]", "--", ".", ":!tests/settings", ":!CHANGELOG.md"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            "git",
+            "grep",
+            "-hoIE",
+            "PROMPTGPS_[A-Z_]*[A-Z]",
+            "--",
+            ".",
+            ":!tests/settings",
+            ":!CHANGELOG.md",
+        ],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     known = OTHERS | {variable(field) for field in Settings.model_fields}
     found = {name for name in listed.stdout.split() if not name.startswith(OTHER_PREFIXES)}
     assert {"PROMPTGPS_URL", "PROMPTGPS_PORT"} <= found
-    assert {name for name in found if name not in known and not re.fullmatch("PROMPTGPS_TEST", name)} == set()
+    assert {
+        name for name in found if name not in known and not re.fullmatch("PROMPTGPS_TEST", name)
+    } == set()
 
 
 def test_a_misspelt_secret_is_told(secrets: Path) -> None:
@@ -117,7 +151,9 @@ def test_a_secret_that_is_no_file_is_told(secrets: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("value", ["", " ", ",", " , "])
-@pytest.mark.parametrize("field", ["api_keys", "port", "host", "database_url", "allowed_hosts", "train"])
+@pytest.mark.parametrize(
+    "field", ["api_keys", "port", "host", "database_url", "allowed_hosts", "train"]
+)
 def test_a_setting_that_is_there_and_says_nothing_is_told(
     secrets: Path, monkeypatch: pytest.MonkeyPatch, field: str, value: str
 ) -> None:
@@ -154,7 +190,9 @@ def test_everything_wrong_is_told_at_once_with_value_and_what_may_be_there(
     for name, value in WRONG.items():
         (line,) = [line for line in told if line.startswith(f"{name}=")]
         assert repr(value) in line
-        assert str(Settings.model_fields[name.removeprefix("PROMPTGPS_").lower()].description) in line
+        assert (
+            str(Settings.model_fields[name.removeprefix("PROMPTGPS_").lower()].description) in line
+        )
     (database,) = [line for line in told if "PROMPTGPS_DATABASE_URL" in line]
     assert "mysql" in database
     assert "hunter2" not in database
@@ -168,7 +206,12 @@ def test_a_flag_is_told_as_a_flag_and_a_file_as_a_file(secrets: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "read"),
-    [("a", ("a",)), ("GPS.example, *.b ,", ("gps.example", "*.b")), ("*", ("*",)), ("[::1],::1", ("[::1]", "::1"))],
+    [
+        ("a", ("a",)),
+        ("GPS.example, *.b ,", ("gps.example", "*.b")),
+        ("*", ("*",)),
+        ("[::1],::1", ("[::1]", "::1")),
+    ],
 )
 def test_names_of_hosts_are_a_list(
     secrets: Path, monkeypatch: pytest.MonkeyPatch, names: str, read: tuple[str, ...]

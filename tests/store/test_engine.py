@@ -13,7 +13,16 @@ from tests.contracts.samples import make_run
 
 
 @pytest.mark.parametrize(
-    "url", ["", "promptgps.db", "sqlite://", "sqlite:///:memory:", "mysql://localhost/promptgps", "http://x", "://"]
+    "url",
+    [
+        "",
+        "promptgps.db",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "mysql://localhost/promptgps",
+        "http://x",
+        "://",
+    ],
 )
 def test_what_is_not_a_durable_database_is_refused(url: str) -> None:
     with pytest.raises(Invalid) as refused:
@@ -21,7 +30,9 @@ def test_what_is_not_a_durable_database_is_refused(url: str) -> None:
     assert refused.value.faults[0].field == "database_url"
 
 
-@pytest.mark.parametrize("url", ["postgresql://h/d", "postgresql+psycopg2://h/d", "postgresql+psycopg://h/d"])
+@pytest.mark.parametrize(
+    "url", ["postgresql://h/d", "postgresql+psycopg2://h/d", "postgresql+psycopg://h/d"]
+)
 def test_postgresql_always_speaks_psycopg(url: str) -> None:
     assert parse_url(url).drivername == "postgresql+psycopg"
 

@@ -20,7 +20,9 @@ def case(*right: int, recorded: int = 16) -> Case:
 def test_solved_and_voted_are_the_means_of_drawing_without_replacement() -> None:
     made, samples = case(0, 1, 5, 9, 16), np.array([3, 4, 5, 2, 1])
     random = np.random.default_rng(0)
-    drawn = random.hypergeometric(made.right, made.recorded - made.right, samples, size=(200_000, 5))
+    drawn = random.hypergeometric(
+        made.right, made.recorded - made.right, samples, size=(200_000, 5)
+    )
     assert solved(made, samples) == pytest.approx((drawn > 0).mean(), abs=2e-3)
     votes = (2 * drawn > samples) + 0.5 * (2 * drawn == samples)
     assert voted(made, samples) == pytest.approx(votes.mean(), abs=2e-3)
@@ -28,7 +30,9 @@ def test_solved_and_voted_are_the_means_of_drawing_without_replacement() -> None
 
 def test_one_sample_a_prompt_is_one_sample_a_prompt_in_however_many_rounds() -> None:
     made = case(*[4] * 400)
-    found = [in_rounds(made, Arm("equal", 4), 400, 16, np.random.default_rng(seed)) for seed in range(50)]
+    found = [
+        in_rounds(made, Arm("equal", 4), 400, 16, np.random.default_rng(seed)) for seed in range(50)
+    ]
     assert np.mean(found) == pytest.approx(0.25, abs=0.01)
 
 

@@ -41,12 +41,23 @@ class DrawSampler(Sampler[list[Draw]]):
         world_size: Of all that share the batches; every one asks, and is given the same draws.
     """
 
-    def __init__(self, selector: Selector, first: int = 0, *, rank: int = 0, world_size: int = 1) -> None:
-        self._selector, self._first, self._rank, self._world_size = selector, first, rank, world_size
+    def __init__(
+        self, selector: Selector, first: int = 0, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self._selector, self._first, self._rank, self._world_size = (
+            selector,
+            first,
+            rank,
+            world_size,
+        )
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for sequence in count(self._first):
-            yield list(self._selector.batch_at(sequence, policy_version=sequence).part(self._rank, self._world_size))
+            yield list(
+                self._selector.batch_at(sequence, policy_version=sequence).part(
+                    self._rank, self._world_size
+                )
+            )
 
 
 class DrawnRows(Dataset[dict[str, Any]]):

@@ -60,17 +60,32 @@ class PromptSelection(TrainerCallback):
     """
 
     def __init__(
-        self, dataset: Dataset, args: GRPOConfig | RLOOConfig, *, run: str, key: str = "key",
-        pool: Pools = None, service: str | None = None, spool: str | Path | None = None, **settings: Any,
-    ) -> None:  # fmt: skip
+        self,
+        dataset: Dataset,
+        args: GRPOConfig | RLOOConfig,
+        *,
+        run: str,
+        key: str = "key",
+        pool: Pools = None,
+        service: str | None = None,
+        spool: str | Path | None = None,
+        **settings: Any,
+    ) -> None:
         if args.remove_unused_columns:
-            raise ValueError("remove_unused_columns must be off: rewards are reported by a column of the stream")
+            raise ValueError(
+                "remove_unused_columns must be off: rewards are reported by a column of the stream"
+            )
         args.shuffle_dataset = False
         self._args, self._reported = args, False
         self._seam = Seam(
-            service, run=run, spool=spool or Path(args.output_dir) / "promptgps", prompts=prompts(dataset, key, pool),
-            batch_size=args.generation_batch_size // args.num_generations, rollouts=args.num_generations, **settings,
-        )  # fmt: skip
+            service,
+            run=run,
+            spool=spool or Path(args.output_dir) / "promptgps",
+            prompts=prompts(dataset, key, pool),
+            batch_size=args.generation_batch_size // args.num_generations,
+            rollouts=args.num_generations,
+            **settings,
+        )
         _ = self._seam.selector  # what cannot be is told here, not in the middle of a start
         self._rows = _Rows(self._seam, dataset, args)
         self.stream = IterableDataset.from_generator(self._rows)
@@ -85,7 +100,9 @@ class PromptSelection(TrainerCallback):
         if isinstance(reward, str | Module):
             raise TypeError("a reward model cannot be reported, only a function")
         if self._reported:
-            raise ValueError("one reward is reported already; for a sum of several give one function that adds them")
+            raise ValueError(
+                "one reward is reported already; for a sum of several give one function that adds them"
+            )
         self._reported = True
 
         def scored(**columns: Any) -> Any:
@@ -95,24 +112,32 @@ class PromptSelection(TrainerCallback):
             return self._report(columns, await reward(**columns))
 
         wrapper: RewardFunction = scored_later if _is_async(reward) else scored
-        wrapper.__name__ = getattr(reward, "__name__", type(reward).__name__)  # the trainer's metrics go by it
+        wrapper.__name__ = getattr(
+            reward, "__name__", type(reward).__name__
+        )  # the trainer's metrics go by it
         return wrapper
 
-    def _report(self, columns: dict[str, Any], rewards: Sequence[float | None]) -> Sequence[float | None]:
+    def _report(
+        self, columns: dict[str, Any], rewards: Sequence[float | None]
+    ) -> Sequence[float | None]:
         if DRAW_ID in columns:  # else the rows are not from the stream, but of an evaluation
             draw_id = columns[DRAW_ID]
             first = self._args.process_index * len(draw_id)
             self._seam.selector.report(
                 draw_id,
                 reward=[None if reward is None else float(reward) for reward in rewards],
-                rollout_index=[at % self._args.num_generations for at in range(first, first + len(draw_id))],
+                rollout_index=[
+                    at % self._args.num_generations for at in range(first, first + len(draw_id))
+                ],
                 policy_version=columns["trainer_state"].global_step,
             )
         return rewards
 
     # ---- the trainer's events ------------------------------------------------------------------------------
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
+    ) -> None:
         """Put the run back to the checkpoint that training goes on from."""
         if state.global_step:
             course = state.stateful_callbacks.get(STATE)
@@ -121,7 +146,9 @@ class PromptSelection(TrainerCallback):
                 self._seam.restore(_tag(state))
         self._rows.begin(state.global_step if args.ignore_data_skip else 0)
 
-    def on_step_end(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_step_end(
+        self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
+    ) -> None:
         """Let the next checkpoint know which run it is of."""
         state.stateful_callbacks[STATE] = asdict(self._seam.course)
 
@@ -146,7 +173,9 @@ class _Rows:
 
     def __init__(self, seam: Seam, dataset: Dataset, args: GRPOConfig | RLOOConfig) -> None:
         self._seam, self._dataset, self._asks = seam, dataset, args.process_index == 0
-        self._batches_read = args.steps_per_generation * args.num_iterations  # by the trainer, of each sequence
+        self._batches_read = (
+            args.steps_per_generation * args.num_iterations
+        )  # by the trainer, of each sequence
         self._batches_in_step = args.gradient_accumulation_steps
         self._first = 0
 
@@ -170,7 +199,9 @@ class _Rows:
         return zip(*columns, strict=True)
 
     def _asked(self, sequence: int) -> tuple[Course, list[str], list[int]] | Exception:
-        step = sequence * self._batches_read // self._batches_in_step  # that rolls it out; the same when read again
+        step = (
+            sequence * self._batches_read // self._batches_in_step
+        )  # that rolls it out; the same when read again
         try:
             batch = self._seam.selector.batch_at(sequence, policy_version=step)
         except (PromptGPSError, ValueError) as refusal:

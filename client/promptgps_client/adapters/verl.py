@@ -40,9 +40,13 @@ ROLLOUTS = "promptgps_rollouts"
 PARTITION = "train"
 # What verl gives to its own buffers alone, and ours take from `sampler_kwargs`.
 STOCK = (
-    "poll_interval", "filter_groups_metric", "train_batch_size", "gen_batch_size", "max_inflight_gen_batches",
+    "poll_interval",
+    "filter_groups_metric",
+    "train_batch_size",
+    "gen_batch_size",
+    "max_inflight_gen_batches",
     "sync_refill_failed_groups",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,13 @@ class Group:
         for session in range(self.rollouts):
             reward = self.rewards.get(session)
             status = self.missing if reward is None else "ok" if isfinite(reward) else "error"
-            yield self.draw_id, session, reward if status == "ok" else None, status, self.policy_version
+            yield (
+                self.draw_id,
+                session,
+                reward if status == "ok" else None,
+                status,
+                self.policy_version,
+            )
 
 
 class PromptGPSDataset(RLHFDataset):
@@ -81,17 +91,25 @@ class PromptGPSDataset(RLHFDataset):
 
     training: ClassVar[PromptGPSDataset | None] = None  # the one that this process trains on
 
-    def __init__(self, data_files: Any, tokenizer: Any, config: DictConfig, *others: Any, **named: Any) -> None:
+    def __init__(
+        self, data_files: Any, tokenizer: Any, config: DictConfig, *others: Any, **named: Any
+    ) -> None:
         super().__init__(data_files, tokenizer, config, *others, **named)
         self._seam: Seam | None = None
         if data_files != config.train_files:
             return
         if config.train_files == config.val_files:
-            raise ValueError("train_files and val_files are the same: which rows are for training cannot be told")
+            raise ValueError(
+                "train_files and val_files are the same: which rows are for training cannot be told"
+            )
         if config.dataloader_num_workers:
-            raise ValueError("data.dataloader_num_workers must be 0: draws are made in the trainer's own process")
+            raise ValueError(
+                "data.dataloader_num_workers must be 0: draws are made in the trainer's own process"
+            )
         settings: dict[str, Any] = OmegaConf.to_container(config.promptgps, resolve=True)
-        names = prompts(self.dataframe, settings.pop("key", "extra_info.index"), settings.pop("pool", None))
+        names = prompts(
+            self.dataframe, settings.pop("key", "extra_info.index"), settings.pop("pool", None)
+        )
         settings.setdefault("batch_size", config.train_batch_size)
         self._seam = Seam(prompts=names, **settings)
         _ = self._seam.selector  # what cannot be is told here, not in the middle of a start
@@ -119,11 +137,16 @@ class PromptGPSDataset(RLHFDataset):
 
     def report(self, groups: Sequence[Group]) -> None:
         """Report whole groups; their draws are open no more."""
-        draw_id, rollout_index, reward, status, versions = zip(*chain(*(group.rows() for group in groups)), strict=True)
+        draw_id, rollout_index, reward, status, versions = zip(
+            *chain(*(group.rows() for group in groups)), strict=True
+        )
         self.seam.selector.report(
-            draw_id, reward=reward, rollout_index=rollout_index, status=status,
+            draw_id,
+            reward=reward,
+            rollout_index=rollout_index,
+            status=status,
             policy_version=None if None in versions else versions,
-        )  # fmt: skip
+        )
         for group in groups:
             self.open.pop(group.draw_id, None)
 
@@ -136,7 +159,11 @@ class PromptGPSDataset(RLHFDataset):
         """For the data loader's."""
         if self._seam is None:
             return {}
-        return {"position": self._position, "tag": self.tag, "selector": self._seam.selector.state_dict()}
+        return {
+            "position": self._position,
+            "tag": self.tag,
+            "selector": self._seam.selector.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put data set and run back, before the first row is read."""
@@ -177,7 +204,10 @@ class _Reporting(ReplayBuffer):
         ended = self.finished_keys[PARTITION] | self.failure_keys[PARTITION]
         groups = self._groups(ended - self._seen)
         self._seen = ended
-        if self.trainer_mode == "sync" and not self.pending_keys[PARTITION] | self.running_keys[PARTITION]:
+        if (
+            self.trainer_mode == "sync"
+            and not self.pending_keys[PARTITION] | self.running_keys[PARTITION]
+        ):
             groups += self._lost({group.draw_id for group in groups})
         if groups:
             _dataset().report(groups)
@@ -209,8 +239,14 @@ class _Reporting(ReplayBuffer):
     def _lost(self, told: set[str]) -> list[Group]:
         """With nothing in flight, the draws of which nothing is stored: all their rollouts have failed."""
         version = max(self.prompt_global_steps[PARTITION].values(), default=None)
-        lost = {draw_id: rollouts for draw_id, rollouts in _dataset().open.items() if draw_id not in told}
-        return [Group(draw_id, rollouts, {}, "error", version) for draw_id, rollouts in lost.items()]
+        lost = {
+            draw_id: rollouts
+            for draw_id, rollouts in _dataset().open.items()
+            if draw_id not in told
+        }
+        return [
+            Group(draw_id, rollouts, {}, "error", version) for draw_id, rollouts in lost.items()
+        ]
 
 
 class PromptGPSReplayBuffer(_Reporting):
@@ -223,7 +259,9 @@ class PromptGPSReplayBufferAsync(_Reporting, ReplayBufferAsync):
 
 def _dataset() -> PromptGPSDataset:
     if PromptGPSDataset.training is None:
-        raise RuntimeError("nothing is drawn here: data.custom_cls must name PromptGPSDataset, by its pkg:// path")
+        raise RuntimeError(
+            "nothing is drawn here: data.custom_cls must name PromptGPSDataset, by its pkg:// path"
+        )
     return PromptGPSDataset.training
 
 

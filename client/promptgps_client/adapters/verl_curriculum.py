@@ -82,7 +82,9 @@ class PromptGPSSampler(AbstractCurriculumSampler):
         sources = columns.get(DATA_SOURCE, [None] * len(rewards))
         drawn: dict[str, tuple[str, int]] = {}
         rows = []
-        for uid, info, source, reward in zip(columns["uid"], columns[INFO], sources, rewards, strict=True):
+        for uid, info, source, reward in zip(
+            columns["uid"], columns[INFO], sources, rewards, strict=True
+        ):
             if uid not in drawn:
                 if not (waiting := self._open.get(self._name(info, source))):
                     continue
@@ -92,7 +94,10 @@ class PromptGPSSampler(AbstractCurriculumSampler):
             draw_id, versions, reward = zip(*rows, strict=True)
             self._seam.selector.report(draw_id, reward=reward, policy_version=versions)
         if unknown := len(rewards) - len(rows):
-            _log.warning("%d rollouts of prompts that were not drawn in this process are not reported", unknown)
+            _log.warning(
+                "%d rollouts of prompts that were not drawn in this process are not reported",
+                unknown,
+            )
 
     def _name(self, info: Mapping[str, Any], source: Any) -> str:
         """Name of a trained row's prompt."""

@@ -154,16 +154,23 @@ class Asker:
 
     def _send(self, question: Question) -> Future[Batch]:
         return self._threads.submit(
-            self._patient().select_batch, run=question.run, batch_size=self._batch_size, sequence=question.sequence,
-            policy_version=question.policy_version, subset=question.subset, rollouts=self._rollouts,
+            self._patient().select_batch,
+            run=question.run,
+            batch_size=self._batch_size,
+            sequence=question.sequence,
+            policy_version=question.policy_version,
+            subset=question.subset,
+            rollouts=self._rollouts,
             wait_seconds=self._wait_seconds,
-        )  # fmt: skip
+        )
 
     def _patient(self, longer: float = 0.0) -> PromptGPS:
         return self._client.with_options(
-            timeout=2 * self._deadline + longer, connect_timeout=self._deadline, longest_wait=1.0,
+            timeout=2 * self._deadline + longer,
+            connect_timeout=self._deadline,
+            longest_wait=1.0,
             retry_seconds=0.0 if self.silent else self._deadline,
-        )  # fmt: skip
+        )
 
     def _check_rest(self) -> None:
         """Raise where it is not worth asking again yet."""

@@ -215,8 +215,11 @@ class Launch:
 
     def _free_name(self) -> str:
         try:
-            return next(name for number in range(2, NAMES_TRIED)
-                        if self._there(name := f"{self._run}-{number}") is None)  # fmt: skip
+            return next(
+                name
+                for number in range(2, NAMES_TRIED)
+                if self._there(name := f"{self._run}-{number}") is None
+            )
         except (Silence, BadAnswer, StopIteration):
             return f"{self._run}-2"
 
@@ -232,6 +235,10 @@ def _opener(name: str, like: Run) -> Callable[[PromptGPS], Run]:
     """Opens a run with the settings of another, as they were before its outcomes decided anything."""
     reward: dict[str, Any] = like.reward.model_dump(exclude={"values"}, exclude_none=True)
     return lambda client: client.create_run(
-        name=name, pools=like.pools, rollouts_per_prompt=like.rollouts_per_prompt, reward=reward, seed=like.seed,
+        name=name,
+        pools=like.pools,
+        rollouts_per_prompt=like.rollouts_per_prompt,
+        reward=reward,
+        seed=like.seed,
         selection=like.selection,
-    )  # fmt: skip
+    )

@@ -90,11 +90,23 @@ class Selector:
     """
 
     def __init__(
-        self, service: PromptGPS | str | None = None, *, run: str, batch_size: int, prompts: Given, spool: str | Path,
-        rollouts: int | None = None, seed: int = 0, deadline: float = 5.0, wait_seconds: float = 0.0,
-        fallback: Fallback = "uniform", prefetch: bool = False, spool_bytes: int = 512 << 20,
-        when_full: WhenFull = "drop_oldest", on_existing: OnExisting = "fail",
-    ) -> None:  # fmt: skip
+        self,
+        service: PromptGPS | str | None = None,
+        *,
+        run: str,
+        batch_size: int,
+        prompts: Given,
+        spool: str | Path,
+        rollouts: int | None = None,
+        seed: int = 0,
+        deadline: float = 5.0,
+        wait_seconds: float = 0.0,
+        fallback: Fallback = "uniform",
+        prefetch: bool = False,
+        spool_bytes: int = 512 << 20,
+        when_full: WhenFull = "drop_oldest",
+        on_existing: OnExisting = "fail",
+    ) -> None:
         self._prompts = Prompts(prompts)
         _check(self._prompts, batch_size, deadline, on_existing)
         self._asked_run = run
@@ -370,9 +382,11 @@ class Selector:
         for warning in answer.warnings:
             _log.info("batch %d: %s", answer.sequence, warning)
         columns_ = _Columns(
-            list(draws.draw_id), [-1 if at is None else at for at in index], list(draws.pool or ()),
+            list(draws.draw_id),
+            [-1 if at is None else at for at in index],
+            list(draws.pool or ()),
             list(draws.predicted_success),
-        )  # fmt: skip
+        )
         warnings = list(answer.warnings)
         if strangers:
             warnings.append(self._replace(answer.sequence, columns_, strangers, draws.prompt))
@@ -434,19 +448,31 @@ class Selector:
         while len(self._drawn) > DRAWS_REMEMBERED:
             self._drawn.popitem(last=False)
         return DrawnBatch(
-            sequence=sequence, source=source, draw_id=columns.draw_id, prompt=[self._prompts.keys[at] for at in index],
-            pool=columns.pool or [self._prompts.pool(at) for at in index], index=index, rollouts=rollouts,
-            predicted_success=columns.predicted_success, row=[self._prompts.rows[at] for at in index],
+            sequence=sequence,
+            source=source,
+            draw_id=columns.draw_id,
+            prompt=[self._prompts.keys[at] for at in index],
+            pool=columns.pool or [self._prompts.pool(at) for at in index],
+            index=index,
+            rollouts=rollouts,
+            predicted_success=columns.predicted_success,
+            row=[self._prompts.rows[at] for at in index],
             warnings=warnings,
-        )  # fmt: skip
+        )
 
     # ---- outcomes --------------------------------------------------------------------------------
 
     def report(
-        self, draw_id: Strings, *, successes: Numbers | None = None, trials: Integers | None = None,
-        reward: Gaps | None = None, rollout_index: Integers | None = None,
-        status: Iterable[Status] | Array | None = None, policy_version: int | Integers | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        draw_id: Strings,
+        *,
+        successes: Numbers | None = None,
+        trials: Integers | None = None,
+        reward: Gaps | None = None,
+        rollout_index: Integers | None = None,
+        status: Iterable[Status] | Array | None = None,
+        policy_version: int | Integers | None = None,
+    ) -> None:
         """Report whole groups (`successes` of `trials`) or single rollouts (`reward`). On disk once it returns.
 
         Draws of the service and local ones may be mixed, and come from any batch. It does not wait
@@ -472,9 +498,14 @@ class Selector:
         """
         self._check_process()
         report = {
-            "draw_id": draw_id, "successes": successes, "trials": trials, "reward": reward,
-            "rollout_index": rollout_index, "status": status, "policy_version": policy_version,
-        }  # fmt: skip
+            "draw_id": draw_id,
+            "successes": successes,
+            "trials": trials,
+            "reward": reward,
+            "rollout_index": rollout_index,
+            "status": status,
+            "policy_version": policy_version,
+        }
         report = {name: _once(column) for name, column in report.items() if column is not None}
         self._settle_for(report)
         try:
@@ -568,11 +599,16 @@ class Selector:
         """
         with self._lock:
             return {
-                "format": STATE_FORMATS[-1], "asked_run": self._asked_run, **asdict(self._course),
-                "sequence": self._sequence, "policy_version": self._policy_version, "answered": self._answered,
-                "rollouts": self._rollouts, "fallbacks": sorted(self._fallbacks),
+                "format": STATE_FORMATS[-1],
+                "asked_run": self._asked_run,
+                **asdict(self._course),
+                "sequence": self._sequence,
+                "policy_version": self._policy_version,
+                "answered": self._answered,
+                "rollouts": self._rollouts,
+                "fallbacks": sorted(self._fallbacks),
                 "known": self._local.state(self._prompts.label),
-            }  # fmt: skip
+            }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state.

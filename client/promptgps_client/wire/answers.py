@@ -6,7 +6,16 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from promptgps_client.wire.base import MAX_PREDICTIONS, Key, Name, Text, Vector, Wire, exactly_one, pools_of_keys
+from promptgps_client.wire.base import (
+    MAX_PREDICTIONS,
+    Key,
+    Name,
+    Text,
+    Vector,
+    Wire,
+    exactly_one,
+    pools_of_keys,
+)
 
 
 class PredictDifficulty(Wire):
@@ -15,11 +24,14 @@ class PredictDifficulty(Wire):
     run: Name
     keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
     pool: Name | Annotated[list[Name], Field(max_length=MAX_PREDICTIONS)] | None = Field(
-        None, description="Pool of the keys, one for all or one for each; needed where two pools have the key."
+        None,
+        description="Pool of the keys, one for all or one for each; needed where two pools have the key.",
     )
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
-    level: Annotated[float, Field(gt=0, lt=1)] = Field(0.9, description="Probability that the interval covers.")
+    level: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.9, description="Probability that the interval covers."
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> PredictDifficulty:
@@ -49,10 +61,13 @@ class RunMetrics(Wire):
 
     run: str
     predictor: str = Field(description="The predictor that the run asks for.")
-    served: str = Field(description="The predictor that answers: a baseline where the asked one does worse for long.")
+    served: str = Field(
+        description="The predictor that answers: a baseline where the asked one does worse for long."
+    )
     steps: int = Field(description="How many there are in this answer.")
     next: int | None = Field(
-        None, description="What to give as `since` for the steps after these; null where there are no more."
+        None,
+        description="What to give as `since` for the steps after these; null where there are no more.",
     )
     series: dict[str, list[float | None]]
 
@@ -62,7 +77,9 @@ class Ready(Wire):
 
     ready: bool
     checks: dict[str, str]
-    faulty_runs: int = Field(0, description="Runs that are broken; they cost only themselves, see `GET /runs`.")
+    faulty_runs: int = Field(
+        0, description="Runs that are broken; they cost only themselves, see `GET /runs`."
+    )
 
 
 class ProblemFault(Wire):

@@ -109,7 +109,9 @@ def exactly_one(**fields: object) -> None:
     """
     if sum(value is not None for value in fields.values()) != 1:
         *names, last = fields
-        raise columns_fault(next(iter(fields)), f"exactly one of {', '.join(names)} and {last} is needed")
+        raise columns_fault(
+            next(iter(fields)), f"exactly one of {', '.join(names)} and {last} is needed"
+        )
 
 
 def same_length(**columns: list[Any] | None) -> int:
@@ -126,7 +128,9 @@ def same_length(**columns: list[Any] | None) -> int:
     return len(given[first])
 
 
-def pools_of_keys(field: str, keys: list[str] | None, pool_field: str, pools: str | list[str] | None) -> None:
+def pools_of_keys(
+    field: str, keys: list[str] | None, pool_field: str, pools: str | list[str] | None
+) -> None:
     """Check that pools go with keys, one for all of them or one for each.
 
     Raises:

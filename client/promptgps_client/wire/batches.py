@@ -33,9 +33,13 @@ class SelectBatch(Wire):
     """Ask for the next batch; idempotent by (run, sequence)."""
 
     run: Name
-    sequence: Count | None = Field(None, description="Number of the request; left out, the service numbers it.")
+    sequence: Count | None = Field(
+        None, description="Number of the request; left out, the service numbers it."
+    )
     batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)]
-    policy_version: Count | None = Field(None, description="The trainer's step counter, the clock of the cool-down.")
+    policy_version: Count | None = Field(
+        None, description="The trainer's step counter, the clock of the cool-down."
+    )
     candidates: Annotated[list[Key], Field(min_length=1, max_length=MAX_CANDIDATES)] | None = Field(
         None, description="Draw only from these prompts."
     )
@@ -46,17 +50,20 @@ class SelectBatch(Wire):
         None, description="n of this batch; default: the run's."
     )
     candidates_pool: Name | Annotated[list[Name], Field(max_length=MAX_CANDIDATES)] | None = Field(
-        None, description="Pool of the candidates, one for all or one for each; needed where two pools have the key."
+        None,
+        description="Pool of the candidates, one for all or one for each; needed where two pools have the key.",
     )
     exclude_pool: Name | Annotated[list[Name], Field(max_length=MAX_CANDIDATES)] | None = Field(
         None, description="The same for `exclude`."
     )
     subset: SubsetId | None = Field(
-        None, description="Draw only from a subset of the run's prompts that was sent before, by its id."
+        None,
+        description="Draw only from a subset of the run's prompts that was sent before, by its id.",
     )
     include_text: bool = False
     wait_seconds: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)] = Field(
-        0.0, description="Wait until the model has learned from everything reported, at most so long."
+        0.0,
+        description="Wait until the model has learned from everything reported, at most so long.",
     )
 
     @model_validator(mode="after")
@@ -71,9 +78,13 @@ class Draws(Wire):
 
     draw_id: list[str]
     prompt: list[str]
-    pool: list[str] | None = Field(None, description="Of each prompt, where the run has several pools.")
+    pool: list[str] | None = Field(
+        None, description="Of each prompt, where the run has several pools."
+    )
     predicted_success: list[float]
-    uncertainty: list[float] = Field(description="Standard deviation of the predicted success rate.")
+    uncertainty: list[float] = Field(
+        description="Standard deviation of the predicted success rate."
+    )
     rollouts: list[int]
     text: list[str | None] | None = None
 
@@ -101,17 +112,28 @@ class ReportOutcomes(Wire):
     """
 
     run: Name
-    draw_id: Annotated[list[DrawId], Field(min_length=1, max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
-    prompt: Annotated[list[Key], Field(min_length=1, max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
-    pool: Name | Annotated[list[Name], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = Field(
-        None, description="Pool of the prompts, one for all or one for each; needed where two pools have the key."
+    draw_id: (
+        Annotated[list[DrawId], Field(min_length=1, max_length=MAX_ROLLOUTS_IN_REPORT)] | None
+    ) = None
+    prompt: Annotated[list[Key], Field(min_length=1, max_length=MAX_ROLLOUTS_IN_REPORT)] | None = (
+        None
     )
-    successes: Annotated[list[GroupSuccesses], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    pool: Name | Annotated[list[Name], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = Field(
+        None,
+        description="Pool of the prompts, one for all or one for each; needed where two pools have the key.",
+    )
+    successes: Annotated[list[GroupSuccesses], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = (
+        None
+    )
     trials: Annotated[list[GroupTrials], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
-    rollout_index: Annotated[list[RolloutIndex], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    rollout_index: (
+        Annotated[list[RolloutIndex], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None
+    ) = None
     reward: Annotated[list[float | None], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
     status: Annotated[list[Status], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
-    policy_version: Count | Annotated[list[Count], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = None
+    policy_version: (
+        Count | Annotated[list[Count], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None
+    ) = None
 
     @model_validator(mode="after")
     def _one_of_the_forms(self) -> ReportOutcomes:
@@ -126,17 +148,26 @@ class ReportOutcomes(Wire):
         if isinstance(self.pool, list):
             same_length(prompt=self.prompt, pool=self.pool)
         if isinstance(self.policy_version, list):
-            same_length(draw_id=self.draw_id, prompt=self.prompt, policy_version=self.policy_version)
+            same_length(
+                draw_id=self.draw_id, prompt=self.prompt, policy_version=self.policy_version
+            )
         return self
 
     def _groups(self) -> None:
         for name, column in (("successes", self.successes), ("trials", self.trials)):
             if column is None:
-                raise columns_fault(name, "is needed for groups (for single rollouts: rollout_index and reward)")
-        for name, given in (("reward", self.reward is not None), ("status", self.status is not None)):
+                raise columns_fault(
+                    name, "is needed for groups (for single rollouts: rollout_index and reward)"
+                )
+        for name, given in (
+            ("reward", self.reward is not None),
+            ("status", self.status is not None),
+        ):
             if given:
                 raise columns_fault(name, "goes with rollout_index")
-        same_length(draw_id=self.draw_id, prompt=self.prompt, successes=self.successes, trials=self.trials)
+        same_length(
+            draw_id=self.draw_id, prompt=self.prompt, successes=self.successes, trials=self.trials
+        )
         wrong = {
             row: f"{successes!r} of {trials}: more successes than trials"
             for row, (successes, trials) in enumerate(
@@ -155,7 +186,12 @@ class ReportOutcomes(Wire):
         for name, column in (("successes", self.successes), ("trials", self.trials)):
             if column is not None:
                 raise columns_fault(name, "does not go with rollout_index")
-        same_length(draw_id=self.draw_id, rollout_index=self.rollout_index, reward=self.reward, status=self.status)
+        same_length(
+            draw_id=self.draw_id,
+            rollout_index=self.rollout_index,
+            reward=self.reward,
+            status=self.status,
+        )
         wrong = {}
         for row, reward in enumerate(self.reward):
             status = self.status[row] if self.status else "ok"
@@ -172,9 +208,11 @@ class OutcomesStored(Wire):
     duplicates: int
     conflicts: list[int]
     superseded: int = Field(
-        0, description="Rows about draws that a restore has superseded: kept, not learned from; nothing is to be done."
+        0,
+        description="Rows about draws that a restore has superseded: kept, not learned from; nothing is to be done.",
     )
     log_position: int
     warnings: list[str] = Field(
-        default_factory=list, description="What was taken and yet may not be meant, such as rewards cut to their range."
+        default_factory=list,
+        description="What was taken and yet may not be meant, such as rewards cut to their range.",
     )

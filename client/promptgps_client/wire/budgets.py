@@ -51,7 +51,8 @@ class Calibration(Wire):
 
     keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
     pool: Name | Annotated[list[Name], Field(max_length=MAX_PREDICTIONS)] | None = Field(
-        None, description="Pool of the keys, one for all or one for each; needed where two pools have the key."
+        None,
+        description="Pool of the keys, one for all or one for each; needed where two pools have the key.",
     )
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
@@ -67,15 +68,21 @@ class Calibration(Wire):
     def _columns_agree(self) -> Calibration:
         exactly_one(keys=self.keys, texts=self.texts, vectors=self.vectors)
         same_length(
-            keys=self.keys, texts=self.texts, vectors=self.vectors, successes=self.successes, trials=self.trials,
+            keys=self.keys,
+            texts=self.texts,
+            vectors=self.vectors,
+            successes=self.successes,
+            trials=self.trials,
             wrong_answers=self.wrong_answers,
-        )  # fmt: skip
+        )
         pools_of_keys("keys", self.keys, "pool", self.pool)
         _successes_of_trials(self.successes, self.trials)
         for row, counts in enumerate(self.wrong_answers or []):
             wrong = self.trials[row] - self.successes[row]
             if sum(counts) != wrong:
-                raise columns_fault(f"wrong_answers.{row}", f"sums to {sum(counts)}, but {wrong} samples were wrong")
+                raise columns_fault(
+                    f"wrong_answers.{row}", f"sums to {sum(counts)}, but {wrong} samples were wrong"
+                )
         return self
 
 
@@ -89,11 +96,14 @@ class AllocateBudget(Wire):
     run: Name
     keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_BUDGETED)] | None = None
     pool: Name | Annotated[list[Name], Field(max_length=MAX_BUDGETED)] | None = Field(
-        None, description="Pool of the keys, one for all or one for each; needed where two pools have the key."
+        None,
+        description="Pool of the keys, one for all or one for each; needed where two pools have the key.",
     )
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_BUDGETED)] | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=MAX_BUDGETED)] | None = None
-    total: Annotated[int, Field(ge=0, le=MAX_SAMPLES)] | None = Field(None, description="Samples to spend, exactly; or")
+    total: Annotated[int, Field(ge=0, le=MAX_SAMPLES)] | None = Field(
+        None, description="Samples to spend, exactly; or"
+    )
     mean: Annotated[float, Field(ge=0, le=MAX_SAMPLES_OF_ONE)] | None = Field(
         None, description="samples a prompt; times the prompts, rounded, it is the total."
     )
@@ -127,15 +137,21 @@ class AllocateBudget(Wire):
             detail = f"has {len(so_far.trials)} rows, but there are {self.prompts} prompts"
             raise columns_fault("outcomes_so_far.trials", detail)
         if self.maximum < self.minimum:
-            raise columns_fault("maximum", f"{self.maximum} is less than the minimum of {self.minimum}")
+            raise columns_fault(
+                "maximum", f"{self.maximum} is less than the minimum of {self.minimum}"
+            )
         given = "total" if self.total is not None else "mean"
         asked, prompts = f"{self.samples} samples", f"{self.prompts} prompts"
         if self.samples > MAX_SAMPLES:
             raise columns_fault(given, f"{asked} are over the limit of {MAX_SAMPLES}")
         if self.samples < self.prompts * self.minimum:
-            raise columns_fault(given, f"{asked} are too few for {prompts} with a minimum of {self.minimum}")
+            raise columns_fault(
+                given, f"{asked} are too few for {prompts} with a minimum of {self.minimum}"
+            )
         if self.samples > self.prompts * self.maximum:
-            raise columns_fault(given, f"{asked} are too many for {prompts} with a maximum of {self.maximum}")
+            raise columns_fault(
+                given, f"{asked} are too many for {prompts} with a maximum of {self.maximum}"
+            )
         return self
 
 
@@ -149,7 +165,9 @@ class Budget(Wire):
         description="Mean over the prompts of what the objective is expected to come to, in [0, 1]. A vote may leave "
         "samples out."
     )
-    expected_value_uniform: float = Field(description="The same for the total spread evenly over all prompts.")
+    expected_value_uniform: float = Field(
+        description="The same for the total spread evenly over all prompts."
+    )
     next_gain: float = Field(
         description="What one more sample is expected to add to the sum of the values: near zero, stop."
     )

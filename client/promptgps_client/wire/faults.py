@@ -52,9 +52,13 @@ def fault_of(
     """One fault: names joined by dots are the field, the first number is the row, counted from ``first_row``."""
     rows = [part for part in loc if isinstance(part, int)]
     names = [part for part in loc if isinstance(part, str) and not UNION_BRANCH.fullmatch(part)]
-    if "field" in context:  # a fault between columns says its own place, from the root or from where it arose
+    if (
+        "field" in context
+    ):  # a fault between columns says its own place, from the root or from where it arose
         message = str(context["detail"])
         *own, last = str(context["field"]).split(".")
         own, rows = (own, [int(last)]) if last.isdecimal() else ([*own, last], rows)
         names = own if own[: len(names)] == names else names + own
-    return ProblemFault(field=".".join(names), row=rows[0] + first_row if rows else None, detail=message)
+    return ProblemFault(
+        field=".".join(names), row=rows[0] + first_row if rows else None, detail=message
+    )

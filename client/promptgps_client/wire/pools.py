@@ -29,16 +29,23 @@ class Embedding(Wire):
     dimension: Annotated[int, Field(ge=1, le=MAX_DIMENSION)] | None = Field(
         None, description="Only with `given`: the length of the vectors that the caller brings."
     )
-    path: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=NO_NUL)] | None = Field(
-        None, description="Only with `folder`: a sentence-transformers model on the service's own disk."
+    path: (
+        Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=NO_NUL)] | None
+    ) = Field(
+        None,
+        description="Only with `folder`: a sentence-transformers model on the service's own disk.",
     )
 
     @model_validator(mode="after")
     def _each_kind_has_its_own(self) -> Embedding:
         if (self.kind == "given") != (self.dimension is not None):
-            raise columns_fault("dimension", "is needed with kind `given` and not allowed with the others")
+            raise columns_fault(
+                "dimension", "is needed with kind `given` and not allowed with the others"
+            )
         if (self.kind == "folder") != (self.path is not None):
-            raise columns_fault("path", "is needed with kind `folder` and not allowed with the others")
+            raise columns_fault(
+                "path", "is needed with kind `folder` and not allowed with the others"
+            )
         return self
 
 
@@ -76,8 +83,12 @@ class AddPrompts(Wire):
     texts: Annotated[list[Text], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
     vectors: Annotated[list[Vector], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
     domains: Annotated[list[Domain | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
-    prior_successes: Annotated[list[Evidence | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
-    prior_trials: Annotated[list[Evidence | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
+    prior_successes: (
+        Annotated[list[Evidence | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None
+    ) = None
+    prior_trials: (
+        Annotated[list[Evidence | None], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None
+    ) = None
     on_equal_content: OnEqualContent | None = Field(
         None,
         description="What becomes of a key whose content another key of the pool has already: `keep` it as a prompt of "
@@ -89,9 +100,13 @@ class AddPrompts(Wire):
         if self.texts is None and self.vectors is None:
             raise columns_fault("texts", "texts or vectors are needed")
         same_length(
-            texts=self.texts, vectors=self.vectors, keys=self.keys, domains=self.domains,
-            prior_successes=self.prior_successes, prior_trials=self.prior_trials,
-        )  # fmt: skip
+            texts=self.texts,
+            vectors=self.vectors,
+            keys=self.keys,
+            domains=self.domains,
+            prior_successes=self.prior_successes,
+            prior_trials=self.prior_trials,
+        )
         if (self.prior_successes is None) != (self.prior_trials is None):
             raise columns_fault("prior_trials", "prior_successes and prior_trials go together")
         return self
@@ -101,7 +116,13 @@ class PromptsAdded(Wire):
     """What an import did."""
 
     added: int
-    duplicates: int = Field(description="Rows whose key or content the pool had already; they change nothing.")
-    aliases: int = Field(0, description="Rows whose key is now another name of a prompt with the same content.")
+    duplicates: int = Field(
+        description="Rows whose key or content the pool had already; they change nothing."
+    )
+    aliases: int = Field(
+        0, description="Rows whose key is now another name of a prompt with the same content."
+    )
     total: int
-    ignored_columns: list[str] = Field(default_factory=list, description="Columns of the file that were passed over.")
+    ignored_columns: list[str] = Field(
+        default_factory=list, description="Columns of the file that were passed over."
+    )

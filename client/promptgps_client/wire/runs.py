@@ -42,7 +42,8 @@ class Reward(Wire):
     kind: Literal["binary", "threshold", "affine"] = "binary"
     threshold: float | None = None
     values: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
-        None, description="Only with `binary`: failure and success, [0, 1] or [-1, 1]; null until reports show it."
+        None,
+        description="Only with `binary`: failure and success, [0, 1] or [-1, 1]; null until reports show it.",
     )
     low: float | None = None
     high: float | None = None
@@ -50,10 +51,14 @@ class Reward(Wire):
     @model_validator(mode="after")
     def _each_kind_has_its_own(self) -> Reward:
         if (self.kind == "threshold") != (self.threshold is not None):
-            raise columns_fault("threshold", "is needed with kind `threshold` and not allowed with the others")
+            raise columns_fault(
+                "threshold", "is needed with kind `threshold` and not allowed with the others"
+            )
         for name, bound in (("low", self.low), ("high", self.high)):
             if (self.kind == "affine") != (bound is not None):
-                raise columns_fault(name, "is needed with kind `affine` and not allowed with the others")
+                raise columns_fault(
+                    name, "is needed with kind `affine` and not allowed with the others"
+                )
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise columns_fault("high", "must be greater than low")
         if self.low is not None and self.high is not None and not isfinite(self.high - self.low):
@@ -105,15 +110,19 @@ class Selection(Wire):
         "`own_record`, `residual`, `prior` and sizes of neural; `members` of stack, with commas between, and neural's.",
     )
     fallback: bool | None = Field(
-        None, description="Serve the best baseline where the predictor has for long been worse than it."
+        None,
+        description="Serve the best baseline where the predictor has for long been worse than it.",
     )
     utility: UtilityName | None = None
-    target: Share | None = Field(None, description="Success rate aimed at by `target`, `thompson` and `band`.")
+    target: Share | None = Field(
+        None, description="Success rate aimed at by `target`, `thompson` and `band`."
+    )
     band: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = Field(
         None, description="Lowest and highest success rate that `band` counts as good."
     )
     bonus: Annotated[float, Field(ge=0, le=10)] | None = Field(
-        None, description="Standard deviations of the utility added to its mean, so that the posterior's spread counts."
+        None,
+        description="Standard deviations of the utility added to its mean, so that the posterior's spread counts.",
     )
     cooldown: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["auto"] | None = Field(
         None, description="Steps before a prompt may be drawn again; `auto` is min(30, N / 4B)."
@@ -121,35 +130,46 @@ class Selection(Wire):
     candidate_factor: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         None, description="Random candidates for each pick; null is the whole pool."
     )
-    uniform_share: Share | None = Field(None, description="Share of uniform picks, the metrics' unbiased monitor.")
+    uniform_share: Share | None = Field(
+        None, description="Share of uniform picks, the metrics' unbiased monitor."
+    )
     diversity: Annotated[float, Field(ge=0, le=100)] | None = Field(
-        None, description="λ: weight of dispersion inside the batch and of distance from recent batches."
+        None,
+        description="λ: weight of dispersion inside the batch and of distance from recent batches.",
     )
     history_steps: Annotated[int, Field(ge=0, le=100)] | None = Field(
-        None, description="How many recent selections the batch is kept away from, with diversity > 0."
+        None,
+        description="How many recent selections the batch is kept away from, with diversity > 0.",
     )
     pending_steps: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         None, description="Steps for which a draw without an outcome keeps its prompt back."
     )
     retire_above: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="Prompts already visited whose predicted success rate is above this are not drawn."
+        None,
+        description="Prompts already visited whose predicted success rate is above this are not drawn.",
     )
     domain_quotas: dict[Domain, Annotated[float, Field(gt=0, le=1)]] | None = Field(
-        None, max_length=1024, description="Exact shares of the draws by domain, over any window; they sum to one."
+        None,
+        max_length=1024,
+        description="Exact shares of the draws by domain, over any window; they sum to one.",
     )
 
     @field_validator("band")
     @classmethod
     def _band_is_an_interval(cls, band: list[float] | None) -> list[float] | None:
         if band is not None and band[0] >= band[1]:
-            raise columns_fault("selection.band", "the second number must be greater than the first")
+            raise columns_fault(
+                "selection.band", "the second number must be greater than the first"
+            )
         return band
 
     @field_validator("domain_quotas")
     @classmethod
     def _quotas_sum_to_one(cls, quotas: dict[str, float] | None) -> dict[str, float] | None:
         if quotas is not None and abs(sum(quotas.values()) - 1) > 1e-6:
-            raise columns_fault("selection.domain_quotas", f"sum to {sum(quotas.values()):g}, not to 1")
+            raise columns_fault(
+                "selection.domain_quotas", f"sum to {sum(quotas.values()):g}, not to 1"
+            )
         return quotas
 
 
@@ -170,10 +190,14 @@ class CreateRun(Wire):
     name: Name
     pool: Name | None = None
     pools: Annotated[list[PoolShare], Field(min_length=1, max_length=64)] | None = None
-    rollouts_per_prompt: Annotated[int, Field(ge=1, le=4096)] = Field(8, description="n: rollouts in a group.")
+    rollouts_per_prompt: Annotated[int, Field(ge=1, le=4096)] = Field(
+        8, description="n: rollouts in a group."
+    )
     reward: Reward = Reward()
     seed: Count = 0
-    warm_start_from: Name | None = Field(None, description="Another run whose fitted model this one starts from.")
+    warm_start_from: Name | None = Field(
+        None, description="Another run whose fitted model this one starts from."
+    )
     selection: Selection = Selection()
 
     @model_validator(mode="after")
@@ -196,9 +220,15 @@ class ChangeRun(Wire):
 class Progress(Wire):
     """How far a run has come, for a trainer that starts: is it the first one here?"""
 
-    next_sequence: int = Field(description="One past the highest sequence that a batch was answered for.")
-    policy_version: int | None = Field(description="That the batch with the highest sequence was asked for with.")
-    reported_draws: int = Field(description="One past the highest draw with an outcome; 0 where no draw has one.")
+    next_sequence: int = Field(
+        description="One past the highest sequence that a batch was answered for."
+    )
+    policy_version: int | None = Field(
+        description="That the batch with the highest sequence was asked for with."
+    )
+    reported_draws: int = Field(
+        description="One past the highest draw with an outcome; 0 where no draw has one."
+    )
     reporting_for: float | None = Field(
         description="Seconds since the lowest such draw was reported; null where no draw has an outcome."
     )
@@ -219,12 +249,18 @@ class Run(Wire):
     draws: int
     log_position: int = Field(description="Outcomes acknowledged so far.")
     model_version: int
-    trained_through: int = Field(description="Log position up to which the served model has learned.")
+    trained_through: int = Field(
+        description="Log position up to which the served model has learned."
+    )
     epoch: int = Field(0, description="How often the run was put back to a snapshot.")
-    state: State = Field("open", description="`archived`: it rests until it is opened again; `faulty`: it is broken.")
+    state: State = Field(
+        "open", description="`archived`: it rests until it is opened again; `faulty`: it is broken."
+    )
     fault: str | None = Field(None, description="What is wrong with a faulty run, and what to do.")
     created_at: str
-    progress: Progress | None = Field(None, description="How far it has come; null in the list of runs.")
+    progress: Progress | None = Field(
+        None, description="How far it has come; null in the list of runs."
+    )
 
 
 class Runs(Wire):
@@ -238,7 +274,8 @@ class SendSubset(Wire):
 
     keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_CANDIDATES)]
     pool: Name | Annotated[list[Name], Field(max_length=MAX_CANDIDATES)] | None = Field(
-        None, description="Pool of the keys, one for all or one for each; needed where two pools have the key."
+        None,
+        description="Pool of the keys, one for all or one for each; needed where two pools have the key.",
     )
 
     @model_validator(mode="after")
@@ -257,7 +294,8 @@ class Subset(Wire):
     unknown: int = Field(description="Keys that no pool of the run has; they are left out.")
     unknown_keys: list[str] = Field(description="The first of them.")
     run_keys: list[str] = Field(
-        default_factory=list, description="Some keys that the run has, where there are unknown ones, to compare."
+        default_factory=list,
+        description="Some keys that the run has, where there are unknown ones, to compare.",
     )
 
 
@@ -279,7 +317,9 @@ class Event(Wire):
 
     id: int
     created_at: str
-    key: str | None = Field(description="Name of the API key that did it; null where no key was asked for.")
+    key: str | None = Field(
+        description="Name of the API key that did it; null where no key was asked for."
+    )
     action: str = Field(
         description="`run-created`, `run-changed`, `run-archived`, `run-opened`, `run-deleted`, `run-faulty`, "
         "`run-imported`, `run-restored`, `snapshot-taken`, `pool-created`, `prompts-added`, `pool-archived`, "
@@ -294,4 +334,6 @@ class Events(Wire):
     """Events, newest first."""
 
     events: list[Event]
-    next: int | None = Field(None, description="What to give as `before` for earlier ones; null where there are none.")
+    next: int | None = Field(
+        None, description="What to give as `before` for earlier ones; null where there are none."
+    )

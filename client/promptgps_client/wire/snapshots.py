@@ -10,7 +10,9 @@ from promptgps_client.wire.base import Name, Wire
 class TakeSnapshot(Wire):
     """Mark the run as it is now by a tag. Asked again with the same tag it answers the snapshot that is there."""
 
-    tag: Name = Field(description="Yours, as `step-400`; one that goes with the trainer's checkpoint.")
+    tag: Name = Field(
+        description="Yours, as `step-400`; one that goes with the trainer's checkpoint."
+    )
 
 
 class Snapshot(Wire):
@@ -25,7 +27,9 @@ class Snapshot(Wire):
     model_version: int
     trained_through: int
     created_at: str
-    superseded: bool = Field(description="Whether the run was put back to before it; then nobody can go back to it.")
+    superseded: bool = Field(
+        description="Whether the run was put back to before it; then nobody can go back to it."
+    )
 
 
 class Restore(Wire):
@@ -48,13 +52,17 @@ class Restored(Wire):
 
     run: str
     tag: str
-    epoch: int = Field(description="How often the run was put back; new draws carry it in their ids.")
+    epoch: int = Field(
+        description="How often the run was put back; new draws carry it in their ids."
+    )
     selections: int
     draws: int
     log_position: int
     model_version: int
     trained_through: int
-    superseded: SupersededCounts = Field(description="By this restore; all zero where the run was at the tag already.")
+    superseded: SupersededCounts = Field(
+        description="By this restore; all zero where the run was at the tag already."
+    )
 
 
 class RestoreNote(Wire):

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from promptgps_service.acquisition.diversity import greedy
 from promptgps_service.acquisition.quotas import apportion
-from promptgps_service.acquisition.randomness import ORDER, ROUNDING, SHUFFLE, THOMPSON, TIES, bits, coin, uniforms
+from promptgps_service.acquisition.randomness import (
+    ORDER,
+    ROUNDING,
+    SHUFFLE,
+    THOMPSON,
+    TIES,
+    bits,
+    coin,
+    uniforms,
+)
 from promptgps_service.acquisition.reuse import COOLING, FORBIDDEN, FREE, PENDING, RETIRED
 from promptgps_service.acquisition.utility import TIE, Aim, utility
 from promptgps_service.model.predictor import Posterior
@@ -110,7 +119,9 @@ def choose(field_: Field, rules: Rules, size: int, seed: int) -> Choice:
         for group, count in zip(field_.groups, counts, strict=True):
             if count:
                 tier = torch.where(group.rows, field_.tier, FORBIDDEN)
-                parts.append(_pick(field_, rules, tier, count, seed, warnings, f" in {group.name!r}"))
+                parts.append(
+                    _pick(field_, rules, tier, count, seed, warnings, f" in {group.name!r}")
+                )
         rows = torch.cat([part[0] for part in parts])
         uniform = torch.cat([part[1] for part in parts])
     order = bits(field_.identity[rows], seed, SHUFFLE).argsort()
@@ -126,7 +137,9 @@ def _pick(
         return rows, torch.zeros_like(rows, dtype=torch.bool)
     uniform_count = min(int(rules.uniform_share * size + coin(seed, ROUNDING)), size)
     wanted = size - uniform_count
-    candidates_count = free.numel() if rules.candidate_factor is None else rules.candidate_factor * wanted
+    candidates_count = (
+        free.numel() if rules.candidate_factor is None else rules.candidate_factor * wanted
+    )
     candidates_count = min(candidates_count, free.numel() - uniform_count)
     order = _random_order(field_.identity, free, uniform_count + candidates_count, seed)
     uniform_rows, candidates = order[:uniform_count], order[uniform_count:]
@@ -153,18 +166,24 @@ def _best(field_: Field, rules: Rules, candidates: Tensor, count: int, seed: int
         return candidates[:0]
     identity = field_.identity[candidates]
     softness = 0.0 if field_.softness is None else field_.softness[candidates]
-    values = utility(field_.posterior.take(candidates), rules.aim, uniforms(identity, seed, THOMPSON), softness)
+    values = utility(
+        field_.posterior.take(candidates), rules.aim, uniforms(identity, seed, THOMPSON), softness
+    )
     values = values + 0.5 * TIE * uniforms(identity, seed, TIES)
     if rules.diversity == 0 or field_.embedding is None:
         return candidates[values.topk(count).indices]
-    anchors = field_.embedding[field_.anchors] if field_.anchors is not None else field_.embedding[:0]
+    anchors = (
+        field_.embedding[field_.anchors] if field_.anchors is not None else field_.embedding[:0]
+    )
     return candidates[greedy(values, field_.embedding[candidates], anchors, count, rules.diversity)]
 
 
 _KEPT_BACK = {COOLING: "cooling down", PENDING: "pending", RETIRED: "retired"}
 
 
-def _fill(field_: Field, tier: Tensor, missing: int, seed: int, warnings: list[str], where: str) -> Tensor:
+def _fill(
+    field_: Field, tier: Tensor, missing: int, seed: int, warnings: list[str], where: str
+) -> Tensor:
     """Rows that would have been kept back, tier by tier, those drawn longest ago (or never) first."""
     parts = []
     for kept_back, name in _KEPT_BACK.items():
@@ -172,7 +191,9 @@ def _fill(field_: Field, tier: Tensor, missing: int, seed: int, warnings: list[s
         rows = _random_order(field_.identity, rows, rows.numel(), seed)
         rows = rows[field_.last_draw[rows].argsort(stable=True)][:missing]
         if rows.numel():
-            warnings.append(f"{rows.numel()} prompts{where} were {name} and are drawn again: nothing else is left")
+            warnings.append(
+                f"{rows.numel()} prompts{where} were {name} and are drawn again: nothing else is left"
+            )
             parts.append(rows)
             missing -= int(rows.numel())
     if missing:

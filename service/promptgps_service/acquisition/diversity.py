@@ -39,14 +39,22 @@ def greedy(utility: Tensor, embedding: Tensor, anchors: Tensor, size: int, weigh
     """
     order = utility.argsort(descending=True)
     race = _Race(utility[order] / size, embedding, order, anchors, size, weight)
-    return order[torch.tensor([race.pick() for _ in range(size)], dtype=torch.long, device=order.device)]
+    return order[
+        torch.tensor([race.pick() for _ in range(size)], dtype=torch.long, device=order.device)
+    ]
 
 
 class _Race:
     """The greedy's state over the candidates taken up so far, a prefix of those sorted by utility."""
 
     def __init__(
-        self, worth: Tensor, embedding: Tensor, order: Tensor, anchors: Tensor, size: int, weight: float
+        self,
+        worth: Tensor,
+        embedding: Tensor,
+        order: Tensor,
+        anchors: Tensor,
+        size: int,
+        weight: float,
     ) -> None:
         self._worth, self._embedding, self._order, self._anchors = worth, embedding, order, anchors
         self._anchor = weight / size if anchors.shape[0] else 0.0

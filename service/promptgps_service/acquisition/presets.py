@@ -66,6 +66,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 def resolve(strategy: str, given: dict[str, Any]) -> dict[str, Any]:
     """Every setting spelled out: what was given, else the preset's value."""
     settings = PRESETS[strategy] | given
-    if settings["predictor"] != PRESETS[strategy]["predictor"] and "predictor_parameters" not in given:
+    if (
+        settings["predictor"] != PRESETS[strategy]["predictor"]
+        and "predictor_parameters" not in given
+    ):
         settings["predictor_parameters"] = {}  # the preset's are those of its own predictor
     return {"strategy": strategy, **settings}

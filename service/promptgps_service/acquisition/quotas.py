@@ -30,7 +30,10 @@ def apportion(shares: Sequence[float], issued: Sequence[int], size: int) -> list
     slack = 1.0 / (2 * len(exact) - 2)
     given = [0] * len(exact)
     for total in range(start + 1, start + size + 1):
-        behind = [share * total - had - more for share, had, more in zip(exact, issued, given, strict=True)]
+        behind = [
+            share * total - had - more
+            for share, had, more in zip(exact, issued, given, strict=True)
+        ]
         due = [group for group, gap in enumerate(behind) if gap >= slack - _ROUNDING]
         if due:
             given[min(due, key=lambda g: (1.0 - slack - behind[g]) / exact[g])] += 1

@@ -9,7 +9,9 @@ from torch import Tensor
 
 FREE, COOLING, PENDING, RETIRED, FORBIDDEN = range(5)
 COOLDOWN_STEPS = 30
-COOLDOWN_POOL_SHARE = 4  # never keep back more than a quarter of the pool: small pools would run dry
+COOLDOWN_POOL_SHARE = (
+    4  # never keep back more than a quarter of the pool: small pools would run dry
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ def tiers(
         recent = traffic.last_draw >= max(draws - n // COOLDOWN_POOL_SHARE, 0)
         cooling = recent & (age <= COOLDOWN_STEPS)
     else:
-        cooling = age <= reuse.cooldown if reuse.cooldown > 0 else torch.zeros_like(age, dtype=torch.bool)
+        cooling = (
+            age <= reuse.cooldown if reuse.cooldown > 0 else torch.zeros_like(age, dtype=torch.bool)
+        )
     tier = cooling.to(torch.int8)
     tier[(traffic.open > 0) & (age <= reuse.pending_steps)] = PENDING
     if retired is not None:

@@ -39,12 +39,16 @@ def softness(groups: Groups, rows: int) -> NDArray[np.float64]:
     row, n = groups.row[several], groups.count[several]
     soft = groups.soft[several] / n
     # Σ (r − r̄)² = Σ r − Σ r(1 − r) − n r̄², from 0 up but for rounding.
-    squares = np.maximum(groups.total[several] - groups.soft[several] - groups.total[several] ** 2 / n, 0.0)
+    squares = np.maximum(
+        groups.total[several] - groups.soft[several] - groups.total[several] ** 2 / n, 0.0
+    )
     weight = n - 1.0
     own_soft = np.bincount(row, weight * soft, rows)
     own_whole = np.bincount(row, weight * soft + squares, rows)
     if not own_whole.any():
         return np.zeros(rows)
     typical = SHRINKAGE / weight.sum()
-    ratio: NDArray[np.float64] = (own_soft + typical * own_soft.sum()) / (own_whole + typical * own_whole.sum())
+    ratio: NDArray[np.float64] = (own_soft + typical * own_soft.sum()) / (
+        own_whole + typical * own_whole.sum()
+    )
     return ratio

@@ -15,7 +15,9 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 STEP = 0.25  # logits
-GRID: Floats = np.arange(-10.0, 10.0 + STEP / 2, STEP)  # what lies beyond counts as the ends: 5e-5 and 1 − 5e-5
+GRID: Floats = np.arange(
+    -10.0, 10.0 + STEP / 2, STEP
+)  # what lies beyond counts as the ends: 5e-5 and 1 − 5e-5
 LOG_P: Floats = -np.logaddexp(0.0, -GRID)
 LOG_Q: Floats = -np.logaddexp(0.0, GRID)
 _NEAREST = 1e-7  # of a node to 0 or 1: single precision knows nothing nearer to 1
@@ -41,7 +43,10 @@ def masses(mu: Floats, sd: Floats) -> Floats:
     distribution function, max(x − mu, 0) + sd (φ(z) − |z| Φ(−|z|)). That keeps the mean however narrow the normal, and
     tails to their last digit; it widens by a variance of STEP² / 6, which is taken off before.
     """
-    mu, sd = mu[:, None], np.sqrt(np.maximum(np.square(sd) - STEP**2 / 6.0, _LEAST_SPREAD**2))[:, None]
+    mu, sd = (
+        mu[:, None],
+        np.sqrt(np.maximum(np.square(sd) - STEP**2 / 6.0, _LEAST_SPREAD**2))[:, None],
+    )
     z = np.abs(GRID - mu) / sd
     smooth = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi) - z * ndtr(-z)
     smooth *= sd / STEP

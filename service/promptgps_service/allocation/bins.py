@@ -47,7 +47,9 @@ class Correction:
         inside = np.interp(mu, self.predicted, self.corrected)
         width = self.predicted[-1] - self.predicted[0]
         slope = min((self.corrected[-1] - self.corrected[0]) / width, 1.0) if width > 0 else 1.0
-        return inside + slope * (mu - np.clip(mu, self.predicted[0], self.predicted[-1])), self.spread * sd
+        return inside + slope * (
+            mu - np.clip(mu, self.predicted[0], self.predicted[-1])
+        ), self.spread * sd
 
 
 def correction(mu: Floats, sd: Floats, successes: Integers, trials: Integers) -> Correction:
@@ -64,7 +66,9 @@ def correction(mu: Floats, sd: Floats, successes: Integers, trials: Integers) ->
     mu, sd, successes, trials = mu[order], sd[order], successes[order], trials[order]
     where = _bins(mu)
     log = _log_evidence(mu, sd, successes, trials)
-    in_bin = np.stack([log[where == g].sum(axis=0) for g in range(where.max() + 1)])  # [B, spreads, shifts]
+    in_bin = np.stack(
+        [log[where == g].sum(axis=0) for g in range(where.max() + 1)]
+    )  # [B, spreads, shifts]
     in_bin -= 0.5 * np.square(SHIFTS / SHIFT_SPREAD)
     over_shifts = logsumexp(in_bin, axis=2)  # [B, spreads]
     given_spread = np.exp(in_bin - over_shifts[:, :, None]) @ SHIFTS
@@ -87,6 +91,8 @@ def _log_evidence(mu: Floats, sd: Floats, successes: Integers, trials: Integers)
     """Log-likelihood of each prompt's outcomes under each spread and shift, float64[J, spreads, shifts]."""
     centre = torch.from_numpy(mu)[:, None, None] + torch.from_numpy(SHIFTS)
     variance = torch.from_numpy(np.square(np.maximum(sd, 1e-3)[:, None] * SPREADS))[:, :, None]
-    s, n = (torch.from_numpy(column.astype(np.float64))[:, None, None] for column in (successes, trials))
+    s, n = (
+        torch.from_numpy(column.astype(np.float64))[:, None, None] for column in (successes, trials)
+    )
     found: Floats = log_expected_likelihood(centre, variance, s, n).numpy()
     return found

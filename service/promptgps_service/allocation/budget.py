@@ -55,7 +55,10 @@ class _Sheet:
         # Nobody has to vote with all samples there are: what is worse than fewer is not used.
         values = np.maximum.accumulate(curves.values(rows, minimum, width), axis=1)
         if curves.concave:
-            slopes, starts = np.diff(values, axis=1), np.broadcast_to(np.arange(width), (rows.size, width))
+            slopes, starts = (
+                np.diff(values, axis=1),
+                np.broadcast_to(np.arange(width), (rows.size, width)),
+            )
         else:
             slopes, starts = envelope(values)
         steps = np.minimum.accumulate(np.rint(slopes / UNIT).astype(np.int64), axis=1)
@@ -73,7 +76,9 @@ def allocate(curves: Curves, *, total: int, minimum: int, maximum: int) -> Plan:
     """
     count = len(curves)
     if not count * minimum <= total <= count * maximum:
-        raise ValueError(f"{count} prompts cannot have {total} samples, {minimum} to {maximum} each")
+        raise ValueError(
+            f"{count} prompts cannot have {total} samples, {minimum} to {maximum} each"
+        )
     spare, room = total - count * minimum, maximum - minimum
     least = FIRST_WIDTH if curves.concave else FIRST_WIDTH_NOT_CONCAVE
     width = min(room, max(least, WIDER * -(-spare // count)))
@@ -109,16 +114,22 @@ def _level(sheets: list[_Sheet], spare: int) -> int:
     return int(np.partition(steps, steps.size - spare)[steps.size - spare])
 
 
-def _widen(sheets: list[_Sheet], curves: Curves, level: int, minimum: int, room: int) -> tuple[list[_Sheet], bool]:
+def _widen(
+    sheets: list[_Sheet], curves: Curves, level: int, minimum: int, room: int
+) -> tuple[list[_Sheet], bool]:
     """Longer curves for the prompts whose last column is still worth the level."""
     answer, widened = [], False
     for sheet in sheets:
         width = sheet.steps.shape[1]
-        wants = sheet.steps[:, -1] >= level if 0 < width < room else np.zeros(sheet.rows.size, np.bool_)
+        wants = (
+            sheet.steps[:, -1] >= level if 0 < width < room else np.zeros(sheet.rows.size, np.bool_)
+        )
         if wants.any():
             widened = True
             kept = ~wants
-            answer.append(_Sheet(sheet.rows[kept], sheet.values[kept], sheet.steps[kept], sheet.starts[kept]))
+            answer.append(
+                _Sheet(sheet.rows[kept], sheet.values[kept], sheet.steps[kept], sheet.starts[kept])
+            )
             answer.append(_Sheet.of(curves, sheet.rows[wants], minimum, min(room, WIDER * width)))
         else:
             answer.append(sheet)

@@ -34,7 +34,9 @@ def best_of_n(width: int) -> Floats:
 
 def average(width: int) -> Floats:
     """1 − pq/b, float64[G, width + 1]: Neyman's allocation minimises what is left (J. R. Stat. Soc. 97, 1934)."""
-    return np.concatenate([np.zeros((GRID.size, 1)), 1.0 - (P * Q)[:, None] / np.arange(1, width + 1)], axis=1)
+    return np.concatenate(
+        [np.zeros((GRID.size, 1)), 1.0 - (P * Q)[:, None] / np.arange(1, width + 1)], axis=1
+    )
 
 
 def majority_vote(width: int, rival: float) -> Floats:
@@ -56,7 +58,11 @@ def majority_vote(width: int, rival: float) -> Floats:
         led = led + 0.5 * (P - r) * tied
         tied, before = ((2 * b + 1) * u * tied - b * (u * u - 4.0 * P * r) * before) / (b + 1), tied
         n = b + 1
-        alone = 0.5 * u**n + (n - 1) * P * u ** (n - 1) + 0.5 * (n - 1) * (n - 2) * P * r * u ** max(n - 2, 0)
+        alone = (
+            0.5 * u**n
+            + (n - 1) * P * u ** (n - 1)
+            + 0.5 * (n - 1) * (n - 2) * P * r * u ** max(n - 2, 0)
+        )
         table[:, n] = led - alone
     return table
 
@@ -71,7 +77,9 @@ def rival_share(wrong_answers: Sequence[Sequence[int]]) -> float:
         wrong_answers: how often each different wrong answer came, for each prompt.
     """
     counts = [np.asarray(prompt, np.float64) for prompt in wrong_answers if sum(prompt) > 1]
-    agree = [float((count * (count - 1)).sum() / (count.sum() * (count.sum() - 1))) for count in counts]
+    agree = [
+        float((count * (count - 1)).sum() / (count.sum() * (count.sum() - 1))) for count in counts
+    ]
     return math.sqrt((AGREEING + sum(agree)) / (AGREEING + len(agree)))
 
 
@@ -103,12 +111,16 @@ class Curves:
         answer = np.empty((rows.size, width + 1))
         for count in np.unique(earlier):
             own = earlier == count
-            answer[own] = self.weights[rows[own]] @ table[:, count + start : count + start + width + 1]
+            answer[own] = (
+                self.weights[rows[own]] @ table[:, count + start : count + start + width + 1]
+            )
         answer[self.solved[rows]] = 1.0
         return answer
 
 
-def curves_of(objective: str, weights: Floats, successes: Integers, trials: Integers, rival: float) -> Curves:
+def curves_of(
+    objective: str, weights: Floats, successes: Integers, trials: Integers, rival: float
+) -> Curves:
     """Curves of one of the objectives.
 
     For `best_of_n` a prompt with a success is solved. The vote and the mean go on over all trials; given p, a vote is

@@ -40,9 +40,15 @@ class Tried:
 
 
 def plan(
-    objective: str, asked: Tried, *, total: int, minimum: int, maximum: int, calibration: Tried | None = None,
+    objective: str,
+    asked: Tried,
+    *,
+    total: int,
+    minimum: int,
+    maximum: int,
+    calibration: Tried | None = None,
     rival: float = 1.0,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """Spread samples over prompts.
 
     Everything that was tried corrects the predictions of all (empirical Bayes); then each prompt's own outcomes update
@@ -64,7 +70,9 @@ def plan(
     evidence = evidence.only(evidence.trials > 0)
     mu, sd = asked.mu, asked.sd
     if evidence.mu.size:
-        mu, sd = correction(evidence.mu, evidence.sd, evidence.successes, evidence.trials).apply(mu, sd)
+        mu, sd = correction(evidence.mu, evidence.sd, evidence.successes, evidence.trials).apply(
+            mu, sd
+        )
     belief = masses(mu, sd)
     if asked.trials.any():
         belief = update(belief, asked.successes, asked.trials)

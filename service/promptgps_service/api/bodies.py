@@ -80,7 +80,9 @@ class Bodies:
             own += size
             self._held += size
             if self._held > ROOM and own > SHORT:
-                raise Busy("the service holds as much of other requests as it can; nothing was stored")
+                raise Busy(
+                    "the service holds as much of other requests as it can; nothing was stored"
+                )
 
         try:
             yield add
@@ -223,12 +225,18 @@ def pieces_of(request: Request, most: int, *, inflate: bool = True) -> AsyncIter
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip"):
-        raise HTTPException(415, f"content encoding {encoding[:100]!r} is not taken: send gzip, or none")
+        raise HTTPException(
+            415, f"content encoding {encoding[:100]!r} is not taken: send gzip, or none"
+        )
     parts = request.stream() if encoding == "identity" or not inflate else _inflated(request)
-    return _counted(parts, most, announced=encoding == "identity" and request.headers.get("content-length"))
+    return _counted(
+        parts, most, announced=encoding == "identity" and request.headers.get("content-length")
+    )
 
 
-async def _counted(parts: AsyncIterator[bytes], most: int, announced: str | bool | None) -> AsyncIterator[bytes]:
+async def _counted(
+    parts: AsyncIterator[bytes], most: int, announced: str | bool | None
+) -> AsyncIterator[bytes]:
     if announced and int(announced) > most:
         raise TooLarge(most)
     read = 0

@@ -13,11 +13,16 @@ from promptgps_service.flow.access import Access
 from promptgps_service.flow.context import Context
 
 # Only for the document: keys are checked at the edge, before a body is read.
-_bearer = HTTPBearer(auto_error=False, description="A key of `promptgps keys add` or of PROMPTGPS_API_KEYS, where the "
-                     "service has any.")  # fmt: skip
+_bearer = HTTPBearer(
+    auto_error=False,
+    description="A key of `promptgps keys add` or of PROMPTGPS_API_KEYS, where the "
+    "service has any.",
+)
 
 
-async def _context(request: Request) -> Context:  # async, as the next: a def would cost a thread hop
+async def _context(
+    request: Request,
+) -> Context:  # async, as the next: a def would cost a thread hop
     return cast(Context, request.app.state.context)
 
 

@@ -105,7 +105,9 @@ class Edge:
         method = scope["method"]
         if method == "HEAD":  # every GET has one; who routes need not know of it
             scope = {**scope, "method": "GET"}
-        answer = _Answer(send, request_id, self._origins.headers_for(headers.get(b"origin")), method)
+        answer = _Answer(
+            send, request_id, self._origins.headers_for(headers.get(b"origin")), method
+        )
         try:
             refusal = self._refusal(scope, headers, request_id)
             if refusal is not None:
@@ -131,7 +133,9 @@ class Edge:
             _account(scope, method, answer.status, time.perf_counter() - started)
             structlog.contextvars.unbind_contextvars("request_id")
 
-    def _refusal(self, scope: Scope, headers: Mapping[bytes, bytes], request_id: str) -> Response | None:
+    def _refusal(
+        self, scope: Scope, headers: Mapping[bytes, bytes], request_id: str
+    ) -> Response | None:
         """The answer to a request that is not for this service, or from a page that may not ask."""
         malformed = _malformed(scope, headers)
         if malformed is not None:
@@ -140,7 +144,11 @@ class Edge:
 
         # A key is worth more than a name: where one is asked for, any name will do.
         named = self._hosts.given or self._admission.open
-        if named and scope["path"] not in HEALTH and not self._hosts.answers_to(headers.get(b"host")):
+        if (
+            named
+            and scope["path"] not in HEALTH
+            and not self._hosts.answers_to(headers.get(b"host"))
+        ):
             return problem(
                 request_id,
                 421,
@@ -235,7 +243,11 @@ def _account(scope: Scope, method: str, status: int, seconds: float) -> None:
 
 def _known_method(method: str) -> str:
     """The method as a label: strangers may send many, and each would be a series for ever."""
-    return method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
+    return (
+        method
+        if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+        else "other"
+    )
 
 
 def _is_file(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:

@@ -15,7 +15,10 @@ from promptgps_service.flow.access import may_see_pool
 router = APIRouter(tags=["events"])
 
 Before = Annotated[
-    int | None, Query(ge=1, le=MAX_INTEGER, description="Only events before this id; `next` of the page before.")
+    int | None,
+    Query(
+        ge=1, le=MAX_INTEGER, description="Only events before this id; `next` of the page before."
+    ),
 ]
 Limit = Annotated[int, Query(ge=1, le=MAX_EVENTS, description="How many at most.")]
 

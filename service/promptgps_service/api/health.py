@@ -31,7 +31,9 @@ class Alive(Wire):
 
 
 @router.get("/healthz")
-async def healthz() -> Alive:  # async: no thread is needed, so it answers when every thread waits for something
+async def healthz() -> (
+    Alive
+):  # async: no thread is needed, so it answers when every thread waits for something
     """Whether the process answers at all."""
     return Alive()
 
@@ -52,9 +54,10 @@ def readyz(context: Ctx, response: Response) -> Ready:
 
 
 @metrics_router.get(
-    "/metrics", response_class=Response,
+    "/metrics",
+    response_class=Response,
     responses={200: {"content": {"text/plain": {}}}, 401: responses()[401], 403: responses()[403]},
-)  # fmt: skip
+)
 def metrics(context: Ctx) -> Response:
     """Prometheus exposition."""
     DEVICE_JOBS.set(context.queue.depth)

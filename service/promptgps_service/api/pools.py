@@ -26,7 +26,10 @@ EqualContent = Annotated[
 ]
 
 
-@router.post("/pools", responses=responses(409, 415, 429) | {201: {"model": Pool, "description": "The pool is new"}})
+@router.post(
+    "/pools",
+    responses=responses(409, 415, 429) | {201: {"model": Pool, "description": "The pool is new"}},
+)
 def create_pool(request: PoolToCreate, context: Ctx, access: Caller, response: Response) -> Pool:
     """Make a pool; the same request again answers the same pool."""
     access.may_change(request.name)

@@ -33,8 +33,18 @@ from promptgps_service.reading.shown import shown
 
 _log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
-NO_VALUE = frozenset({"body", "columns", "extra_forbidden", "missing", "too_long", "too_short", "string_too_long",
-                      "number_too_long"})  # fmt: skip
+NO_VALUE = frozenset(
+    {
+        "body",
+        "columns",
+        "extra_forbidden",
+        "missing",
+        "too_long",
+        "too_short",
+        "string_too_long",
+        "number_too_long",
+    }
+)
 FAULTS_SHOWN = 20  # a body of 100,000 wrong rows must not get an answer of the same size
 
 STATUS: dict[type[PromptGPSError], tuple[int, str, str]] = {
@@ -60,14 +70,23 @@ _HTTP_TITLES = {
 
 
 def problem(
-    request_id: str | None, status: int, kind: str, title: str, detail: str, faults: Sequence[ProblemFault] = (),
+    request_id: str | None,
+    status: int,
+    kind: str,
+    title: str,
+    detail: str,
+    faults: Sequence[ProblemFault] = (),
     headers: Mapping[str, str] | None = None,
-) -> Response:  # fmt: skip
+) -> Response:
     """A problem+json answer."""
     body = Problem(
-        type=f"urn:promptgps:problem:{kind}", title=title, status=status, detail=detail, errors=list(faults),
+        type=f"urn:promptgps:problem:{kind}",
+        title=title,
+        status=status,
+        detail=detail,
+        errors=list(faults),
         request_id=request_id,
-    )  # fmt: skip
+    )
     return Response(body.model_dump_json(), status, dict(headers or {}), media_type=MEDIA_TYPE)
 
 
@@ -80,7 +99,8 @@ def answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PromptGPSError)
     status, kind, title = STATUS[type(error)]
     faults = [
-        ProblemFault(field=fault.field, row=fault.row, detail=fault.detail) for fault in error.faults[:FAULTS_SHOWN]
+        ProblemFault(field=fault.field, row=fault.row, detail=fault.detail)
+        for fault in error.faults[:FAULTS_SHOWN]
     ]
     headers = {}
     if isinstance(error, Busy):
@@ -97,9 +117,13 @@ def answer_validation(request: Request, error: Exception) -> Response:
     """Answer a body or parameter that the wire vocabulary refuses: field and row by field and row."""
     assert isinstance(error, RequestValidationError)
     errors = meant(error.errors())
-    complete = getattr(error, "complete", True)  # of bodies that were read no further than to their first faults
+    complete = getattr(
+        error, "complete", True
+    )  # of bodies that were read no further than to their first faults
     if any(item["type"] == "json_invalid" for item in errors):
-        detail = f"the body is not JSON: {errors[0].get('ctx', {}).get('error', 'it cannot be parsed')}"
+        detail = (
+            f"the body is not JSON: {errors[0].get('ctx', {}).get('error', 'it cannot be parsed')}"
+        )
         return problem(_id(request), 400, "malformed", _HTTP_TITLES[400][1], detail)
     faults = [_fault(item) for item in errors[:FAULTS_SHOWN]]
     first = faults[0]
@@ -122,7 +146,11 @@ def _fault(item: Mapping[str, Any]) -> ProblemFault:
 def _told(item: Mapping[str, Any]) -> str:
     """What is wrong, with the value where it is one that can be shown."""
     message, value = str(item["msg"]), item.get("input")
-    if item["type"] in NO_VALUE or not item.get("told", True) or not isinstance(value, str | int | float | bool | None):
+    if (
+        item["type"] in NO_VALUE
+        or not item.get("told", True)
+        or not isinstance(value, str | int | float | bool | None)
+    ):
         return message
     return f"{message}, not {shown(value)}"
 
@@ -137,9 +165,16 @@ def answer_http(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> list[str]:
     """Every method that the address takes; the framework tells only those of its first route."""
-    asked = [(method, {**request.scope, "method": method}) for method in ("GET", "POST", "PUT", "PATCH", "DELETE")]
+    asked = [
+        (method, {**request.scope, "method": method})
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+    ]
     routes = request.app.routes
-    return [method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+    return [
+        method
+        for method, scope in asked
+        if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    ]
 
 
 def answer_gone(request: Request, _error: Exception) -> Response:

@@ -30,7 +30,11 @@ ToSubset = Annotated[SendSubset, json_body(SendSubset)]
 Change = Annotated[ChangeRun, json_body(ChangeRun, most=SMALL)]
 
 
-@router.post("/runs", responses=responses(404, 409, 415, 429) | {201: {"model": Run, "description": "The run is new"}})
+@router.post(
+    "/runs",
+    responses=responses(404, 409, 415, 429)
+    | {201: {"model": Run, "description": "The run is new"}},
+)
 def create_run(request: RunToCreate, context: Ctx, access: Caller, response: Response) -> Run:
     """Open a run; the same request again answers the same run."""
     may_open(context.store, access, request)
@@ -71,11 +75,16 @@ def run_metrics(
     run: Name,
     context: Ctx,
     access: Caller,
-    since: Annotated[Count | None, Query(description="First model version that is wanted; 0 for all.")] = None,
-    series: Annotated[
-        str | None, Query(max_length=8192, description="Names or beginnings of names, with commas between.")
+    since: Annotated[
+        Count | None, Query(description="First model version that is wanted; 0 for all.")
     ] = None,
-    every: Annotated[int | None, Query(ge=1, le=MAX_INTEGER, description="Every k-th step.")] = None,
+    series: Annotated[
+        str | None,
+        Query(max_length=8192, description="Names or beginnings of names, with commas between."),
+    ] = None,
+    every: Annotated[
+        int | None, Query(ge=1, le=MAX_INTEGER, description="Every k-th step.")
+    ] = None,
 ) -> RunMetrics:
     """Series per learned step: prequential scores, effective share, share of uniform picks.
 

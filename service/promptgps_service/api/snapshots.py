@@ -19,7 +19,8 @@ WayBack = Annotated[Restore, json_body(Restore, most=SMALL)]
 
 @router.post(
     "/runs/{run}/snapshots",
-    responses=responses(404, 409, 415, 429) | {201: {"model": Snapshot, "description": "The snapshot is new"}},
+    responses=responses(404, 409, 415, 429)
+    | {201: {"model": Snapshot, "description": "The snapshot is new"}},
 )
 def take_snapshot(
     run: Name, request: Tag, context: Ctx, access: Caller, response: Response
@@ -40,7 +41,11 @@ def list_snapshots(run: Name, context: Ctx, access: Caller) -> Snapshots:
 
 @router.post("/runs/{run}/restore", responses=responses(404, 409, 415, 429))
 def restore_run(
-    run: Name, request: WayBack, context: Ctx, access: Caller, idempotency_key: IdempotencyKey = None
+    run: Name,
+    request: WayBack,
+    context: Ctx,
+    access: Caller,
+    idempotency_key: IdempotencyKey = None,
 ) -> Restored:
     """Put log, counts, model, selections and settings back to a snapshot; what came after is superseded."""
     access.may_change(run)

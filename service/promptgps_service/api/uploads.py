@@ -50,7 +50,12 @@ BODY: dict[str, Any] = {
         "content": {
             JSON: {"schema": {"$ref": "#/components/schemas/AddPrompts"}},
             "application/jsonl": {"schema": {"type": "string", "description": _LINES}},
-            "text/csv": {"schema": {"type": "string", "description": "The same columns, with a line of their names."}},
+            "text/csv": {
+                "schema": {
+                    "type": "string",
+                    "description": "The same columns, with a line of their names.",
+                }
+            },
             "application/vnd.apache.parquet": {"schema": _BINARY},
             "application/vnd.apache.arrow.file": {"schema": _BINARY},
             "application/vnd.apache.arrow.stream": {"schema": _BINARY},
@@ -62,16 +67,24 @@ Path = Annotated[str | None, Query(max_length=1024)]
 
 
 async def columns_asked(
-    key: Annotated[Path, Query(description="Column of a file that is the key, or a dotted path to it.")] = None,
-    text: Annotated[Path, Query(description="The same for the text, or for a list of chat messages.")] = None,
+    key: Annotated[
+        Path, Query(description="Column of a file that is the key, or a dotted path to it.")
+    ] = None,
+    text: Annotated[
+        Path, Query(description="The same for the text, or for a list of chat messages.")
+    ] = None,
     vector: Annotated[Path, Query(description="The same for the vector.")] = None,
     domain: Annotated[Path, Query(description="The same for the domain.")] = None,
-    prior_successes: Annotated[Path, Query(description="The same for the successes of an earlier record.")] = None,
+    prior_successes: Annotated[
+        Path, Query(description="The same for the successes of an earlier record.")
+    ] = None,
     prior_trials: Annotated[Path, Query(description="The same for its trials.")] = None,
 ) -> ColumnMapping:
     """Where the caller says that a file has what; an empty value means that it has none."""
     given = (key, text, vector, domain, prior_successes, prior_trials)
-    return ColumnMapping({name: path for name, path in zip(FIELDS, given, strict=True) if path is not None})
+    return ColumnMapping(
+        {name: path for name, path in zip(FIELDS, given, strict=True) if path is not None}
+    )
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,9 @@ class Incoming:
             assert self.file is not None
             assert self.kind is not None
             settings = self.request.app.state.settings
-            upload = Upload(self.file, Task(self.kind, mapping, self.size, int(settings.max_file_mb * 1e6)))
+            upload = Upload(
+                self.file, Task(self.kind, mapping, self.size, int(settings.max_file_mb * 1e6))
+            )
         source = Source(upload, cast(Readers, self.request.app.state.readers))
         watching = asyncio.create_task(source.cancel_when_gone(self.request))
         try:
@@ -216,5 +231,7 @@ async def _spool(request: Request, file: BinaryIO, kind: str) -> int:
             file.write(piece)
         file.seek(0)
     except OSError as error:
-        raise Unavailable("the service has no room for this file now; nothing was stored") from error
+        raise Unavailable(
+            "the service has no room for this file now; nothing was stored"
+        ) from error
     return int(request.state.received)

@@ -74,7 +74,9 @@ def make_embedder(
 def _folder(path: str | None, root: Path | None) -> FolderEmbedder:
     """Embedder of a folder that must be named."""
     if not path:
-        raise Invalid.at("embedding.path", "embedding kind 'folder' needs the path of a model's folder")
+        raise Invalid.at(
+            "embedding.path", "embedding kind 'folder' needs the path of a model's folder"
+        )
     return FolderEmbedder(path, root)
 
 

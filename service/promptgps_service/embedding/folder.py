@@ -64,7 +64,10 @@ class FolderEmbedder:
 def _inside(path: str, root: Path | None) -> str:
     """The folder without links, if it is inside the root; whether there is one elsewhere is nobody's business."""
     if root is None:
-        raise Invalid.at("embedding.kind", "embedding kind 'folder' is off here: PROMPTGPS_EMBEDDING_ROOT is not set")
+        raise Invalid.at(
+            "embedding.kind",
+            "embedding kind 'folder' is off here: PROMPTGPS_EMBEDDING_ROOT is not set",
+        )
     top = os.path.realpath(root)
     folder = os.path.realpath(os.path.join(top, path))
     if os.path.commonpath([top, folder]) != top or not os.path.isdir(folder):
@@ -84,5 +87,7 @@ def _load(folder: str) -> Any:
         return SentenceTransformer(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         _log.warning("a model cannot be loaded", folder=folder, cause=str(error))
-        detail = "holds no sentence-transformers model that can be loaded; the service's log says why"
+        detail = (
+            "holds no sentence-transformers model that can be loaded; the service's log says why"
+        )
         raise Invalid.at("embedding.path", detail) from error

@@ -81,7 +81,9 @@ def _features(text: str) -> tuple[float, ...]:
         log1p(len(set(head))),
         log1p(max(map(len, head.splitlines()), default=0)),
         log1p(len(_SENTENCE_END.split(head.strip())[-1])),
-        min(max((len(a or b or c) for a, b, c in _QUOTED.findall(head)), default=0), LONGEST_QUOTED),
+        min(
+            max((len(a or b or c) for a, b, c in _QUOTED.findall(head)), default=0), LONGEST_QUOTED
+        ),
         log1p(len(numbers)),
         sum(numbers) / max(len(numbers), 1),
         max(numbers, default=0.0),

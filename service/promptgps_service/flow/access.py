@@ -40,7 +40,9 @@ class Access:
             Forbidden: it is another's.
         """
         if not self.owns(name):
-            raise Forbidden(f"this API key is limited to the names {', '.join(self.patterns)}, not {name!r}")
+            raise Forbidden(
+                f"this API key is limited to the names {', '.join(self.patterns)}, not {name!r}"
+            )
 
     def may_change(self, name: str) -> None:
         """Let pass who owns the name and may change things.
@@ -78,5 +80,9 @@ def may_open(store: Store, access: Access, request: CreateRun) -> None:
     access.may_change(request.name)
     if request.warm_start_from is not None:
         access.may_read(request.warm_start_from)
-    for pool in [request.pool] if request.pool is not None else [share.pool for share in request.pools or []]:
+    for pool in (
+        [request.pool]
+        if request.pool is not None
+        else [share.pool for share in request.pools or []]
+    ):
         may_see_pool(store, access, pool)

@@ -57,8 +57,12 @@ def allocate_budget(context: Context, request: AllocateBudget) -> Budget:
 
 
 def _tried(posteriors: Sequence[Posterior], outcomes: OutcomesSoFar | Calibration | None) -> Tried:
-    nodes = [[column.double().cpu().numpy() for column in posterior.nodes()] for posterior in posteriors]
-    mu, sd = (np.concatenate(part) for part in zip(*(log_odds(*column) for column in nodes), strict=True))
+    nodes = [
+        [column.double().cpu().numpy() for column in posterior.nodes()] for posterior in posteriors
+    ]
+    mu, sd = (
+        np.concatenate(part) for part in zip(*(log_odds(*column) for column in nodes), strict=True)
+    )
     none = [0] * mu.size
     counts = (none, none) if outcomes is None else (outcomes.successes, outcomes.trials)
     return Tried(mu, sd, *(np.array(column, np.int64) for column in counts))
@@ -70,5 +74,7 @@ def _faults_within(field: str) -> Iterator[None]:
     try:
         yield
     except (Invalid, NotFound) as error:
-        faults = tuple(Fault(f"{field}.{fault.field}", fault.detail, fault.row) for fault in error.faults)
+        faults = tuple(
+            Fault(f"{field}.{fault.field}", fault.detail, fault.row) for fault in error.faults
+        )
         raise type(error)(error.detail, faults) from error

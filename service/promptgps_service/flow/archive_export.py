@@ -38,8 +38,12 @@ def export_run(store: Store, name: str, path: Path) -> None:
         lengths: dict[int, int] = {}
         for record in chain:
             for segment in unit.runs.segments(record.id):
-                lengths[segment.pool_id] = max(lengths.get(segment.pool_id, 0), segment.start + segment.count)
-        pools = [_export_pool(unit, folder, number, *pool) for number, pool in enumerate(lengths.items())]
+                lengths[segment.pool_id] = max(
+                    lengths.get(segment.pool_id, 0), segment.start + segment.count
+                )
+        pools = [
+            _export_pool(unit, folder, number, *pool) for number, pool in enumerate(lengths.items())
+        ]
         runs = [_export_run(unit, folder, number, record) for number, record in enumerate(chain)]
         folder.finish({"schema": unit.archive.schema, "pools": pools, "runs": runs})
 
@@ -49,10 +53,14 @@ def _chain(unit: Unit, record: RunRecord) -> list[RunRecord]:
     try:
         return [record, *sources(unit, RunSettings.load(record.settings))]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Conflict(f"run {record.name!r} cannot be exported: its settings make no sense ({error})") from error
+        raise Conflict(
+            f"run {record.name!r} cannot be exported: its settings make no sense ({error})"
+        ) from error
 
 
-def _export_pool(unit: Unit, folder: Folder, number: int, pool_id: int, length: int) -> dict[str, Any]:
+def _export_pool(
+    unit: Unit, folder: Folder, number: int, pool_id: int, length: int
+) -> dict[str, Any]:
     lines = {
         table: folder.write(f"pools/{number}/{table}", unit.archive.rows(table, pool_id, length))
         for table in POOL_TABLES
@@ -76,7 +84,11 @@ def _as_safetensors(versions: Iterator[Row]) -> Iterator[Row]:
         try:
             state = as_safetensors(bytes(version["state"]))
         except ValueError as error:
-            _log.warning("a damaged model is left out", model_version=version["version"], cause=str(error))
-            yield {name: value for name, value in version.items() if name != "state"} | {"damaged": True}
+            _log.warning(
+                "a damaged model is left out", model_version=version["version"], cause=str(error)
+            )
+            yield {name: value for name, value in version.items() if name != "state"} | {
+                "damaged": True
+            }
         else:
             yield {**version, "state": state}

@@ -35,7 +35,9 @@ from promptgps_service.store.tables import DRAWS, VECTORS
 FORMAT = 1
 MANIFEST = "archive.json"
 MAX_MANIFEST = 64 * 2**20  # bytes
-MAX_LINE = 32 * 2**20  # bytes: a subset of two million rows, or the longest text with every character escaped
+MAX_LINE = (
+    32 * 2**20
+)  # bytes: a subset of two million rows, or the longest text with every character escaped
 MAX_ARRAYS = 2**30  # bytes of one safetensors file
 HEADER = 2**20  # bytes that its header may take, besides the arrays
 
@@ -93,7 +95,9 @@ class Folder:
         """What is inside."""
         file = self._path / MANIFEST
         if not file.is_file():
-            raise Invalid(f"{self._path} has no {MANIFEST}: it is no archive, or its export was not finished")
+            raise Invalid(
+                f"{self._path} has no {MANIFEST}: it is no archive, or its export was not finished"
+            )
         body = self._bytes(file, MAX_MANIFEST)
         try:
             found = Manifest.model_validate_json(body)
@@ -103,7 +107,9 @@ class Folder:
             raise Invalid(f"{file} is of format {found.format}, this reads {FORMAT}")
         return found
 
-    def read(self, name: str, lines: int, check: Callable[[dict[str, Any]], None]) -> Iterator[dict[str, Any]]:
+    def read(
+        self, name: str, lines: int, check: Callable[[dict[str, Any]], None]
+    ) -> Iterator[dict[str, Any]]:
         """Rows of `{name}.jsonl`, each checked; every refusal names file and line.
 
         Args:

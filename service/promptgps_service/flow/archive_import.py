@@ -51,7 +51,12 @@ class Imported:
 
 
 def import_run(
-    store: Store, path: Path, name: str | None = None, *, by: str | None = None, trial: Trial = build_on_trial
+    store: Store,
+    path: Path,
+    name: str | None = None,
+    *,
+    by: str | None = None,
+    trial: Trial = build_on_trial,
 ) -> Imported:
     """Put an exported run into a database, all of it or nothing.
 
@@ -115,8 +120,12 @@ def _source_here(unit: Unit, run: RunCheck) -> RunRecord | None:
     if there is not None:
         same = there.created_at == run.head.created_at
         fixed = ("pools", "seed", "warm_start_from")
-        if not same or any(there.settings.get(name) != run.head.settings.get(name) for name in fixed):
-            raise Conflict(f"there is another run {run.head.name!r}, and the one to import started from it")
+        if not same or any(
+            there.settings.get(name) != run.head.settings.get(name) for name in fixed
+        ):
+            raise Conflict(
+                f"there is another run {run.head.name!r}, and the one to import started from it"
+            )
     return there
 
 
@@ -136,10 +145,16 @@ def _pool_here(unit: Unit, archive: ArchiveReader, number: int) -> PoolRecord | 
 
 def _same_prompts(unit: Unit, archive: ArchiveReader, number: int, there: PoolRecord) -> bool:
     prompts = unit.archive.rows("prompts", there.id, archive.pools[number].head.prompts)
-    if any(one != other for one, other in zip(prompts, archive.pool_rows(number, "prompts"), strict=True)):
+    if any(
+        one != other
+        for one, other in zip(prompts, archive.pool_rows(number, "prompts"), strict=True)
+    ):
         return False
     aliases = {row["key"]: row["position"] for row in unit.archive.rows("prompt_aliases", there.id)}
-    if any(aliases.get(row["key"]) != row["position"] for row in archive.pool_rows(number, "prompt_aliases")):
+    if any(
+        aliases.get(row["key"]) != row["position"]
+        for row in archive.pool_rows(number, "prompt_aliases")
+    ):
         return False
     for row in archive.pool_rows(number, "pool_chunks"):
         arrays = unit.pools.arrays(there, row["start"], row["start"] + row["size"])
@@ -166,7 +181,9 @@ def _worker(store: Store) -> Iterator[Leases]:
 class _Arrival:
     """An archive on its way in, hidden until it is whole."""
 
-    def __init__(self, store: Store, archive: ArchiveReader, places: _Places, leases: Leases) -> None:
+    def __init__(
+        self, store: Store, archive: ArchiveReader, places: _Places, leases: Leases
+    ) -> None:
         self._store = store
         self._archive = archive
         self._places = places
@@ -202,16 +219,21 @@ class _Arrival:
                 here = self._places.pools[number]
                 if here is None:
                     aliases = archive.lines("pools", number).get("prompt_aliases", 0)
-                    self._pool_ids.append(unit.archive.add_pool(pool.head.model_dump(), aliases, self.run_ids[0]))
+                    self._pool_ids.append(
+                        unit.archive.add_pool(pool.head.model_dump(), aliases, self.run_ids[0])
+                    )
                 else:
                     found = unit.pools.get(pool.head.name, keep=True)
                     if found.id != here.id:
                         raise Conflict(f"pool {pool.head.name!r} is another by now; import again")
                     self._pool_ids.append(found.id)
-            ids = {pool.head.id: self._pool_ids[number] for number, pool in enumerate(archive.pools)}
+            ids = {
+                pool.head.id: self._pool_ids[number] for number, pool in enumerate(archive.pools)
+            }
             for number in self._new_runs:
                 segments = [
-                    {**row, "pool_id": ids[row["pool_id"]]} for row in archive.run_rows(number, "run_segments")
+                    {**row, "pool_id": ids[row["pool_id"]]}
+                    for row in archive.run_rows(number, "run_segments")
                 ]
                 unit.archive.add("run_segments", self.run_ids[number], segments)
 
@@ -223,7 +245,9 @@ class _Arrival:
                 unit.archive.hold(self.run_ids[0], self._worker)
                 unit.archive.add(table, owner, part, start)
             start += len(part)
-            time.sleep(time.monotonic() - began)  # so that those who wait for the database come in between
+            time.sleep(
+                time.monotonic() - began
+            )  # so that those who wait for the database come in between
 
     def build(self, trial: Trial) -> None:
         """Build what has come, as whoever opens it will.
@@ -236,9 +260,16 @@ class _Arrival:
         for number in self._new_runs:
             source = segments[number + 1] if number + 1 < len(segments) else None
             try:
-                trial(self._store, self.run_ids[number], source, None if source is None else segments[-1])
+                trial(
+                    self._store,
+                    self.run_ids[number],
+                    source,
+                    None if source is None else segments[-1],
+                )
             except Invalid as error:
-                if self._archive.runs[number].head.state != FAULTY:  # what was broken there may be broken here
+                if (
+                    self._archive.runs[number].head.state != FAULTY
+                ):  # what was broken there may be broken here
                     raise Invalid(f"{self._archive.runs[number].place}: {error.detail}") from error
 
     def show(self, by: str | None) -> None:
@@ -259,7 +290,11 @@ class _Arrival:
                 unit.leases.release(self.run_ids[number])
                 unit.archive.show_run(self.run_ids[number], name, head.state)
                 unit.runs.advance(self.run_ids[number])
-                counts = {"selections": head.selections, "draws": head.draws, "outcomes": head.log_position}
+                counts = {
+                    "selections": head.selections,
+                    "draws": head.draws,
+                    "outcomes": head.log_position,
+                }
                 unit.events.add("run-imported", run=name, key=by, detail=counts)
 
     def abandon(self) -> None:

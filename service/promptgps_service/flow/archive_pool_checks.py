@@ -54,7 +54,9 @@ class PoolCheck:
         if expected.get(head.embedding.kind, head.dimension) != head.dimension:
             raise ValueError(f"dimension {head.dimension} is not the embedding's")
         if head.frame_rows > head.prompts:
-            raise ValueError(f"frame_rows {head.frame_rows} is more than the {head.prompts} prompts")
+            raise ValueError(
+                f"frame_rows {head.frame_rows} is more than the {head.prompts} prompts"
+            )
 
     def prompts(self, row: Row) -> None:
         """Check a prompt."""
@@ -63,7 +65,10 @@ class PoolCheck:
         digest, text = bytes.fromhex(row["digest"]), row["text"]
         if text is None and self.head.embedding.kind != "given":
             raise ValueError("text is missing, of which the embedding is made")
-        if text is not None and digest != hashlib.blake2b(b"t" + text.encode(), digest_size=16).digest():
+        if (
+            text is not None
+            and digest != hashlib.blake2b(b"t" + text.encode(), digest_size=16).digest()
+        ):
             raise ValueError("digest is not that of the text")
         successes, trials = row["prior_successes"], row["prior_trials"]
         if (successes or 0.0) > (trials or 0.0):
@@ -78,7 +83,9 @@ class PoolCheck:
     def prompt_aliases(self, row: Row) -> None:
         """Check another key of a prompt."""
         if row["position"] >= self.head.prompts:
-            raise ValueError(f"position {row['position']} is not one of the {self.head.prompts} prompts")
+            raise ValueError(
+                f"position {row['position']} is not one of the {self.head.prompts} prompts"
+            )
         self._keys.append(_hash(row["key"]))
 
     def keys_differ(self) -> None:
@@ -97,12 +104,16 @@ class PoolCheck:
         """Check vectors, and put them into the row."""
         head, start, size = self.head, row["start"], row["size"]
         if start != self._start or start + size > head.prompts:
-            raise ValueError(f"prompts {start} to {start + size} do not follow those before, up to {head.prompts}")
+            raise ValueError(
+                f"prompts {start} to {start + size} do not follow those before, up to {head.prompts}"
+            )
         most = size * (8 + 2 * head.dimension + 4 * len(SURFACE_NAMES))
         arrays = self.folder.arrays(f"{self.place}/{start}", most)
         shapes = {"identity": (size,), "embedding": (size, head.dimension)}
         if arrays.keys() != VECTORS.keys():
-            raise ValueError(f"the arrays are {', '.join(sorted(arrays))}, not {', '.join(sorted(VECTORS))}")
+            raise ValueError(
+                f"the arrays are {', '.join(sorted(arrays))}, not {', '.join(sorted(VECTORS))}"
+            )
         for name, kind in VECTORS.items():
             if arrays[name].dtype != np.dtype(kind):
                 raise ValueError(f"{name} is of type {arrays[name].dtype}, not {np.dtype(kind)}")
@@ -135,7 +146,9 @@ class PoolCheck:
 
     def _check_identity(self, identity: NDArray[np.int64], start: int, size: int) -> None:
         part = slice(start, start + size)
-        first, beside = (np.frombuffer(column, np.int64)[part] for column in (self._first, self._beside))
+        first, beside = (
+            np.frombuffer(column, np.int64)[part] for column in (self._first, self._beside)
+        )
         if not ((identity == first) | (identity == beside)).all():
             raise ValueError("identity is not that of the prompts")
         self._identities.append(identity)

@@ -31,14 +31,19 @@ class ArchiveReader:
         try:
             self.name = _NAME.validate_python(name or self.runs[0].head.name, strict=True)
         except ValidationError as error:
-            raise Invalid.at("name", f"{name!r} is not 1 to 128 letters, digits, `.`, `_`, `-`") from error
+            raise Invalid.at(
+                "name", f"{name!r} is not 1 to 128 letters, digits, `.`, `_`, `-`"
+            ) from error
         if name is not None and name in [run.head.name for run in self.runs[1:]]:
-            raise Conflict(f"the archive brings another run {self.name!r}, from which this one started")
+            raise Conflict(
+                f"the archive brings another run {self.name!r}, from which this one started"
+            )
 
     def _begin(self, manifest: Manifest) -> None:
         """Take the heads in, and forget what the last reading has found."""
         self.pools = [
-            PoolCheck(entry.row, f"pools/{number}", self._folder) for number, entry in enumerate(manifest.pools)
+            PoolCheck(entry.row, f"pools/{number}", self._folder)
+            for number, entry in enumerate(manifest.pools)
         ]
         by_id = {pool.head.id: pool for pool in self.pools}
         with self._told():
@@ -65,7 +70,9 @@ class ArchiveReader:
         schema = self._manifest.schema_
         if schema != newest and schema not in OLDER:
             known = ", ".join([*OLDER, newest])
-            raise Invalid(f"{self._file} has schema {schema}, this reads {known}: export it anew, or upgrade")
+            raise Invalid(
+                f"{self._file} has schema {schema}, this reads {known}: export it anew, or upgrade"
+            )
 
     def check(self) -> None:
         """Read all of it once.

@@ -30,7 +30,10 @@ Id = Annotated[int, Field(ge=1, lt=2**31)]
 Rows = Annotated[int, Field(ge=0, le=LARGEST_POOL)]
 Small = Annotated[int, Field(ge=0, le=10**9)]
 Stamp = Annotated[
-    str, StringConstraints(max_length=32, pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)$")
+    str,
+    StringConstraints(
+        max_length=32, pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)$"
+    ),
 ]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Request = Annotated[str, StringConstraints(pattern=r"^[0-9a-f.]{1,64}$")]
@@ -150,7 +153,9 @@ class _Selection(TypedDict):
     first_draw: Count
     size: Annotated[int, Field(ge=1, le=MAX_BATCH)]
     rows: Annotated[list[Rows], Field(max_length=MAX_BATCH)]
-    predicted: Annotated[list[Annotated[float, Field(ge=0, le=1.0001)]], Field(max_length=MAX_BATCH)]
+    predicted: Annotated[
+        list[Annotated[float, Field(ge=0, le=1.0001)]], Field(max_length=MAX_BATCH)
+    ]
     uncertainty: Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], Field(max_length=MAX_BATCH)]
     uniform: Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(max_length=MAX_BATCH)]
     warnings: Annotated[list[Warning_], Field(max_length=100)]
@@ -253,4 +258,9 @@ ROWS: dict[str, TypeAdapter[Any]] = {
     "superseded_steps": TypeAdapter(_LateStep),
 }
 # What an archive of an older schema does not have: files, and columns with what they are then.
-OLDER = {"0004": ({"prompt_aliases", "run_subsets"}, {"outcomes": {"part": 0}, "superseded_outcomes": {"part": 0}})}
+OLDER = {
+    "0004": (
+        {"prompt_aliases", "run_subsets"},
+        {"outcomes": {"part": 0}, "superseded_outcomes": {"part": 0}},
+    )
+}

@@ -46,7 +46,9 @@ def settings_of(stored: Mapping[str, Any], draws: int) -> RunSettings:
     own = dict(stored)
     quotas_from = own.pop("quotas_from", 0)
     if type(quotas_from) is not int or not 0 <= quotas_from <= draws:
-        raise ValueError(f"settings.quotas_from is {quotas_from!r}, not a number up to the {draws} draws")
+        raise ValueError(
+            f"settings.quotas_from is {quotas_from!r}, not a number up to the {draws} draws"
+        )
     try:
         CreateRun.model_validate_json(json.dumps({"name": "archived", **own}))
         settings = RunSettings.load(dict(stored))
@@ -56,9 +58,10 @@ def settings_of(stored: Mapping[str, Any], draws: int) -> RunSettings:
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"settings cannot be read: {error!r}") from error
     gaps = [
-        name for name, value in settings.selection.model_dump().items()
+        name
+        for name, value in settings.selection.model_dump().items()
         if value is None and name not in NULLABLE | {"predictor_parameters"}
-    ]  # fmt: skip
+    ]
     if gaps:
         raise ValueError(f"settings.selection.{gaps[0]} is missing")
     try:
@@ -115,11 +118,15 @@ class RunCheck:
         opened = {name: value for name, value in head.request.items() if name != GIVEN}
         settings_of(opened, head.draws)
         given = head.request.get(GIVEN, [])
-        if not isinstance(given, list) or not all(isinstance(name, str) and len(name) < 200 for name in given):
+        if not isinstance(given, list) or not all(
+            isinstance(name, str) and len(name) < 200 for name in given
+        ):
             raise ValueError(f"request.{GIVEN} is not a list of names")
         self._settings_fit(self.settings)
         if head.trained_through > head.log_position:
-            raise ValueError(f"trained_through {head.trained_through} is past the log, {head.log_position}")
+            raise ValueError(
+                f"trained_through {head.trained_through} is past the log, {head.log_position}"
+            )
         if (head.state == "faulty") != (head.fault is not None):
             raise ValueError("fault is there where the state is `faulty`, and only there")
 
@@ -133,10 +140,14 @@ class RunCheck:
             raise ValueError("settings.pools: they have different embeddings")
         for domain in settings.selection.domain_quotas or ():
             if not any(domain in pool.domains for pool in own):
-                raise ValueError(f"settings.selection.domain_quotas: no prompt has the domain {domain!r}")
+                raise ValueError(
+                    f"settings.selection.domain_quotas: no prompt has the domain {domain!r}"
+                )
         same = ("pools", "seed", "warm_start_from")
         if any(getattr(settings, name) != getattr(self.settings, name) for name in same):
-            raise ValueError("settings have other pools, another seed or another source than the run's")
+            raise ValueError(
+                "settings have other pools, another seed or another source than the run's"
+            )
 
     def run_segments(self, row: Row) -> None:
         """Check a stretch of a pool."""
@@ -166,7 +177,9 @@ class RunCheck:
             raise ValueError(f"tag {row['tag']!r} is there already")
         self._tags.add(identity)
         if row["epoch"] > head.epoch or row["superseded_in"] > head.epoch:
-            raise ValueError(f"epoch {row['epoch']} or {row['superseded_in']} is past the run's, {head.epoch}")
+            raise ValueError(
+                f"epoch {row['epoch']} or {row['superseded_in']} is past the run's, {head.epoch}"
+            )
         self._settings_fit(settings_of(row["settings"], row["draws"]))
         if row["superseded_in"]:
             return
@@ -174,9 +187,13 @@ class RunCheck:
         before = self._snapshots[-1] if self._snapshots else dict.fromkeys((*heads, "epoch"), 0)
         for name in heads:
             if not before[name] <= row[name] <= getattr(head, name):
-                raise ValueError(f"{name} {row[name]} is not between the snapshot before and the run's")
+                raise ValueError(
+                    f"{name} {row[name]} is not between the snapshot before and the run's"
+                )
         if row["trained_through"] > row["log_position"]:
-            raise ValueError(f"trained_through {row['trained_through']} is past the log, {row['log_position']}")
+            raise ValueError(
+                f"trained_through {row['trained_through']} is past the log, {row['log_position']}"
+            )
         self._snapshots.append(row)
 
     def restores(self, row: Row) -> None:
@@ -188,7 +205,9 @@ class RunCheck:
     def restores_are_whole(self) -> None:
         """Check, once all of them were read, that there are as many as the run tells of."""
         if self._restores != self.head.epoch:
-            raise ValueError(f"restores.jsonl: {self._restores} of them, the run has epoch {self.head.epoch}")
+            raise ValueError(
+                f"restores.jsonl: {self._restores} of them, the run has epoch {self.head.epoch}"
+            )
 
     def selections(self, row: Row) -> None:
         """Check a selection; they come by sequence, which is not the order of issue."""
@@ -196,7 +215,10 @@ class RunCheck:
             raise ValueError(f"sequence {row['sequence']} does not follow the one before")
         self._sequence = row["sequence"]
         self._selection(row)
-        if row["model_version"] > self.head.model_version or row["trained_through"] > self.head.log_position:
+        if (
+            row["model_version"] > self.head.model_version
+            or row["trained_through"] > self.head.log_position
+        ):
             raise ValueError("model_version or trained_through is past the run's")
         for name, column in self._issued.items():
             column.append(row[name])
@@ -221,18 +243,24 @@ class RunCheck:
         columns = {name: column[order] for name, column in columns.items()}
         count = order.size
         if count != head.selections or not np.array_equal(columns["ordinal"], np.arange(count)):
-            raise ValueError(f"selections.jsonl: the ordinals are not 0 to {head.selections - 1}, each once")
+            raise ValueError(
+                f"selections.jsonl: the ordinals are not 0 to {head.selections - 1}, each once"
+            )
         ends = np.cumsum(columns["size"])
         if not np.array_equal(columns["first_draw"], ends - columns["size"]):
             raise ValueError("selections.jsonl: first_draw does not follow the draws before it")
         if (ends[-1] if count else 0) != head.draws:
-            raise ValueError(f"selections.jsonl: {ends[-1] if count else 0} draws, the run has {head.draws}")
+            raise ValueError(
+                f"selections.jsonl: {ends[-1] if count else 0} draws, the run has {head.draws}"
+            )
         if (np.diff(columns["epoch"]) < 0).any():
             raise ValueError("selections.jsonl: an epoch goes back")
         for snapshot in self._snapshots:
             at = snapshot["selections"]
             if (ends[at - 1] if at else 0) != snapshot["draws"]:
-                raise ValueError(f"snapshots.jsonl: {snapshot['tag']!r} has other draws than selections")
+                raise ValueError(
+                    f"snapshots.jsonl: {snapshot['tag']!r} has other draws than selections"
+                )
         rows = [self._rows[number] for number in order.tolist()]
         self._row_of_draw = np.concatenate(rows) if rows else np.zeros(0, np.int32)
         self._rollouts_of_draw = np.repeat(columns["rollouts"], columns["size"]).astype(np.int16)
@@ -252,9 +280,13 @@ class RunCheck:
             if draw >= self.head.draws:
                 raise ValueError(f"draw {draw} is not one of the run's {self.head.draws}")
             if row["row"] != self._row_of_draw[draw]:
-                raise ValueError(f"row {row['row']} is not that of draw {draw}, {self._row_of_draw[draw]}")
+                raise ValueError(
+                    f"row {row['row']} is not that of draw {draw}, {self._row_of_draw[draw]}"
+                )
             if row["rollout"] >= self._rollouts_of_draw[draw]:
-                raise ValueError(f"rollout {row['rollout']} is not one of the draw's {self._rollouts_of_draw[draw]}")
+                raise ValueError(
+                    f"rollout {row['rollout']} is not one of the draw's {self._rollouts_of_draw[draw]}"
+                )
             self._lines.append(draw * 4_097 + row["rollout"] + 1)
             self._parts.append(row["part"])
             self._farthest = max(self._farthest, draw)
@@ -273,16 +305,22 @@ class RunCheck:
         """Check, once all of it was read, that nothing is told twice, and that snapshots go back to whole logs."""
         head = self.head
         if self._position != head.log_position:
-            raise ValueError(f"outcomes.jsonl: {self._position} lines, the log is at {head.log_position}")
+            raise ValueError(
+                f"outcomes.jsonl: {self._position} lines, the log is at {head.log_position}"
+            )
         lines, parts = np.frombuffer(self._lines, np.int64), np.frombuffer(self._parts, np.int16)
         order = np.lexsort((np.arange(lines.size), lines))  # of one rollout in the order of the log
         new = np.diff(lines[order], prepend=-1) != 0
         start = np.maximum.accumulate(np.where(new, np.arange(order.size), 0))
         if not np.array_equal(parts[order], np.arange(order.size) - start):
-            raise ValueError("outcomes.jsonl: the parts of a rollout or group are not 0, 1, … in the order of the log")
+            raise ValueError(
+                "outcomes.jsonl: the parts of a rollout or group are not 0, 1, … in the order of the log"
+            )
         for snapshot in self._snapshots:
             if self._farthest_at.get(snapshot["log_position"], -1) >= snapshot["draws"]:
-                raise ValueError(f"snapshots.jsonl: the log of {snapshot['tag']!r} tells of draws that came after it")
+                raise ValueError(
+                    f"snapshots.jsonl: the log of {snapshot['tag']!r} tells of draws that came after it"
+                )
 
     def run_subsets(self, row: Row) -> None:
         """Check a subset."""
@@ -301,7 +339,9 @@ class RunCheck:
             raise ValueError("idempotency_key is there already")
         self._receipts.add(row["idempotency_key"])
         if row["log_position"] > self.head.log_position:
-            raise ValueError(f"log_position {row['log_position']} is past the log, {self.head.log_position}")
+            raise ValueError(
+                f"log_position {row['log_position']} is past the log, {self.head.log_position}"
+            )
         kind = Restored if "tag" in row["answer"] else OutcomesStored
         kind.model_validate_json(json.dumps(row["answer"]))
 
@@ -313,11 +353,15 @@ class RunCheck:
         if version > self.head.model_version:
             raise ValueError(f"version {version} is past the run's, {self.head.model_version}")
         if row["trained_through"] > self.head.log_position:
-            raise ValueError(f"trained_through {row['trained_through']} is past the log, {self.head.log_position}")
+            raise ValueError(
+                f"trained_through {row['trained_through']} is past the log, {self.head.log_position}"
+            )
         warm = self.settings.warm_start_from is not None
         damaged = row.pop("damaged", False)
         if version == PINNED and (not warm or damaged):
-            raise ValueError("version 0 is what a run starts from: this one starts from nothing, or it is damaged")
+            raise ValueError(
+                "version 0 is what a run starts from: this one starts from nothing, or it is damaged"
+            )
         self._versions[version] = row["trained_through"]
         row["state"] = b"" if damaged else self._state(version)
 
@@ -329,7 +373,14 @@ class RunCheck:
             if not isinstance(metadata["identity"], str):
                 raise ValueError("it does not say its predictor")
             timeline.ages(np.zeros(1, np.int64))
-        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise ValueError(f"{version}.safetensors cannot be read: {error}") from error
         if rows < 1 or (version != PINNED and rows > self.rows):
             raise ValueError(f"{version}.safetensors is about {rows} rows, the run has {self.rows}")
@@ -342,19 +393,30 @@ class RunCheck:
         """Check, once all of them were read, that the published one is there, and those of the snapshots."""
         head = self.head
         heads = [(head.model_version, head.trained_through, "the run")]
-        heads += [(row["model_version"], row["trained_through"], repr(row["tag"])) for row in self._snapshots]
+        heads += [
+            (row["model_version"], row["trained_through"], repr(row["tag"]))
+            for row in self._snapshots
+        ]
         for version, through, whose in heads:
             if version and version not in self._versions:
-                raise ValueError(f"model_versions.jsonl: version {version}, that of {whose}, is missing")
+                raise ValueError(
+                    f"model_versions.jsonl: version {version}, that of {whose}, is missing"
+                )
             if through > self._versions.get(version, 0):
-                raise ValueError(f"trained_through {through} of {whose} is past that of its version")
+                raise ValueError(
+                    f"trained_through {through} of {whose} is past that of its version"
+                )
         if self.settings.warm_start_from is not None and PINNED not in self._versions:
-            raise ValueError("model_versions.jsonl: version 0, which the run started from, is missing")
+            raise ValueError(
+                "model_versions.jsonl: version 0, which the run started from, is missing"
+            )
 
     def steps(self, row: Row) -> None:
         """Check the metrics of a step."""
         if not self._step < row["version"] <= self.head.model_version:
-            raise ValueError(f"version {row['version']} does not follow the one before, up to the run's")
+            raise ValueError(
+                f"version {row['version']} does not follow the one before, up to the run's"
+            )
         if row["trained_through"] > self.head.log_position:
             raise ValueError(f"trained_through {row['trained_through']} is past the log")
         self._step = row["version"]
@@ -379,7 +441,9 @@ class RunCheck:
 
     def _late_row(self, kind: str, row: Row, *key: int) -> None:
         if row["superseded_in"] > self.head.epoch:
-            raise ValueError(f"superseded_in {row['superseded_in']} is past the run's epoch, {self.head.epoch}")
+            raise ValueError(
+                f"superseded_in {row['superseded_in']} is past the run's epoch, {self.head.epoch}"
+            )
         seen = self._late.setdefault(kind, set())
         identity = (row["superseded_in"], *key)
         if identity in seen:

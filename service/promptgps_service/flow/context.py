@@ -50,10 +50,16 @@ class Context:
     """Composition of one process; made once, closed once."""
 
     def __init__(
-        self, store: Store, *, device: torch.device, learning: Learning, callers: int = CALLERS,
-        poll_seconds: float = POLL_SECONDS, lease_seconds: float = LEASE_SECONDS,
+        self,
+        store: Store,
+        *,
+        device: torch.device,
+        learning: Learning,
+        callers: int = CALLERS,
+        poll_seconds: float = POLL_SECONDS,
+        lease_seconds: float = LEASE_SECONDS,
         limits: Limits | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.store = store
         self.limits = limits or Limits()
         self.waiting = threading.BoundedSemaphore(self.limits.waiting)
@@ -64,7 +70,9 @@ class Context:
         self.leases = Leases(store, lease_seconds)
         self.sweeper = Sweeper(store)
         self.imports = Stillness()
-        self.import_seconds = 2 * lease_seconds  # an import shows a sign of life only with each chunk
+        self.import_seconds = (
+            2 * lease_seconds
+        )  # an import shows a sign of life only with each chunk
         self._poll_seconds = poll_seconds
         self._tickers = {"leases": Ticker("leases", self.leases.pause, self.leases.beat)}
         self._desks: dict[str, Desk] = {}
@@ -82,7 +90,9 @@ class Context:
 
     def probe_writes(self) -> None:
         """Find out from now on whether the database takes writes, also where nobody writes."""
-        self._tickers[readiness.WRITES] = Ticker(readiness.WRITES, PROBE_SECONDS, self.store.probe_writes)
+        self._tickers[readiness.WRITES] = Ticker(
+            readiness.WRITES, PROBE_SECONDS, self.store.probe_writes
+        )
 
     def watch(self, name: str, ticker: Ticker) -> None:
         """Make readiness depend on a thread of somebody else, who also stops it."""
@@ -95,7 +105,9 @@ class Context:
                 self._tickers[name].stop()
         self._opener.shutdown(wait=False, cancel_futures=True)
         self.queue.stop()
-        self._tickers["leases"].stop()  # what was being learned to its end was still this process's to learn
+        self._tickers[
+            "leases"
+        ].stop()  # what was being learned to its end was still this process's to learn
         self._opener.shutdown()
         self.leases.leave()
         self.sweeper.close()
@@ -147,15 +159,23 @@ class Context:
             state = RunState(record, self.device)
             self.catch_up(state)
             trainer = Trainer(
-                self.store, self.features, self.queue, state, learning, self.leases, self.catch_up,
+                self.store,
+                self.features,
+                self.queue,
+                state,
+                learning,
+                self.leases,
+                self.catch_up,
                 lambda doing, error: self.mark_faulty(record, doing, error),
-            )  # fmt: skip
+            )
             self.queue.call(trainer, trainer.load)
         except PASSING:
             raise
         except Exception as error:
             if is_short_of_memory(error):
-                raise Busy(f"there is not enough memory to open run {record.name!r}", 10.0) from error
+                raise Busy(
+                    f"there is not enough memory to open run {record.name!r}", 10.0
+                ) from error
             raise self.mark_faulty(record, "open", error) from error
         return Desk(state, trainer)
 
@@ -268,7 +288,9 @@ class Context:
             What callers of the run are told.
         """
         fault = f"{doing}: {type(error).__name__}: {error}"[:FAULT_LENGTH]
-        _log.error("a run is broken, and out of service", run=record.name, fault=fault, exc_info=error)
+        _log.error(
+            "a run is broken, and out of service", run=record.name, fault=fault, exc_info=error
+        )
         self.drop_id(record.id)
         try:
             with self.store.write() as unit:

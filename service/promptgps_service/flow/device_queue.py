@@ -142,7 +142,9 @@ class DeviceQueue:
         try:
             return answer.result(CALL_SECONDS)
         except TimeoutError:
-            if not answer.cancel():  # it is being done, or it was the job itself that ran out of time
+            if (
+                not answer.cancel()
+            ):  # it is being done, or it was the job itself that ran out of time
                 return answer.result()
             raise Busy(f"the device {self.name} is held up", retry_after=5.0) from None
         finally:
@@ -202,8 +204,7 @@ class DeviceQueue:
 
         if len(self._due) > 2 * len(self._appointments) + 64:  # most of them were overtaken
             self._due = [
-                (due, next(self._order), known)
-                for known, (due, _) in self._appointments.items()
+                (due, next(self._order), known) for known, (due, _) in self._appointments.items()
             ]
             heapq.heapify(self._due)
 

@@ -33,6 +33,9 @@ def _json(request: BaseModel, ignoring: Set[str]) -> Iterator[bytes]:
                 yield b"," + rows if start else rows
             yield b"]"
         else:
-            yield separator + request.model_dump_json(include={name}, exclude_none=True)[1:-1].encode()
+            yield (
+                separator
+                + request.model_dump_json(include={name}, exclude_none=True)[1:-1].encode()
+            )
         separator = b","
     yield b"{}" if separator == b"{" else b"}"

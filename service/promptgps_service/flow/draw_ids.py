@@ -37,5 +37,8 @@ def draw_numbers(run_id: int, ids: Sequence[str]) -> tuple[NDArray[np.int64], ND
 
 def not_drawn(ids: Sequence[str], rows: NDArray[np.int64]) -> NotFound:
     """The error that names the rows whose id is not one of the run's draws."""
-    faults = tuple(Fault("draw_id", f"{ids[row]!r} is not a draw of this run", int(row)) for row in rows[:FAULTS_NAMED])
+    faults = tuple(
+        Fault("draw_id", f"{ids[row]!r} is not a draw of this run", int(row))
+        for row in rows[:FAULTS_NAMED]
+    )
     return NotFound(f"{rows.size} of {len(ids)} draw ids are not of this run", faults)

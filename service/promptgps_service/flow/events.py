@@ -67,12 +67,18 @@ def pool_events(store: Store, name: str, *, before: int | None, limit: int) -> E
     """
     with store.read() as unit:
         events = unit.events.page(pool=name, before=before, limit=limit + 1)
-        if not events and unit.pools.find(name) is None and not unit.events.page(pool=name, limit=1):
+        if (
+            not events
+            and unit.pools.find(name) is None
+            and not unit.events.page(pool=name, limit=1)
+        ):
             raise NotFound(f"there is no pool {name!r}")
     return _first(events, limit)
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> dict[str, Detail]:
+def differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], within: str = ""
+) -> dict[str, Detail]:
     """What has changed between two settings: dotted names, with the old and the new value."""
     found: dict[str, Detail] = {}
     for name in sorted(before.keys() | after.keys()):

@@ -48,7 +48,11 @@ class PoolVectors:
 
     def raw(self) -> dict[str, Tensor]:
         """The blocks that features are made of."""
-        return {"embedding": self.embedding, "surface": self.surface, "offline": offline_log_odds(self.offline)}
+        return {
+            "embedding": self.embedding,
+            "surface": self.surface,
+            "offline": offline_log_odds(self.offline),
+        }
 
 
 def joined(parts: Sequence[PoolVectors]) -> PoolVectors:
@@ -122,7 +126,9 @@ class FeatureSpace:
                 self._vectors[pool_id] = known
             return known
 
-    def _extended(self, unit: Unit, pool_id: int, known: PoolVectors | None, length: int) -> PoolVectors:
+    def _extended(
+        self, unit: Unit, pool_id: int, known: PoolVectors | None, length: int
+    ) -> PoolVectors:
         start = 0 if known is None else known.length
         read = unit.pools.arrays(unit.pools.by_id(pool_id), start, length)
         fresh = PoolVectors(
@@ -141,7 +147,9 @@ class FeatureSpace:
             parts.append(self.vectors(unit, segment.pool_id, stop).identity[segment.start : stop])
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
 
-    def matrix(self, segments: Sequence[Segment], framed_by: Sequence[Segment] | None = None) -> Matrix:
+    def matrix(
+        self, segments: Sequence[Segment], framed_by: Sequence[Segment] | None = None
+    ) -> Matrix:
         """Features of the rows of the segments, on the device; shared by runs over the same segments.
 
         Takes a connection, so it must not be called inside a unit of work.
@@ -156,12 +164,17 @@ class FeatureSpace:
                 found = self._matrices.get(key)
             if found is not None:
                 return found
-            own, framing = self._vectors_of(unit, key[0]), self._vectors_of(unit, key[1], framing=True)
+            own, framing = (
+                self._vectors_of(unit, key[0]),
+                self._vectors_of(unit, key[1], framing=True),
+            )
         made = self._make(own, framing)
         with self._lock:
             # An older length of the same pools is not asked for again once every run has moved on.
             self._matrices = {
-                other: kept for other, kept in self._matrices.items() if _of_pools(other) != _of_pools(key)
+                other: kept
+                for other, kept in self._matrices.items()
+                if _of_pools(other) != _of_pools(key)
             } | {key: made}
         return made
 
@@ -171,7 +184,9 @@ class FeatureSpace:
         offline = vectors.offline if bool((vectors.offline[:, 1] > 0).any()) else None
         features = frame.features(vectors.raw(), offline)
         features = replace(features, x=features.x.to(self._device))
-        return Matrix(features, frame, vectors.identity if len(own) == 1 else distinct(vectors.identity))
+        return Matrix(
+            features, frame, vectors.identity if len(own) == 1 else distinct(vectors.identity)
+        )
 
     def embedding(self, unit: Unit, segments: Sequence[Segment]) -> Tensor:
         """Unit rows float32[N, d] of the segments, on the device."""
@@ -182,7 +197,9 @@ class FeatureSpace:
             found = joined(self._vectors_of(unit, key)).embedding.to(self._device)
             with self._lock:
                 self._embeddings = {
-                    other: kept for other, kept in self._embeddings.items() if _pools(other) != _pools(key)
+                    other: kept
+                    for other, kept in self._embeddings.items()
+                    if _pools(other) != _pools(key)
                 } | {key: found}
         return found
 
@@ -199,10 +216,14 @@ class FeatureSpace:
         with self._lock:
             self._vectors = {pool: kept for pool, kept in self._vectors.items() if pool in pools}
             self._matrices = {
-                keys: kept for keys, kept in self._matrices.items() if set(_pools(keys[0])) <= set(pools)
+                keys: kept
+                for keys, kept in self._matrices.items()
+                if set(_pools(keys[0])) <= set(pools)
             }
             self._embeddings = {
-                key: kept for key, kept in self._embeddings.items() if set(_pools(key)) <= set(pools)
+                key: kept
+                for key, kept in self._embeddings.items()
+                if set(_pools(key)) <= set(pools)
             }
 
     def embedder(self, pool: PoolRecord) -> Embedder:
@@ -219,7 +240,9 @@ class FeatureSpace:
                 )
             return self._embedders[key]
 
-    def new_features(self, matrix: Matrix, embedding: np.ndarray, texts: Sequence[str] | None) -> Tensor:
+    def new_features(
+        self, matrix: Matrix, embedding: np.ndarray, texts: Sequence[str] | None
+    ) -> Tensor:
         """Features float32[M, D] of prompts that are not in the pool, in the frame of the matrix.
 
         Without texts their surface is taken for the pool's average.
@@ -235,7 +258,12 @@ def _key(unit: Unit, segments: Sequence[Segment]) -> Key:
     if len(pools) == 1:  # one pool's segments follow each other without a gap: they are one
         segments = [Segment(0, segments[0].pool_id, 0, sum(segment.count for segment in segments))]
     return tuple(
-        Stretch(segment.pool_id, segment.start, segment.start + segment.count, pools[segment.pool_id].frame_rows)
+        Stretch(
+            segment.pool_id,
+            segment.start,
+            segment.start + segment.count,
+            pools[segment.pool_id].frame_rows,
+        )
         for segment in segments
     )
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from promptgps_service.flow.context import Context
 
 POLL_SECONDS = 0.25
-CLAIM_SECONDS = 1.0  # a look takes on no more runs after so long: those that are open want to be followed
+CLAIM_SECONDS = (
+    1.0  # a look takes on no more runs after so long: those that are open want to be followed
+)
 
 
 class Follower:

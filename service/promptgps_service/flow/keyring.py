@@ -25,7 +25,9 @@ _PATTERN = re.compile(r"[A-Za-z0-9._*?\[\]!-]{1,128}")
 _log = structlog.get_logger(__name__)
 
 
-def add_key(store: Store, name: str, patterns: Sequence[str], *, read_only: bool, days: int | None) -> str:
+def add_key(
+    store: Store, name: str, patterns: Sequence[str], *, read_only: bool, days: int | None
+) -> str:
     """Make a key and answer it; it is stored nowhere and cannot be shown again.
 
     Raises:
@@ -36,17 +38,31 @@ def add_key(store: Store, name: str, patterns: Sequence[str], *, read_only: bool
         raise Invalid.at("NAME", f"{name!r} is not 1 to 128 letters, digits, `.`, `_`, `-`")
     for pattern in patterns:
         if not _PATTERN.fullmatch(pattern):
-            raise Invalid.at("--run", f"{pattern!r} is not made of the characters of names and `*`, `?`, `[…]`")
+            raise Invalid.at(
+                "--run", f"{pattern!r} is not made of the characters of names and `*`, `?`, `[…]`"
+            )
     identity = secrets.token_hex(6)
     key = f"pgps_{identity}_{secrets.token_urlsafe(32)}"
     record = KeyRecord(
-        id=identity, name=name, digest=_digest(key.encode()), runs=list(patterns), read_only=read_only,
-        created_at=utc_now(), expires_at=None if days is None else _stamp(days), last_used=None,
-    )  # fmt: skip
+        id=identity,
+        name=name,
+        digest=_digest(key.encode()),
+        runs=list(patterns),
+        read_only=read_only,
+        created_at=utc_now(),
+        expires_at=None if days is None else _stamp(days),
+        last_used=None,
+    )
     with store.write() as unit:
         if not unit.keys.add(record):
-            raise Conflict(f"there is a key {name!r} already; revoke it first", (Fault("NAME", "is taken"),))
-        told: dict[str, Detail] = {"key": name, "runs": ", ".join(patterns) or "*", "read_only": read_only}
+            raise Conflict(
+                f"there is a key {name!r} already; revoke it first", (Fault("NAME", "is taken"),)
+            )
+        told: dict[str, Detail] = {
+            "key": name,
+            "runs": ", ".join(patterns) or "*",
+            "read_only": read_only,
+        }
         unit.events.add("key-added", detail=told)
     return key
 
@@ -166,7 +182,9 @@ class Keyring:
     def _note_use(self, known: dict[str, KeyRecord]) -> None:
         used, self._used = self._used, set()
         hour = utc_now()[:13]
-        late = [identity for identity in used if identity in known and known[identity].last_used != hour]
+        late = [
+            identity for identity in used if identity in known and known[identity].last_used != hour
+        ]
         if late:
             with self._store.write() as unit:
                 unit.keys.mark_used(late, hour)
@@ -174,7 +192,9 @@ class Keyring:
 
 def _stamp(days: int = 0) -> str:
     """Now, or so much later, by the wall clock, as a key's term is; the order of stamps is that of time."""
-    return datetime.fromtimestamp(utc_seconds() + days * 86_400, UTC).isoformat(timespec="milliseconds")
+    return datetime.fromtimestamp(utc_seconds() + days * 86_400, UTC).isoformat(
+        timespec="milliseconds"
+    )
 
 
 def _has_expired(record: KeyRecord) -> bool:

@@ -27,7 +27,9 @@ BEATS = 4  # signs of life in the length of a lease
 class Leases:
     """This process as a worker. It becomes one when it first finds something to learn."""
 
-    def __init__(self, store: Store, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: Store, seconds: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.pause = seconds / BEATS
         self._store = store
         self._seconds = seconds
@@ -97,19 +99,29 @@ class Leases:
         with self._lock:
             if self._worker is None:
                 return
-            if self._now() - self._looked > self._seconds:  # it was this process that stood still, or the database
+            if (
+                self._now() - self._looked > self._seconds
+            ):  # it was this process that stood still, or the database
                 self._still.keep(())
             with self._store.write() as unit:
                 alive = unit.leases.beat(self._worker)
                 beats = unit.leases.beats()
                 for worker, beat in beats.items():
-                    still = worker != self._worker and self._still.seconds(worker, beat) >= self._seconds
+                    still = (
+                        worker != self._worker
+                        and self._still.seconds(worker, beat) >= self._seconds
+                    )
                     if still and unit.leases.bury(worker, beat):
-                        _log.warning("a worker shows no sign of life; its runs are free", worker=worker)
+                        _log.warning(
+                            "a worker shows no sign of life; its runs are free", worker=worker
+                        )
             self._still.keep(beats)
             self._looked = self._now()
             if not alive:
-                _log.warning("taken for dead by another worker; every run is asked for anew", worker=self._worker)
+                _log.warning(
+                    "taken for dead by another worker; every run is asked for anew",
+                    worker=self._worker,
+                )
                 self._worker = None
                 self._held.clear()
 
@@ -123,4 +135,6 @@ class Leases:
                 with self._store.write() as unit:
                     unit.leases.leave(worker)
             except Unavailable:
-                _log.warning("leases run out by themselves: the database does not answer", worker=worker)
+                _log.warning(
+                    "leases run out by themselves: the database does not answer", worker=worker
+                )

@@ -122,7 +122,9 @@ def wake_run(store: Store, name: str, by: str | None) -> None:
         if record.state == OPEN:
             return
         unit.runs.set_state(record.id, OPEN)
-        unit.events.add("run-opened", run=name, key=by, detail={"was": record.state, "fault": record.fault})
+        unit.events.add(
+            "run-opened", run=name, key=by, detail={"was": record.state, "fault": record.fault}
+        )
 
 
 def put_pool_away(store: Store, name: str, by: str | None) -> None:
@@ -186,7 +188,9 @@ def _refuse_source(unit: Unit, record: RunRecord, sees: Sees) -> None:
     if started:
         why = "its model is framed by the prompts that this one had"
         told, faults = _told(started, sees, f"started from run {record.name!r}")
-        raise Conflict(f"run {record.name!r} cannot be deleted: {told} ({why}); delete that first", faults)
+        raise Conflict(
+            f"run {record.name!r} cannot be deleted: {told} ({why}); delete that first", faults
+        )
 
 
 def _refuse_needed(unit: Unit, pool_id: int, name: str, sees: Sees) -> None:

@@ -102,9 +102,12 @@ def new_panel(settings: RunSettings, features: Features, device: torch.device) -
 
 
 def stored_panel(
-    stored: VersionRecord, identity: str, settings: RunSettings, features: Features,
+    stored: VersionRecord,
+    identity: str,
+    settings: RunSettings,
+    features: Features,
     device: torch.device,
-) -> tuple[Panel, Timeline] | None:  # fmt: skip
+) -> tuple[Panel, Timeline] | None:
     """The predictor of a stored version; None where it is one of another predictor.
 
     Raises:

@@ -17,9 +17,13 @@ NEAR = 5  # names that are offered for an unknown one
 
 
 def run_metrics(
-    context: Context, name: str, *, since: int | None = None, series: str | None = None,
+    context: Context,
+    name: str,
+    *,
+    since: int | None = None,
+    series: str | None = None,
     every: int | None = None,
-) -> RunMetrics:  # fmt: skip
+) -> RunMetrics:
     """Series of a run, one entry for each step that was learned.
 
     Args:
@@ -82,14 +86,14 @@ def _chosen(known: Sequence[str], series: str | None) -> list[str]:
 
 def _unknown(word: str, known: Sequence[str]) -> str:
     near = get_close_matches(word, known, NEAR, 0.5)
-    near += [name for name in known if word.lower() in name and name not in near][: NEAR - len(near)]
+    near += [name for name in known if word.lower() in name and name not in near][
+        : NEAR - len(near)
+    ]
     offered = f"; near it: {', '.join(near)}" if near else f"; there are {', '.join(known)}"
     return f"no series has the name {word!r}, or begins so{offered}"
 
 
-def _columns(
-    steps: Sequence[StepRecord], names: Iterable[str]
-) -> dict[str, list[float | None]]:
+def _columns(steps: Sequence[StepRecord], names: Iterable[str]) -> dict[str, list[float | None]]:
     columns: dict[str, list[float | None]] = {
         "model_version": [float(step.version) for step in steps],
         "trained_through": [float(step.trained_through) for step in steps],

@@ -67,9 +67,13 @@ class ModelLoader:
     """
 
     def __init__(
-        self, store: Store, features: FeatureSpace, queue: DeviceQueue, state: RunState,
+        self,
+        store: Store,
+        features: FeatureSpace,
+        queue: DeviceQueue,
+        state: RunState,
         catch_up: Callable[[RunState], RunRecord],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._store = store
         self._features = features
         self._queue = queue
@@ -103,7 +107,9 @@ class ModelLoader:
 
         model = yield from self._restored(found)
         if model.through < found.record.trained_through:
-            yield from self._queue.aside(lambda: self._tell_what_is_lost(found.record, model.through))
+            yield from self._queue.aside(
+                lambda: self._tell_what_is_lost(found.record, model.through)
+            )
         return model
 
     def _tell_what_is_lost(self, record: RunRecord, through: int) -> None:
@@ -137,8 +143,10 @@ class ModelLoader:
                     raise  # else bytes that are damaged: they can break anything
                 _log.error(
                     "a stored model cannot be read; what it had learned is learned anew",
-                    run=self._state.name, model_version=stored.version, cause=repr(error),
-                )  # fmt: skip
+                    run=self._state.name,
+                    model_version=stored.version,
+                    cause=repr(error),
+                )
             stored = yield from self._queue.aside(partial(self._stored, stored.version))
 
         prior = new_panel(found.settings, found.matrix.features, self._state.device)
@@ -165,9 +173,7 @@ class ModelLoader:
 
         if stored.trained_through > found.record.log_position:
             raise ValueError(f"it has learned up to {stored.trained_through}, past the log")
-        loaded = stored_panel(
-            stored, found.identity, found.settings, features, self._state.device
-        )
+        loaded = stored_panel(stored, found.identity, found.settings, features, self._state.device)
         if loaded is None:
             return None
         panel, timeline = loaded

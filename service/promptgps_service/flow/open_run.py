@@ -33,9 +33,7 @@ from promptgps_service.store.states import ARCHIVED, FAULTY
 from promptgps_service.store.unit import Unit
 
 
-def create_run(
-    context: Context, request: CreateRun, by: str | None = None
-) -> tuple[Run, bool]:
+def create_run(context: Context, request: CreateRun, by: str | None = None) -> tuple[Run, bool]:
     """Open a run; answers it and whether it is new.
 
     Raises:
@@ -127,11 +125,16 @@ def _pools(unit: Unit, settings: RunSettings, *, keep: bool) -> list[PoolRecord]
 
 def _check(unit: Unit, settings: RunSettings, pools: list[PoolRecord]) -> None:
     if len({(str(pool.embedding), pool.dimension) for pool in pools}) > 1:
-        raise Invalid.at("pools", "pools of one run must have the same embedding: one model learns from all of them")
+        raise Invalid.at(
+            "pools",
+            "pools of one run must have the same embedding: one model learns from all of them",
+        )
     check_alone(settings)
     quotas = settings.selection.domain_quotas
     if quotas is not None:
-        known = {domain for pool in pools for domain in unit.pools.domains(pool.id, 0, pool.prompts)}
+        known = {
+            domain for pool in pools for domain in unit.pools.domains(pool.id, 0, pool.prompts)
+        }
         for domain in quotas:
             if domain not in known:
                 raise Invalid.at("selection.domain_quotas", f"no prompt has the domain {domain!r}")
@@ -178,9 +181,7 @@ def _origin(settings: RunSettings) -> dict[str, Detail]:
 
 
 @on_current_run
-def change_run(
-    context: Context, name: str, request: ChangeRun, by: str | None = None
-) -> Run:
+def change_run(context: Context, name: str, request: ChangeRun, by: str | None = None) -> Run:
     """Re-tune a run; what it has learned stays, unless the predictor is another: then it learns the log anew.
 
     Raises:
@@ -214,9 +215,7 @@ def change_run(
     return describe_run(context, name)
 
 
-def _changed(
-    unit: Unit, record: RunRecord, request: ChangeRun, *, keep: bool
-) -> RunSettings:
+def _changed(unit: Unit, record: RunRecord, request: ChangeRun, *, keep: bool) -> RunSettings:
     """The settings that a run would have, checked."""
     require_open(unit, record, or_faulty=True)
     present = RunSettings.load(record.settings)
@@ -240,7 +239,11 @@ def _tell_what_is_learned(context: Context, desk: Desk) -> None:
     """Another predictor has learned nothing of the log yet: then the run is behind, which a worker sees."""
     with context.store.write() as unit:
         record, table = unit.runs.lock(desk.state.id), desk.state.table
-        if table is not None and table.made_of[:3] == (record.epoch, record.revision, record.model_version):
+        if table is not None and table.made_of[:3] == (
+            record.epoch,
+            record.revision,
+            record.model_version,
+        ):
             unit.runs.advance(record.id, trained_through=table.trained_through)
 
 
@@ -308,7 +311,9 @@ def run_of(unit: Unit, record: RunRecord, table: ScoreTable | None = None) -> Ru
 
 
 def _state(record: RunRecord) -> State:
-    return "faulty" if record.state == FAULTY else "archived" if record.state == ARCHIVED else "open"
+    return (
+        "faulty" if record.state == FAULTY else "archived" if record.state == ARCHIVED else "open"
+    )
 
 
 def _unreadable(unit: Unit, record: RunRecord, error: Exception) -> Run:

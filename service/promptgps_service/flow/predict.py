@@ -7,7 +7,13 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from promptgps_client.wire import MAX_PREDICTIONS, AllocateBudget, Calibration, Difficulty, PredictDifficulty
+from promptgps_client.wire import (
+    MAX_PREDICTIONS,
+    AllocateBudget,
+    Calibration,
+    Difficulty,
+    PredictDifficulty,
+)
 
 from promptgps_service.embedding.given import unit_vectors
 from promptgps_service.errors import Fault, Invalid
@@ -18,7 +24,9 @@ from promptgps_service.flow.states import on_current_run, require_readable
 from promptgps_service.model.predictor import Posterior
 
 Prompts: TypeAlias = PredictDifficulty | AllocateBudget | Calibration  # by keys, texts or vectors
-Asked: TypeAlias = NDArray[np.int64] | NewPrompts  # rows of the run, or prompts outside of its pools
+Asked: TypeAlias = (
+    NDArray[np.int64] | NewPrompts
+)  # rows of the run, or prompts outside of its pools
 
 
 @on_current_run
@@ -33,7 +41,10 @@ def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficul
     """
     desk = context.desk_to_read(request.run)
     ((posterior,),), table = predicted(desk, asked_of(context, desk, request))
-    ends = [posterior.quantile(torch.tensor(end)) for end in ((1 - request.level) / 2, (1 + request.level) / 2)]
+    ends = [
+        posterior.quantile(torch.tensor(end))
+        for end in ((1 - request.level) / 2, (1 + request.level) / 2)
+    ]
     mean = posterior.mean
     return Difficulty(
         model_version=table.model_version,

@@ -29,7 +29,11 @@ class PromptChunk:
     @property
     def columns(self) -> dict[str, Sequence[Any] | np.ndarray]:
         """The columns that are there, by name."""
-        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "first_row"}
+        found = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name != "first_row"
+        }
         return {name: column for name, column in found.items() if column is not None}
 
     @property
@@ -40,5 +44,7 @@ class PromptChunk:
     def parts(self, rows: int) -> Iterator[PromptChunk]:
         """The same columns in pieces of at most ``rows`` rows."""
         for start in range(0, self.rows, rows):
-            piece: dict[str, Any] = {name: column[start : start + rows] for name, column in self.columns.items()}
+            piece: dict[str, Any] = {
+                name: column[start : start + rows] for name, column in self.columns.items()
+            }
             yield replace(self, first_row=self.first_row + start, **piece)

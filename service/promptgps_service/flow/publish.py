@@ -53,10 +53,14 @@ def publish(unit: Unit, origin: Origin, record: VersionRecord, steps: Sequence[M
     if (head.epoch, head.revision) != (origin.epoch, origin.revision):
         raise Overtaken("the run was put back to a snapshot, or has other settings")
     if not new or head.model_version != origin.version:
-        raise Overtaken(f"version {head.model_version} is published, this goes on from {origin.version}")
+        raise Overtaken(
+            f"version {head.model_version} is published, this goes on from {origin.version}"
+        )
     if record.version <= head.model_version or record.trained_through < head.trained_through:
         raise Overtaken(f"version {record.version} would be a step back from {head.model_version}")
     for version, metrics in enumerate(steps, start=origin.version + 1):
         unit.versions.add_step(origin.run_id, version, record.trained_through, metrics)
-    unit.runs.advance(origin.run_id, model_version=record.version, trained_through=record.trained_through)
+    unit.runs.advance(
+        origin.run_id, model_version=record.version, trained_through=record.trained_through
+    )
     unit.versions.drop_old(origin.run_id, record.version)

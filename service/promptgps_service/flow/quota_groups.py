@@ -21,7 +21,8 @@ def quota_groups(unit: Unit, state: RunState) -> tuple[Group, ...]:
         state.groups = Groups(rows, dict.fromkeys(rows, 0), state.settings.quotas_from)
     state.groups.count(state.issued.row.view)
     return tuple(
-        Group(name, share, state.groups.issued[name], state.groups.rows[name]) for name, share in shares.items()
+        Group(name, share, state.groups.issued[name], state.groups.rows[name])
+        for name, share in shares.items()
     )
 
 
@@ -37,14 +38,21 @@ def _pool_shares(state: RunState) -> dict[str, float]:
     rest = 1.0 - sum(share.quota or 0.0 for share in pools)
     weights = sum(share.weight or 1.0 for share in pools if share.quota is None)
     return {
-        share.pool: share.quota if share.quota is not None else rest * (share.weight or 1.0) / weights
+        share.pool: share.quota
+        if share.quota is not None
+        else rest * (share.weight or 1.0) / weights
         for share in pools
     }
 
 
 def _domain_rows(unit: Unit, state: RunState, shares: dict[str, float]) -> dict[str, Tensor]:
-    domains = [domain for s in state.segments for domain in unit.pools.domains(s.pool_id, s.start, s.count)]
-    return {name: torch.tensor([domain == name for domain in domains], dtype=torch.bool) for name in shares}
+    domains = [
+        domain for s in state.segments for domain in unit.pools.domains(s.pool_id, s.start, s.count)
+    ]
+    return {
+        name: torch.tensor([domain == name for domain in domains], dtype=torch.bool)
+        for name in shares
+    }
 
 
 def _pool_rows(unit: Unit, state: RunState, shares: dict[str, float]) -> dict[str, Tensor]:

@@ -8,7 +8,9 @@ from promptgps_service.errors import Conflict, Fault
 from promptgps_service.store.unit import Unit
 
 
-def answered_before(unit: Unit, run_id: int, key: str | None, digest: str, kind: str) -> dict[str, Any] | None:
+def answered_before(
+    unit: Unit, run_id: int, key: str | None, digest: str, kind: str
+) -> dict[str, Any] | None:
     """The answer that the same request got under this key, if it has come before.
 
     Args:
@@ -26,5 +28,8 @@ def answered_before(unit: Unit, run_id: int, key: str | None, digest: str, kind:
         return None
     before, answer = found
     if before != digest:
-        raise Conflict(f"this Idempotency-Key has come with another {kind}", (Fault("Idempotency-Key", "reused"),))
+        raise Conflict(
+            f"this Idempotency-Key has come with another {kind}",
+            (Fault("Idempotency-Key", "reused"),),
+        )
     return answer

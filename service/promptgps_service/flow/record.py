@@ -39,7 +39,9 @@ WHOLE = 4 * ROUNDING
 
 
 @on_current_run
-def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: str | None) -> OutcomesStored:
+def record_outcomes(
+    context: Context, request: ReportOutcomes, idempotency_key: str | None
+) -> OutcomesStored:
     """Append what is new of a report to the log.
 
     Raises:
@@ -51,11 +53,15 @@ def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: 
     """
     desk = context.desk(request.run)
     state = desk.state
-    key = idempotency_key if request.prompt is not None else None  # a report by draw is known by its draws
+    key = (
+        idempotency_key if request.prompt is not None else None
+    )  # a report by draw is known by its draws
     digest = "" if key is None else request_digest(request, frozenset())
     rows = None
     if request.prompt is not None:
-        with context.store.read() as unit:  # the same answer again, whatever the pools have got since
+        with (
+            context.store.read() as unit
+        ):  # the same answer again, whatever the pools have got since
             before = answered_before(unit, state.id, key, digest, "report")
         if before is not None:
             return _repeated(OutcomesStored.model_validate(before))
@@ -96,9 +102,12 @@ def record_outcomes(context: Context, request: ReportOutcomes, idempotency_key: 
 def _repeated(stored: OutcomesStored) -> OutcomesStored:
     """What a report by prompt is answered that was stored before."""
     return OutcomesStored(
-        stored=0, duplicates=stored.stored + stored.duplicates, conflicts=stored.conflicts,
-        log_position=stored.log_position, warnings=stored.warnings,
-    )  # fmt: skip
+        stored=0,
+        duplicates=stored.stored + stored.duplicates,
+        conflicts=stored.conflicts,
+        log_position=stored.log_position,
+        warnings=stored.warnings,
+    )
 
 
 # ---- what rewards mean in the run ----------------------------------------------------------------------------
@@ -160,7 +169,11 @@ def _groups(
     ]
     if whole:
         faults = [
-            Fault("successes", f"{value!r} is not a whole number; only runs with an affine reward take fractions", row)
+            Fault(
+                "successes",
+                f"{value!r} is not a whole number; only runs with an affine reward take fractions",
+                row,
+            )
             for row, value in enumerate(given)
             if abs(value - successes[row]) > min(ROUNDING * max(value, 1.0), WHOLE)
         ]
@@ -176,13 +189,21 @@ def _groups(
 
 
 def _rollouts(
-    reward: Reward, request: ReportOutcomes, about: Reported, versions: Sequence[int | None], *,
+    reward: Reward,
+    request: ReportOutcomes,
+    about: Reported,
+    versions: Sequence[int | None],
+    *,
     stored: bool,
-) -> tuple[list[OutcomeRecord], list[str]]:  # fmt: skip
+) -> tuple[list[OutcomeRecord], list[str]]:
     assert about.draw is not None
     raw, indices = request.reward or [], request.rollout_index or []
-    statuses = [STATUS_CODES[name] for name in request.status] if request.status else [OK] * len(indices)
-    says = [value if status in EVIDENCE else None for value, status in zip(raw, statuses, strict=True)]
+    statuses = (
+        [STATUS_CODES[name] for name in request.status] if request.status else [OK] * len(indices)
+    )
+    says = [
+        value if status in EVIDENCE else None for value, status in zip(raw, statuses, strict=True)
+    ]
     standing = (about.superseded_in == 0).tolist()
     understood = understand(reward, says, standing, stored=stored)
     faults = _beyond_the_draw(indices, about) + understood.faults
@@ -192,18 +213,28 @@ def _rollouts(
     draws, rows = about.draw.tolist(), about.row.tolist()
     records = [
         OutcomeRecord(
-            draws[at], rows[at], index, understood.success[at], int(says[at] is not None), raw[at],
-            statuses[at], versions[at],
+            draws[at],
+            rows[at],
+            index,
+            understood.success[at],
+            int(says[at] is not None),
+            raw[at],
+            statuses[at],
+            versions[at],
         )
         for at, index in enumerate(indices)
-    ]  # fmt: skip
+    ]
     return records, understood.warnings
 
 
 def _beyond_the_draw(indices: Sequence[int], about: Reported) -> list[Fault]:
     wrong = np.flatnonzero(np.array(indices, np.int64) >= about.rollouts).tolist()
     return [
-        Fault("rollout_index", f"{indices[row]} is not below the {about.rollouts[row]} rollouts of the draw", row)
+        Fault(
+            "rollout_index",
+            f"{indices[row]} is not below the {about.rollouts[row]} rollouts of the draw",
+            row,
+        )
         for row in wrong
     ]
 
@@ -218,7 +249,9 @@ def _refuse(faults: list[Fault], rows: int) -> NoReturn:
 # ---- what is new, what is a repetition, what contradicts -----------------------------------------------------
 
 
-def _against_log(unit: Unit, run_id: int, lines: Sequence[OutcomeRecord], about: Reported) -> Sorted:
+def _against_log(
+    unit: Unit, run_id: int, lines: Sequence[OutcomeRecord], about: Reported
+) -> Sorted:
     """A report's lines about draws that stand, held against the log."""
     standing = _where(lines, about, 0)
     return sort_out(unit.log.of_draws(run_id, _draws_of(standing)), standing)

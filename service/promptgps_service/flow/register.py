@@ -14,15 +14,19 @@ from promptgps_service.embedding.surface import surface_features
 from promptgps_service.errors import Conflict, Fault, Invalid
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.prompt_columns import PromptChunk
-from promptgps_service.flow.same_prompts import Incoming, KnownContents, Sorted, StoredVectors, sort_out
+from promptgps_service.flow.same_prompts import (
+    Incoming,
+    KnownContents,
+    Sorted,
+    StoredVectors,
+    sort_out,
+)
 from promptgps_service.flow.uploads import is_dead
 from promptgps_service.store.records import PoolChunk, PoolRecord
 from promptgps_service.store.states import ARCHIVED
 
 
-def create_pool(
-    context: Context, request: CreatePool, by: str | None = None
-) -> tuple[Pool, bool]:
+def create_pool(context: Context, request: CreatePool, by: str | None = None) -> tuple[Pool, bool]:
     """Make a pool; answers it and whether it is new.
 
     Raises:
@@ -38,11 +42,15 @@ def create_pool(
         with context.store.write() as unit:
             made = unit.pools.create(request.name, asked, dimension)
             if made is not None:
-                unit.events.add("pool-created", pool=request.name, key=by, detail={"dimension": dimension})
+                unit.events.add(
+                    "pool-created", pool=request.name, key=by, detail={"dimension": dimension}
+                )
                 return pool_of(made), True
             found = unit.pools.get(request.name)  # another request has made it just now
     if found.embedding != asked:
-        raise Conflict(f"pool {request.name!r} exists with another embedding", (Fault("embedding", "differs"),))
+        raise Conflict(
+            f"pool {request.name!r} exists with another embedding", (Fault("embedding", "differs"),)
+        )
     return pool_of(found), False
 
 
@@ -108,7 +116,9 @@ def add_prompts(
 class _Import:
     """Prompts on their way into a pool, which is held against other imports until they are there or given up."""
 
-    def __init__(self, context: Context, pool: PoolRecord, on_equal_content: OnEqualContent | None) -> None:
+    def __init__(
+        self, context: Context, pool: PoolRecord, on_equal_content: OnEqualContent | None
+    ) -> None:
         self._context = context
         self._on_equal_content = on_equal_content
         self._embedder = context.features.embedder(pool)
@@ -135,7 +145,10 @@ class _Import:
         added = self._length - self._pool.prompts
         aliases = self._aliases - self._pool.aliases
         return PromptsAdded(
-            added=added, aliases=aliases, duplicates=self._rows - added - aliases, total=self._length
+            added=added,
+            aliases=aliases,
+            duplicates=self._rows - added - aliases,
+            total=self._length,
         )
 
     def stage(self, chunk: PromptChunk) -> None:
@@ -145,7 +158,9 @@ class _Import:
         with self._context.store.read() as unit:
             by_key = unit.pools.known_keys(self._pool.id, rows.keys)
             by_content = self._contents.of(unit, rows.digests)
-        told = sort_out(rows, by_key, by_content, self._length, self._stored, merge=self._merges(chunk))
+        told = sort_out(
+            rows, by_key, by_content, self._length, self._stored, merge=self._merges(chunk)
+        )
         staged = _pool_chunk(told, rows, chunk, vectors, self._embedder)
         with self._context.store.write() as unit:
             unit.pools.stage(self._pool.id, self._token, self._length, staged)
@@ -176,18 +191,32 @@ class _Import:
 def _given_vectors(pool: PoolRecord, chunk: PromptChunk) -> np.ndarray | None:
     given = pool.embedding["kind"] == "given"
     if given and chunk.vectors is None:
-        raise Invalid.at("vectors", f"pool {pool.name!r} takes vectors of dimension {pool.dimension}", chunk.first_row)
+        raise Invalid.at(
+            "vectors",
+            f"pool {pool.name!r} takes vectors of dimension {pool.dimension}",
+            chunk.first_row,
+        )
     if not given and chunk.texts is None:
-        raise Invalid.at("texts", f"pool {pool.name!r} embeds texts itself, so texts are needed", chunk.first_row)
+        raise Invalid.at(
+            "texts", f"pool {pool.name!r} embeds texts itself, so texts are needed", chunk.first_row
+        )
     if chunk.vectors is None:
         return None
     if not given:
-        raise Invalid.at("vectors", f"pool {pool.name!r} embeds texts itself and takes no vectors", chunk.first_row)
+        raise Invalid.at(
+            "vectors",
+            f"pool {pool.name!r} embeds texts itself and takes no vectors",
+            chunk.first_row,
+        )
     return unit_vectors(chunk.vectors, pool.dimension, first_row=chunk.first_row)
 
 
 def _pool_chunk(
-    told: Sorted, incoming: Incoming, chunk: PromptChunk, vectors: np.ndarray | None, embedder: Embedder
+    told: Sorted,
+    incoming: Incoming,
+    chunk: PromptChunk,
+    vectors: np.ndarray | None,
+    embedder: Embedder,
 ) -> PoolChunk:
     rows = told.fresh
 

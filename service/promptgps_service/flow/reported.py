@@ -51,7 +51,9 @@ def reported_of(
     about = Reported(draws, np.zeros_like(draws), np.zeros_like(draws), np.zeros_like(draws))
     issued = np.flatnonzero((draws >= 0) & (draws < state.draws))
     selections = state.issued.selection_of(draws[issued])
-    same = state.issued.epoch.view[selections] == epochs[issued]  # else the number has come again since
+    same = (
+        state.issued.epoch.view[selections] == epochs[issued]
+    )  # else the number has come again since
     standing = issued[same]
     about.row[standing] = state.issued.row.view[draws[standing]]
     about.rollouts[standing] = state.issued.rollouts.view[selections[same]]
@@ -65,9 +67,13 @@ def reported_of(
 
 
 def _find_superseded(
-    unit: Unit, state: RunState, about: Reported, draws: NDArray[np.int64], epochs: NDArray[np.int64],
+    unit: Unit,
+    state: RunState,
+    about: Reported,
+    draws: NDArray[np.int64],
+    epochs: NDArray[np.int64],
     rows: NDArray[np.int64],
-) -> None:  # fmt: skip
+) -> None:
     asked = rows[(draws[rows] >= 0) & (epochs[rows] <= state.epoch)]
     for epoch in np.unique(epochs[asked]).tolist():
         of_epoch = asked[epochs[asked] == epoch]

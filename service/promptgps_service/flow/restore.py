@@ -16,7 +16,11 @@ _NOTHING = Superseded(0, 0, 0, 0)
 
 @on_current_run
 def restore_run(
-    context: Context, name: str, request: Restore, idempotency_key: str | None, by: str | None = None
+    context: Context,
+    name: str,
+    request: Restore,
+    idempotency_key: str | None,
+    by: str | None = None,
 ) -> Restored:
     """Put a run back; every process that serves or learns it notices by its epoch, and reads it anew.
 
@@ -56,10 +60,15 @@ def _put_back(unit: Unit, record: RunRecord, snapshot: SnapshotRecord) -> Restor
         superseded = unit.snapshots.superseded(record.id, epoch)
         unit.runs.set_settings(record.id, snapshot.settings)
         unit.runs.advance(
-            record.id, epoch=epoch, log_position=snapshot.log_position, draws=snapshot.draws,
-            selections=snapshot.selections, model_version=snapshot.model_version,
-            trained_through=snapshot.trained_through, wanted=0,
-        )  # fmt: skip
+            record.id,
+            epoch=epoch,
+            log_position=snapshot.log_position,
+            draws=snapshot.draws,
+            selections=snapshot.selections,
+            model_version=snapshot.model_version,
+            trained_through=snapshot.trained_through,
+            wanted=0,
+        )
         record = unit.runs.lock(record.id)
     return Restored(
         run=record.name,

@@ -29,7 +29,9 @@ class RewardSums:
         missing = int(draw.max(initial=-1)) + 1 - self._sums.shape[1]
         if missing > 0:
             self._sums = np.pad(self._sums, ((0, 0), (0, max(missing, self._sums.shape[1]))))
-        for sums, values in zip(self._sums, (np.ones_like(reward), reward, reward * (1.0 - reward)), strict=True):
+        for sums, values in zip(
+            self._sums, (np.ones_like(reward), reward, reward * (1.0 - reward)), strict=True
+        ):
             np.add.at(sums, draw, values)
 
     def softness(self, row: NDArray[np.int64], rows: int, position: int) -> Tensor:

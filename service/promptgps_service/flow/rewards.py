@@ -85,9 +85,14 @@ def _binary(
 
 
 def _contradictions(
-    reward: Reward, raw: Sequence[float | None], first: int, row: int, so_far: Sequence[Fault], *,
+    reward: Reward,
+    raw: Sequence[float | None],
+    first: int,
+    row: int,
+    so_far: Sequence[Fault],
+    *,
     stored: bool,
-) -> list[Fault]:  # fmt: skip
+) -> list[Fault]:
     """A failure of another value than the run's, or than the report's first, which then is named too."""
     if first < 0:
         return [_refused(f"{raw[row]!r} is {reward.expected}", row, stored=stored)]
@@ -101,7 +106,9 @@ def _refused(what: str, row: int, *, stored: bool) -> Fault:
     if stored:
         todo = f"for other values open a run with {other}"
     else:
-        todo = f"for other values give the run {other}: PATCH `reward`, as long as nothing is stored"
+        todo = (
+            f"for other values give the run {other}: PATCH `reward`, as long as nothing is stored"
+        )
     return Fault("reward", f"{what}; {todo}", row)
 
 
@@ -111,7 +118,9 @@ def _cut(reward: Reward, raw: Sequence[float | None]) -> list[str]:
     assert reward.high is not None
     margin = ROUNDING * (reward.high - reward.low)
     low, high = reward.low - margin, reward.high + margin
-    outside = [row for row, value in enumerate(raw) if value is not None and not low <= value <= high]
+    outside = [
+        row for row, value in enumerate(raw) if value is not None and not low <= value <= high
+    ]
     if not outside:
         return []
     shown = ", ".join(f"{raw[row]!r} in row {row}" for row in outside[:ROWS_TOLD])

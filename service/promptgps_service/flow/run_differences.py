@@ -78,7 +78,9 @@ def _differences(record: RunRecord, request: CreateRun) -> Iterator[Difference]:
         for name, other in asked.selection.model_dump(exclude={"strategy"}).items()
         if (here := getattr(now.selection, name)) != other
         and not (same_strategy and moved(f"selection.{name}", here, opened.get(name)))
-        and not (same_strategy and here is None and name not in NULLABLE)  # a version that had it not
+        and not (
+            same_strategy and here is None and name not in NULLABLE
+        )  # a version that had it not
     ]
     if rest and not same_strategy:  # with equal settings another name of a strategy is only a name
         yield Difference("selection.strategy", now.selection.strategy, asked.selection.strategy)

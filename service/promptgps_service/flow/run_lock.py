@@ -22,13 +22,18 @@ class RunLock:
 
     def __enter__(self) -> None:
         if not self.held and holds_connection():
-            raise RuntimeError("a run's lock is taken before a connection to the database, not after")
+            raise RuntimeError(
+                "a run's lock is taken before a connection to the database, not after"
+            )
         self._lock.acquire()
         self._depth += 1
         self._owner = threading.get_ident()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._depth -= 1
         self._lock.release()

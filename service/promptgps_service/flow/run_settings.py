@@ -43,7 +43,9 @@ class RunSettings:
     @classmethod
     def of(cls, request: CreateRun) -> RunSettings:
         """Spell a request out."""
-        shares = request.pools if request.pools is not None else [PoolShare(pool=request.pool or "")]
+        shares = (
+            request.pools if request.pools is not None else [PoolShare(pool=request.pool or "")]
+        )
         return cls(
             pools=tuple(shares),
             rollouts_per_prompt=request.rollouts_per_prompt,
@@ -66,7 +68,9 @@ class RunSettings:
         return replace(
             self,
             rollouts_per_prompt=request.rollouts_per_prompt or self.rollouts_per_prompt,
-            reward=request.reward if request.reward and not self.takes(request.reward) else self.reward,
+            reward=request.reward
+            if request.reward and not self.takes(request.reward)
+            else self.reward,
             selection=selection,
             quotas_from=self.quotas_from if same_quotas else draws,
         )
@@ -85,7 +89,9 @@ class RunSettings:
             "seed": self.seed,
             "warm_start_from": self.warm_start_from,
             "selection": self.selection.model_dump(),
-        } | ({"quotas_from": self.quotas_from} if self.quotas_from else {})  # what a run is opened with never has it
+        } | (
+            {"quotas_from": self.quotas_from} if self.quotas_from else {}
+        )  # what a run is opened with never has it
 
     @classmethod
     def load(cls, stored: dict[str, Any]) -> RunSettings:
@@ -102,7 +108,9 @@ class RunSettings:
 
     def predictor(self) -> tuple[str, dict[str, Any]]:
         """Name and parameters of the predictor."""
-        return self.selection.predictor or "hierarchical", dict(self.selection.predictor_parameters or {})
+        return self.selection.predictor or "hierarchical", dict(
+            self.selection.predictor_parameters or {}
+        )
 
     def rules(self, rollouts: int) -> Rules:
         """How to choose a batch of groups of ``rollouts``."""
@@ -114,7 +122,10 @@ class RunSettings:
     def reuse(self) -> Reuse:
         """When a prompt may come again."""
         cooldown = None if self.selection.cooldown == "auto" else self.selection.cooldown
-        return Reuse(cooldown if isinstance(cooldown, int) else None, int(_number(self.selection.pending_steps)))
+        return Reuse(
+            cooldown if isinstance(cooldown, int) else None,
+            int(_number(self.selection.pending_steps)),
+        )
 
 
 def _number(value: float | None) -> float:

@@ -125,10 +125,13 @@ class Issued:
         self.uniform.extend(selection.uniform)
         self.reported.extend(np.zeros(selection.size, np.int32))
         for column, value in (
-            (self.first_draw, selection.first_draw), (self.size, selection.size),
-            (self.rollouts, selection.rollouts), (self.clock, selection.clock), (self.epoch, selection.epoch),
+            (self.first_draw, selection.first_draw),
+            (self.size, selection.size),
+            (self.rollouts, selection.rollouts),
+            (self.clock, selection.clock),
+            (self.epoch, selection.epoch),
             (self.waited, selection.waited),
-        ):  # fmt: skip
+        ):
             column.extend(np.array([value], np.int64))
 
     def selection_of(self, draws: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -155,7 +158,9 @@ class Issued:
         answer = np.zeros(ordinals.size, np.bool_)
         for index, ordinal in enumerate(ordinals):
             first, size = int(self.first_draw.view[ordinal]), int(self.size.view[ordinal])
-            answer[index] = bool((self.reported.view[first : first + size] >= self.rollouts.view[ordinal]).all())
+            answer[index] = bool(
+                (self.reported.view[first : first + size] >= self.rollouts.view[ordinal]).all()
+            )
         return answer
 
 
@@ -170,7 +175,9 @@ class Groups:
     def count(self, issued: NDArray[np.int64]) -> None:
         """Count what has been issued since; ``issued`` has the row of every draw of the run."""
         for name, rows in self.rows.items():
-            self.issued[name] += int(rows[torch.from_numpy(issued[self.counted :].astype(np.int64))].sum())
+            self.issued[name] += int(
+                rows[torch.from_numpy(issued[self.counted :].astype(np.int64))].sum()
+            )
         self.counted = issued.size
 
 
@@ -261,7 +268,9 @@ class RunState:
         _require_below(selection.rows, self.rows, f"a row of selection {selection.sequence}")
         rows = torch.from_numpy(selection.rows.astype(np.int64)).to(self.device)
         self.traffic.last_clock[rows] = selection.clock
-        self.traffic.last_draw[rows] = torch.arange(selection.size, device=self.device) + selection.first_draw
+        self.traffic.last_draw[rows] = (
+            torch.arange(selection.size, device=self.device) + selection.first_draw
+        )
         self.traffic.open[rows] += 1
         self.issued.add(selection)
         self.sequences.add(selection.sequence)
@@ -305,7 +314,9 @@ class RunState:
         """ρ of every row, float64[N], see ``acquisition.softness``; None where the run's rewards are binary."""
         if self.reward_sums is None:
             return None
-        return self.reward_sums.softness(self.issued.row.view, self.rows, self.log_position).to(self.device)
+        return self.reward_sums.softness(self.issued.row.view, self.rows, self.log_position).to(
+            self.device
+        )
 
     # ---- waiting for the model -----------------------------------------------------------------------------
 
@@ -324,7 +335,11 @@ class RunState:
 
     def has_learned(self, position: int) -> bool:
         """Whether the served model has learned up to a position of the log."""
-        return self.table is not None and self.table.epoch == self.epoch and self.table.trained_through >= position
+        return (
+            self.table is not None
+            and self.table.epoch == self.epoch
+            and self.table.trained_through >= position
+        )
 
     def wait_learned(self, position: int, seconds: float) -> bool:
         """Wait for that, or for a restore or the run's end, after which nobody needs it; false when time ran out."""

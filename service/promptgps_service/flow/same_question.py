@@ -60,7 +60,9 @@ def warnings_of(found: SelectionRecord, request: SelectBatch) -> list[str]:
     if asked is not None and asked != found.policy_version:
         then = f"policy_version {found.policy_version}"
         then = "no policy_version" if found.policy_version is None else then
-        told.append(f"sequence {found.sequence} was drawn with {then}, not {asked}: these are its draws")
+        told.append(
+            f"sequence {found.sequence} was drawn with {then}, not {asked}: these are its draws"
+        )
 
     subset = found.request.partition(".")[2]
     if (request.subset or "")[:_SUBSET_KEPT] != subset:

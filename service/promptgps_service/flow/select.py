@@ -76,9 +76,7 @@ def select_batch(context: Context, request: SelectBatch) -> Batch:
     return batch
 
 
-def _replay(
-    context: Context, state: RunState, request: SelectBatch, question: str
-) -> Batch | None:
+def _replay(context: Context, state: RunState, request: SelectBatch, question: str) -> Batch | None:
     """What a sequence was answered before, which many ranks may ask for at once: it holds the run against nobody.
 
     None where this process knows of no such answer. Another may have given one: it is found before anything is drawn.
@@ -91,7 +89,9 @@ def _replay(
     if request.sequence not in state.sequences:
         return None
     with context.store.read() as unit:
-        require_open(unit, unit.runs.by_id(state.id))  # it may have been put away by another process
+        require_open(
+            unit, unit.runs.by_id(state.id)
+        )  # it may have been put away by another process
         found = unit.selections.find(state.id, request.sequence)
         if found is None or int(found.rows.max(initial=-1)) >= state.rows:
             return None
@@ -153,9 +153,13 @@ def _subset(context: Context, state: RunState, subset: str) -> Mask:
 
 
 def _draw(
-    context: Context, state: RunState, request: SelectBatch, question: str, warnings: list[str],
+    context: Context,
+    state: RunState,
+    request: SelectBatch,
+    question: str,
+    warnings: list[str],
     restriction: Restriction,
-) -> Batch | None:  # fmt: skip
+) -> Batch | None:
     """Choose and write a selection, holding the run against every other writer.
 
     None where the score table is not the run's: its pools have grown, or it was put back to a snapshot.
@@ -174,9 +178,13 @@ def _draw(
             if grown or table is None or table.rows < state.rows or table.epoch != record.epoch:
                 return None
 
-            selection = _choose(context, unit, state, record, request, question, warnings, restriction)
+            selection = _choose(
+                context, unit, state, record, request, question, warnings, restriction
+            )
             unit.selections.add(state.id, selection)
-            unit.runs.advance(state.id, draws=record.draws + selection.size, selections=record.selections + 1)
+            unit.runs.advance(
+                state.id, draws=record.draws + selection.size, selections=record.selections + 1
+            )
             batch = _render(unit, state, selection, request, replayed=False)
         state.apply_selection(selection)
     return batch
@@ -189,23 +197,38 @@ def _check_open(state: RunState, asked: int, limit: int) -> None:
     unreported = int(np.count_nonzero(state.issued.reported.view == 0))
     if unreported + asked > limit:
         detail = f"{unreported} draws of run {state.name!r} have no outcome, and at most {limit} may be without one: "
-        raise Busy(f"{detail}report them, with status `cancelled` where nothing will come", retry_after=10.0)
+        raise Busy(
+            f"{detail}report them, with status `cancelled` where nothing will come",
+            retry_after=10.0,
+        )
 
 
 def _choose(
-    context: Context, unit: Unit, state: RunState, record: RunRecord, request: SelectBatch, question: str,
-    warnings: list[str], restriction: Restriction,
-) -> SelectionRecord:  # fmt: skip
+    context: Context,
+    unit: Unit,
+    state: RunState,
+    record: RunRecord,
+    request: SelectBatch,
+    question: str,
+    warnings: list[str],
+    restriction: Restriction,
+) -> SelectionRecord:
     table = state.served
     settings = state.settings
-    sequence = unit.selections.next_sequence(state.id) if request.sequence is None else request.sequence
+    sequence = (
+        unit.selections.next_sequence(state.id) if request.sequence is None else request.sequence
+    )
     clock = record.selections if request.policy_version is None else request.policy_version
     rollouts = request.rollouts or settings.rollouts_per_prompt
     seed = derive(settings.seed, sequence)
     field = Field(
         identity=state.identity,
         tier=tiers(
-            state.traffic, settings.reuse(), clock=clock, draws=record.draws, retired=table.retired,
+            state.traffic,
+            settings.reuse(),
+            clock=clock,
+            draws=record.draws,
+            retired=table.retired,
             allowed=_allowed(state, restriction),
             prompts=None if restriction.subset is None else restriction.subset.prompts,
         ),
@@ -214,7 +237,7 @@ def _choose(
         groups=quota_groups(unit, state),
         softness=state.softness() if settings.selection.utility == "variance" else None,
         **_spread(context, unit, state),
-    )  # fmt: skip
+    )
     rules = settings.rules(rollouts)
     if not table.informed:  # the prior would send everybody to the same extreme texts
         rules = replace(rules, uniform_share=1.0)
@@ -240,7 +263,9 @@ def _choose(
         predicted=chosen.mean.cpu().numpy().astype(np.float32),
         uncertainty=chosen.std.cpu().numpy().astype(np.float32),
         uniform=choice.uniform.cpu().numpy().astype(np.uint8),
-        warnings=warnings + choice.warnings + _low_signal(choice, chosen.mean, rollouts, settings.selection.strategy),
+        warnings=warnings
+        + choice.warnings
+        + _low_signal(choice, chosen.mean, rollouts, settings.selection.strategy),
         epoch=record.epoch,
         waited=request.wait_seconds > 0,
     )
@@ -266,7 +291,11 @@ def _allowed(state: RunState, restriction: Restriction) -> Tensor | None:
         allowed[torch.from_numpy(restriction.candidates)] = True
         allowed = allowed.to(state.device)
     if restriction.exclude.size:
-        allowed = torch.ones(state.rows, dtype=torch.bool, device=state.device) if allowed is None else allowed
+        allowed = (
+            torch.ones(state.rows, dtype=torch.bool, device=state.device)
+            if allowed is None
+            else allowed
+        )
         allowed[torch.from_numpy(restriction.exclude).to(state.device)] = False
     if restriction.subset is not None:
         own = state.subsets.over(restriction.subset, state.rows).rows
@@ -301,7 +330,9 @@ def _low_signal(choice: Choice, mean: Tensor, rollouts: int, strategy: str) -> l
 def _render(
     unit: Unit, state: RunState, selection: SelectionRecord, request: SelectBatch, *, replayed: bool
 ) -> Batch:
-    prompts = prompts_at(unit, state.segments, selection.rows.astype(np.int64), text=request.include_text)
+    prompts = prompts_at(
+        unit, state.segments, selection.rows.astype(np.int64), text=request.include_text
+    )
     return Batch(
         run=state.name,
         sequence=selection.sequence,

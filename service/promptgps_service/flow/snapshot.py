@@ -43,12 +43,14 @@ def list_snapshots(context: Context, name: str) -> Snapshots:
         snapshots=[_snapshot(name, each) for each in snapshots],
         restores=[
             RestoreNote(
-                epoch=each.epoch, tag=each.tag, created_at=each.created_at,
+                epoch=each.epoch,
+                tag=each.tag,
+                created_at=each.created_at,
                 superseded=SupersededCounts.model_validate(vars(each.superseded)),
             )
             for each in restores
         ],
-    )  # fmt: skip
+    )
 
 
 def _snapshot(run: str, record: SnapshotRecord) -> Snapshot:

@@ -36,7 +36,9 @@ def require_open(unit: Unit, record: RunRecord, *, or_faulty: bool = False) -> N
     if record.state == ARCHIVED:
         event = unit.events.latest("run-archived", run=name)
         since = f" since {event.created_at}" if event is not None else ""
-        raise NotOpen(f"run {name!r} is archived{since}: it takes no draws and no outcomes; open it with {how}")
+        raise NotOpen(
+            f"run {name!r} is archived{since}: it takes no draws and no outcomes; open it with {how}"
+        )
     reason = record.fault or "the reason was not kept"
     raise NotOpen(f"run {name!r} is faulty: {reason}; once that is mended, try it again with {how}")
 

@@ -46,7 +46,9 @@ def step_metrics(step: Step, mean: Tensor, served: str, report: Report, rollouts
         "uniform_effective_share": _share(mixed[compared & groups.uniform]),
     }
     for name, scores in report.scores.items():
-        own = _told(scores, (*MONITORED, "calibration_error")) | _told(report.uniform.get(name), MONITORED, "uniform_")
+        own = _told(scores, (*MONITORED, "calibration_error")) | _told(
+            report.uniform.get(name), MONITORED, "uniform_"
+        )
         metrics |= {f"{name}.{key}": value for key, value in own.items()}
         metrics[f"{name}.served"] = float(name == served)
         metrics[f"{name}.failed"] = float(name in report.failed)

@@ -95,7 +95,10 @@ def ready(part: LogSlice, state: RunState, groups: int) -> bool:
         ordinals = np.unique(state.issued.selection_of(draws))
         if bool(state.issued.complete(ordinals).all()):
             return True
-        done = state.issued.reported.view[draws] >= state.issued.rollouts.view[state.issued.selection_of(draws)]
+        done = (
+            state.issued.reported.view[draws]
+            >= state.issued.rollouts.view[state.issued.selection_of(draws)]
+        )
     return int(done.sum()) >= groups
 
 
@@ -144,7 +147,9 @@ def _visits(part: LogSlice, lines: NDArray[np.int64], ages: NDArray[np.int64]) -
     counts = np.stack([part.successes[lines], part.trials[lines]])
     keys, by_age = _summed(part.row[lines] * OLDEST + ages, torch.from_numpy(counts))
     row, age = keys // OLDEST, keys % OLDEST
-    rows, first = np.unique(row, return_index=True)  # keys ascend: the first of a row is its youngest
+    rows, first = np.unique(
+        row, return_index=True
+    )  # keys ascend: the first of a row is its youngest
     youngest = age[first]
     lag = age - youngest[np.searchsorted(rows, row)]
     _, merged = _summed(row, torch.stack(temper(by_age[0], by_age[1], torch.from_numpy(lag), 0.5)))
@@ -153,9 +158,7 @@ def _visits(part: LogSlice, lines: NDArray[np.int64], ages: NDArray[np.int64]) -
     return Visits(torch.from_numpy(rows), merged[0], merged[1], ages_of_rows, observed)
 
 
-def _groups(
-    part: LogSlice, lines: NDArray[np.int64], uniform: NDArray[np.bool_]
-) -> Groups:
+def _groups(part: LogSlice, lines: NDArray[np.int64], uniform: NDArray[np.bool_]) -> Groups:
     """Lines added up by draw; those from elsewhere are a group each."""
     draw = part.draw[lines]
     draw = np.where(draw < 0, -1 - np.arange(draw.size), draw)

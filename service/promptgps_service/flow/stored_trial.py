@@ -72,4 +72,6 @@ def _build(state: RunState, stored: VersionRecord, matrix: Matrix, there: Matrix
         panel = new_panel(state.settings, matrix.features, state.device)
         start_from(panel, stored, there.identity, matrix.identity)
     elif stored.state:  # else it was damaged where it came from; the log makes up for it
-        stored_panel(stored, str(state.settings.predictor()), state.settings, matrix.features, state.device)
+        stored_panel(
+            stored, str(state.settings.predictor()), state.settings, matrix.features, state.device
+        )

@@ -93,10 +93,16 @@ class Trainer:
     """
 
     def __init__(
-        self, store: Store, features: FeatureSpace, queue: DeviceQueue, state: RunState,
-        learning: Learning, leases: Leases, catch_up: Callable[[RunState], RunRecord],
+        self,
+        store: Store,
+        features: FeatureSpace,
+        queue: DeviceQueue,
+        state: RunState,
+        learning: Learning,
+        leases: Leases,
+        catch_up: Callable[[RunState], RunRecord],
         on_fault: OnFault,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._store = store
         self._leases = leases
         self._catch_up = catch_up
@@ -270,7 +276,9 @@ class Trainer:
         if plan.reached > plan.model.through:
             self._waiting_since = None
             yield from self._advance(plan)
-            if plan.reached < plan.head:  # there may be more to learn, once the others had their turn
+            if (
+                plan.reached < plan.head
+            ):  # there may be more to learn, once the others had their turn
                 self._queue.submit(self, "learn", self._learn)
         elif plan.head > plan.reached and plan.may_time_out:
             self._waiting_since = self._waiting_since or time.monotonic()
@@ -357,9 +365,12 @@ class Trainer:
         yield from self._store_version(model, record, measured, table)
         self._model = replace(model, version=version, through=plan.reached)
         _log.info(
-            "learned", run=state.name, model_version=version, trained_through=plan.reached,
+            "learned",
+            run=state.name,
+            model_version=version,
+            trained_through=plan.reached,
             seconds=round(fit_seconds + score_seconds, 4),
-        )  # fmt: skip
+        )
 
     def _step(self, predictor: Panel, step: Step) -> Metrics:
         """Score everybody on a step, and let them learn from it."""
@@ -383,9 +394,7 @@ class Trainer:
         origin = Origin(self._state.id, worker, model.epoch, model.revision, model.version)
         while True:
             try:
-                yield from self._queue.aside(
-                    lambda: self._publish(origin, record, measured, table)
-                )
+                yield from self._queue.aside(lambda: self._publish(origin, record, measured, table))
                 return
             except Unavailable:
                 _log.warning("the database does not answer; publishing waits", run=self._state.name)

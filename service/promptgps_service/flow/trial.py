@@ -21,7 +21,10 @@ TRIAL_ROWS = 512  # the model is the same over more
 
 
 def require_buildable(
-    context: Context, settings: RunSettings, segments: Sequence[Segment], pinned: VersionRecord | None
+    context: Context,
+    settings: RunSettings,
+    segments: Sequence[Segment],
+    pinned: VersionRecord | None,
 ) -> None:
     """Check that a run can be built, draw and learn. Takes turns on the device, so it is not called in a unit of work.
 
@@ -40,7 +43,10 @@ def require_buildable(
 
 
 def _build(
-    context: Context, settings: RunSettings, segments: Sequence[Segment], pinned: VersionRecord | None
+    context: Context,
+    settings: RunSettings,
+    segments: Sequence[Segment],
+    pinned: VersionRecord | None,
 ) -> Steps[None]:
     at_fault = "pools"
     try:

@@ -19,7 +19,9 @@ FIELD = "warm_start_from"
 PINNED = 0  # the version that holds the other run's state
 
 
-def source_of(unit: Unit, settings: RunSettings, pools: Sequence[PoolRecord]) -> VersionRecord | None:
+def source_of(
+    unit: Unit, settings: RunSettings, pools: Sequence[PoolRecord]
+) -> VersionRecord | None:
     """The newest version of the run to start from, if there is to be one.
 
     Raises:
@@ -30,7 +32,9 @@ def source_of(unit: Unit, settings: RunSettings, pools: Sequence[PoolRecord]) ->
         return None
     source = unit.runs.find(settings.warm_start_from, keep=True)
     if source is None:
-        raise NotFound(f"there is no run {settings.warm_start_from!r}", (Fault(FIELD, "no such run"),))
+        raise NotFound(
+            f"there is no run {settings.warm_start_from!r}", (Fault(FIELD, "no such run"),)
+        )
     other = RunSettings.load(source.settings)
     theirs = unit.pools.get(other.pools[0].pool)
     if (theirs.embedding, theirs.dimension) != (pools[0].embedding, pools[0].dimension):
@@ -40,7 +44,9 @@ def source_of(unit: Unit, settings: RunSettings, pools: Sequence[PoolRecord]) ->
         raise Invalid.at(FIELD, "that run has another predictor")
     nothing = Features(torch.zeros(1, 0), (), 1)
     if not isinstance(make_predictor(name, nothing, torch.device("cpu"), **parameters), Continuing):
-        raise Invalid.at(FIELD, f"the predictor {name!r} cannot start from what another run has learned")
+        raise Invalid.at(
+            FIELD, f"the predictor {name!r} cannot start from what another run has learned"
+        )
     newest = unit.versions.latest(source.id)
     if newest is None:
         raise Invalid.at(FIELD, "that run has learned nothing yet")

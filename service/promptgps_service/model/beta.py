@@ -30,7 +30,9 @@ class DiscountedBeta:
         self.device = device
         self.discount = discount
         self.dimension = features.dimension
-        self.counts = torch.full((features.rows, 2), PRIOR, dtype=torch.float64, device=device)  # alpha, beta
+        self.counts = torch.full(
+            (features.rows, 2), PRIOR, dtype=torch.float64, device=device
+        )  # alpha, beta
         self.visited = torch.zeros(features.rows, dtype=torch.bool, device=device)
 
     def observe(self, visits: Visits) -> None:

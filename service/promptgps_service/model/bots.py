@@ -45,7 +45,12 @@ class Bots:
     name: ClassVar[str] = "bots"
 
     def __init__(
-        self, features: Features, *, device: torch.device, discount: float = 0.9, weight: float = 0.1
+        self,
+        features: Features,
+        *,
+        device: torch.device,
+        discount: float = 0.9,
+        weight: float = 0.1,
     ) -> None:
         if not 0.0 <= discount <= 1.0:
             raise ValueError("discount must lie in [0, 1]")
@@ -54,7 +59,9 @@ class Bots:
         self.device, self.discount, self.weight = device, discount, weight
         self.dimension = features.dimension
         self.anchor = _anchors(features, device)
-        self.counts = torch.full((features.rows, 2), PRIOR, dtype=torch.float64, device=device)  # alpha, beta
+        self.counts = torch.full(
+            (features.rows, 2), PRIOR, dtype=torch.float64, device=device
+        )  # alpha, beta
         self.shift = Shift(device)
 
     def observe(self, visits: Visits) -> None:
@@ -93,9 +100,11 @@ class Bots:
         rows = torch.nonzero((self.counts != PRIOR).any(1)).squeeze(1)
         shape = torch.tensor([len(self.counts), self.dimension])
         return {
-            "shape": shape, "rows": rows, "counts": self.counts[rows],
+            "shape": shape,
+            "rows": rows,
+            "counts": self.counts[rows],
             **{f"shift.{name}": value for name, value in self.shift.state_dict().items()},
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave.
@@ -111,7 +120,9 @@ class Bots:
         require_rows(rows, len(self.counts))
         self.counts = torch.full_like(self.counts, PRIOR)
         self.counts[rows] = state["counts"].to(self.counts)
-        self.shift.load_state_dict({name.removeprefix("shift."): value for name, value in state.items()})
+        self.shift.load_state_dict(
+            {name.removeprefix("shift."): value for name, value in state.items()}
+        )
 
     def _place(self, rows: Tensor, s: Tensor, n: Tensor, age: Tensor) -> None:
         """Place the present policy relative to the reference, by the visits that have an anchor."""
@@ -132,4 +143,3 @@ def _anchors(features: Features, device: torch.device) -> Tensor:
         return torch.full((features.rows,), torch.nan, dtype=torch.float64, device=device)
     s, n = features.offline.to(device, torch.float64).unbind(1)
     return torch.where(n > 0, torch.log((s + HALF) / (n - s + HALF)), torch.nan)
-

@@ -22,7 +22,9 @@ def pack(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     # A clone has storage of its own: safetensors refuses tensors that share theirs.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
     # One entry: safetensors writes several in an order that changes from call to call.
-    return from_safetensors(codec.save(tensors, {"json": json.dumps(dict(metadata), sort_keys=True)}))
+    return from_safetensors(
+        codec.save(tensors, {"json": json.dumps(dict(metadata), sort_keys=True)})
+    )
 
 
 def from_safetensors(body: bytes) -> bytes:

@@ -29,7 +29,10 @@ class Constant:
         if not len(visits):
             return
         require_rows(visits.rows, self.rows)
-        s, n = visits.successes.to(self.device, torch.float64), visits.trials.to(self.device, torch.float64)
+        s, n = (
+            visits.successes.to(self.device, torch.float64),
+            visits.trials.to(self.device, torch.float64),
+        )
         self.shift.learn(torch.zeros_like(s), s, n, visits.age)
 
     def predict(self) -> LogitNormal:
@@ -64,4 +67,6 @@ class Constant:
 
     def _posterior(self, count: int) -> LogitNormal:
         mu = torch.full((count,), self.shift.level.a, dtype=torch.float64, device=self.device)
-        return LogitNormal(mu, torch.full_like(mu, self.shift.spread.value + self.shift.level.variance))
+        return LogitNormal(
+            mu, torch.full_like(mu, self.shift.spread.value + self.shift.level.variance)
+        )

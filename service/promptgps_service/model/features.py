@@ -104,8 +104,12 @@ def fit_block(name: str, raw: Tensor, *, standardise: bool) -> BlockFrame:
         std = mean_of(lambda part: (part - mean).square_().sum(0)).sqrt()
         scale = torch.where(std > 1e-9, 1.0 / std.clamp_min(1e-9), torch.zeros_like(std))
     limit = CLIP if standardise else math.inf
-    energy = float(mean_of(lambda part: ((part - mean) * scale).clamp_(-limit, limit).square_().sum()))
-    return BlockFrame(name, mean.float(), scale.float(), standardise, energy if energy > 1e-12 else 1.0)
+    energy = float(
+        mean_of(lambda part: ((part - mean) * scale).clamp_(-limit, limit).square_().sum())
+    )
+    return BlockFrame(
+        name, mean.float(), scale.float(), standardise, energy if energy > 1e-12 else 1.0
+    )
 
 
 def _wide_parts(raw: Tensor) -> Iterator[Tensor]:
@@ -163,7 +167,9 @@ class Frame:
 
 def fit_frame(raw: dict[str, Tensor]) -> Frame:
     """Frame of a pool from the raw blocks of its rows; one without columns, or of NaN only, is left out."""
-    told = {name: part for name, part in raw.items() if part.shape[1] and not bool(part.isnan().all())}
+    told = {
+        name: part for name, part in raw.items() if part.shape[1] and not bool(part.isnan().all())
+    }
     blocks = [fit_block(name, part, standardise=name == "surface") for name, part in told.items()]
     surface = next((block for block in blocks if block.name == "surface"), None)
     if surface is not None:

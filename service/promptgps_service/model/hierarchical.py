@@ -120,7 +120,10 @@ class Hierarchical:
         own = self.state_dict()
         if own.keys() != state.keys():
             raise ValueError("the state is not one of the hierarchical predictor")
-        if own["shape"].tolist() != state["shape"].tolist() or own["text.tau"].shape != state["text.tau"].shape:
+        if (
+            own["shape"].tolist() != state["shape"].tolist()
+            or own["text.tau"].shape != state["text.tau"].shape
+        ):
             raise ValueError("the state is of another pool size or feature dimension")
         self.record.load_state_dict(part(state, "record."))
         self.text.load_state_dict(part(state, "text."))
@@ -136,10 +139,14 @@ class Hierarchical:
             ValueError: the state is of another predictor or feature dimension.
         """
         if self.state_dict().keys() != state.keys() or int(state["shape"][1]) != len(self.text.w):
-            raise ValueError("the state is not one of the hierarchical predictor with these features")
+            raise ValueError(
+                "the state is not one of the hierarchical predictor with these features"
+            )
         self.level.begin(state["level"])
         text = part(state, "text.")
-        self.text.begin(text["w"].to(self.device), text["factor"].to(self.device), text["tau"].tolist())
+        self.text.begin(
+            text["w"].to(self.device), text["factor"].to(self.device), text["tau"].tolist()
+        )
         self.record.begin(part(state, "record."), places.to(self.device))
         self._restore_variances(state)
         self._explained = None
@@ -174,7 +181,9 @@ class Hierarchical:
         if drifted:
             self.drift.learn(moved.evidence * min(1.0, DRIFT_PROMPTS / len(rows)), FORGET_DRIFT)
 
-    def _learn_spread(self, rows: Tensor, s: Tensor, n: Tensor, m: Tensor, explained: Tensor) -> None:
+    def _learn_spread(
+        self, rows: Tensor, s: Tensor, n: Tensor, m: Tensor, explained: Tensor
+    ) -> None:
         """su2 from first visits only: later ones meet the record, which su2 has shaped already."""
         first = self.record.v[rows].isinf()
         share = float(first.double().mean())
@@ -183,7 +192,9 @@ class Hierarchical:
         evidence = log_expected_likelihood(mu.expand_as(V), V, s[first], n[first]).sum(1)
         self.spread.learn(evidence, FORGET_SPREAD**share)
 
-    def _learn_ageing(self, rows: Tensor, s: Tensor, n: Tensor, m: Tensor, explained: Tensor) -> None:
+    def _learn_ageing(
+        self, rows: Tensor, s: Tensor, n: Tensor, m: Tensor, explained: Tensor
+    ) -> None:
         """Qu from revisits: how far had the prompt moved from what its record said?"""
         again = self.record.v[rows].isfinite()
         old = rows[again]
@@ -192,11 +203,15 @@ class Hierarchical:
         age = self.step - self.record.seen[old]
         v = self.record.v[old] + self.ageing.values[:, None] * age
         center = self.level.a + self.record.gain[old]
-        mu, V = combine(center, m[again], self.spread.value + explained[again], self.record.y[old], v)
+        mu, V = combine(
+            center, m[again], self.spread.value + explained[again], self.record.y[old], v
+        )
         evidence = log_expected_likelihood(mu, V, s[again], n[again]).sum(1)
         self.ageing.learn(evidence, FORGET_AGEING)
 
-    def _learn_record(self, rows: Tensor, s: Tensor, n: Tensor, m: Tensor, explained: Tensor) -> None:
+    def _learn_record(
+        self, rows: Tensor, s: Tensor, n: Tensor, m: Tensor, explained: Tensor
+    ) -> None:
         T = self.spread.value + explained
         center = self.level.a + self.record.gain[rows]
         mean, variance = match_moments(*self._belief(rows, m, explained), s, n)

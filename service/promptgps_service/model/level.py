@@ -55,7 +55,14 @@ class Level:
         self._sum = STEP * torch.arange(-wide, wide + 1, dtype=torch.float64, device=device)
 
     def update(
-        self, mu: Tensor, V: Tensor, s: Tensor, n: Tensor, lifted: Tensor, drift: float, drifts: Tensor
+        self,
+        mu: Tensor,
+        V: Tensor,
+        s: Tensor,
+        n: Tensor,
+        lifted: Tensor,
+        drift: float,
+        drifts: Tensor,
     ) -> Increment:
         """Learn both increments from a batch.
 
@@ -72,7 +79,10 @@ class Level:
         gain_prior = _log_normal(self._dg, self.gain_variance + GAIN_DRIFT)
         of_level = (likelihood + gain_prior).logsumexp(1)
         evidence = torch.stack(
-            [(of_level + _log_normal(self._da, self.variance + float(q))).logsumexp(0) for q in drifts]
+            [
+                (of_level + _log_normal(self._da, self.variance + float(q))).logsumexp(0)
+                for q in drifts
+            ]
         )
         level_prior = _log_normal(self._da, self.variance + drift)
         joint = likelihood + gain_prior + level_prior[:, None]
@@ -91,7 +101,9 @@ class Level:
 
     def to_tensor(self) -> Tensor:
         """The four numbers, float64[4]."""
-        return torch.tensor([self.a, self.variance, self.gain, self.gain_variance], dtype=torch.float64)
+        return torch.tensor(
+            [self.a, self.variance, self.gain, self.gain_variance], dtype=torch.float64
+        )
 
     def restore(self, numbers: Tensor) -> None:
         """Set them again."""

@@ -19,7 +19,9 @@ from promptgps_service.model.predictor import Continuing, Posterior, Predictor, 
 from promptgps_service.model.quality import Scores, score
 
 MEMORY = 0.9  # of the discounted losses, per step
-EFFECTIVE_STEPS = (1 + MEMORY) / (1 - MEMORY)  # so many independent steps have the same spread of their mean
+EFFECTIVE_STEPS = (1 + MEMORY) / (
+    1 - MEMORY
+)  # so many independent steps have the same spread of their mean
 PATIENCE = 20  # steps before anybody may be replaced
 MARGIN = 0.02  # nats per attempt that the main predictor may lie behind
 SIGNIFICANCE = 3.0  # standard errors that the difference must measure
@@ -95,17 +97,27 @@ class Panel:
         if not bool(which.any()):
             return {}
         rows, (s, n) = visited[which], counts[:, which]
-        return {name: score(self.posterior(name).take(rows).mean.cpu(), s, n) for name in self.members}
+        return {
+            name: score(self.posterior(name).take(rows).mean.cpu(), s, n) for name in self.members
+        }
 
     def _vitals(self) -> dict[str, float]:
-        told = {name: member.vitals() for name, member in self.members.items() if isinstance(member, Vital)}
-        return {f"{name}.{key}": value for name, vitals in told.items() for key, value in vitals.items()}
+        told = {
+            name: member.vitals()
+            for name, member in self.members.items()
+            if isinstance(member, Vital)
+        }
+        return {
+            f"{name}.{key}": value for name, vitals in told.items() for key, value in vitals.items()
+        }
 
     def _compare(self, scores: dict[str, Scores]) -> None:
         for name, found in scores.items():
             gap = scores[self.main].log_loss - found.log_loss
             now = torch.tensor([found.log_loss, gap, gap * gap], dtype=torch.float64)
-            memory = min(MEMORY, self.steps / (self.steps + 1))  # a plain mean until there is something to forget
+            memory = min(
+                MEMORY, self.steps / (self.steps + 1)
+            )  # a plain mean until there is something to forget
             self._standing[name] = memory * self._standing[name] + (1 - memory) * now
         self.steps += 1
 
@@ -129,7 +141,11 @@ class Panel:
         able = [name for name in self.members if name not in self._failed]
         if self.main in able:
             patient = not self.replaceable or self.steps < PATIENCE
-            able = [self.main] if patient else [name for name in able if self._is_better(name)] or [self.main]
+            able = (
+                [self.main]
+                if patient
+                else [name for name in able if self._is_better(name)] or [self.main]
+            )
         if able:
             self.served = min(able, key=self.loss)
 
@@ -167,7 +183,11 @@ class Panel:
     def state_dict(self) -> dict[str, Tensor]:
         """Everybody's state, by name, and the standing."""
         names = list(self.members)
-        state = {f"{name}.{key}": value for name in names for key, value in self.members[name].state_dict().items()}
+        state = {
+            f"{name}.{key}": value
+            for name in names
+            for key, value in self.members[name].state_dict().items()
+        }
         return state | {
             "panel.standing": torch.stack([self._standing[name] for name in names]),
             "panel.place": torch.tensor([self.steps, names.index(self.served)]),
@@ -188,4 +208,3 @@ class Panel:
         self.steps, served = (int(value) for value in state["panel.place"])
         self.served = names[served]
         self._failed, self._posteriors = {}, {}
-

@@ -41,7 +41,9 @@ class LogitNormal:
 
     def quantile(self, level: Tensor) -> Tensor:
         """γ at probability ``level``, float[M]: exact, since the sigmoid is monotone."""
-        return torch.sigmoid(self.mu + self.variance.sqrt() * torch.special.ndtri(level.to(self.mu)))
+        return torch.sigmoid(
+            self.mu + self.variance.sqrt() * torch.special.ndtri(level.to(self.mu))
+        )
 
     def logit_normal(self) -> LogitNormal:
         """Itself."""

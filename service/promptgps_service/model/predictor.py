@@ -51,7 +51,9 @@ def require_rows(rows: Tensor, count: int) -> None:
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries of a state whose names begin with ``prefix``, without it."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
 
 
 class Posterior(Protocol):

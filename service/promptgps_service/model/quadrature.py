@@ -30,12 +30,16 @@ def log_likelihood(theta: Tensor, s: Tensor, n: Tensor) -> Tensor:
     return n * torch.nn.functional.logsigmoid(theta) - (n - s) * theta
 
 
-def log_expected_likelihood(mu: Tensor, V: Tensor, s: Tensor, n: Tensor, *, nodes: int = 9) -> Tensor:
+def log_expected_likelihood(
+    mu: Tensor, V: Tensor, s: Tensor, n: Tensor, *, nodes: int = 9
+) -> Tensor:
     """Log of E[likelihood of (s, n)] under theta ~ N(mu, V), elementwise over broadcast arguments."""
     return adaptive_nodes(mu, V, s, n, nodes)[1].logsumexp(-1)
 
 
-def adaptive_nodes(mu: Tensor, V: Tensor, s: Tensor, n: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+def adaptive_nodes(
+    mu: Tensor, V: Tensor, s: Tensor, n: Tensor, nodes: int
+) -> tuple[Tensor, Tensor]:
     """Quadrature of N(mu, V) times the likelihood of (s, n), placed where the product has its mass.
 
     Adaptive Gauss-Hermite quadrature (Liu & Pierce 1994): nodes around the mode, as wide as the curvature says.

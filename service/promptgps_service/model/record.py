@@ -106,7 +106,9 @@ def match_moments(mu: Tensor, V: Tensor, s: Tensor, n: Tensor) -> tuple[Tensor, 
     return mean, (mass * (theta - mean[:, None]).square()).sum(-1)
 
 
-def site(mean: Tensor, variance: Tensor, center: Tensor, m: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
+def site(
+    mean: Tensor, variance: Tensor, center: Tensor, m: Tensor, T: Tensor
+) -> tuple[Tensor, Tensor]:
     """(y, v) of the site that takes the text prior N(center + m, T) to the posterior N(mean, variance)."""
     precision = (1.0 / variance - 1.0 / T).clamp_min(LEAST_PRECISION)
     y = (mean / variance - (center + m) / T) / precision - center

@@ -19,28 +19,41 @@ from promptgps_service.model.ridge import Ridge
 from promptgps_service.model.stack import Stack
 
 _MEMBERS: dict[str, Callable[..., Predictor]] = {
-    predictor.name: predictor for predictor in (Hierarchical, Neural, DiscountedBeta, Bots, Ridge, Constant)
+    predictor.name: predictor
+    for predictor in (Hierarchical, Neural, DiscountedBeta, Bots, Ridge, Constant)
 }
 
 
 def _stack(
-    features: Features, *, device: torch.device, members: str = "hierarchical,neural", **of_neural: Any
+    features: Features,
+    *,
+    device: torch.device,
+    members: str = "hierarchical,neural",
+    **of_neural: Any,
 ) -> Stack:
     """A stack of predictors named with commas between; whatever else is given goes to ``neural``."""
     names, made = members.split(","), []
     if of_neural and Neural.name not in names:
-        raise ValueError(f"parameters {', '.join(of_neural)} are those of neural, which is no member")
+        raise ValueError(
+            f"parameters {', '.join(of_neural)} are those of neural, which is no member"
+        )
     for name in names:
         if name not in _MEMBERS:
             raise ValueError(f"no predictor {name!r} to stack; there are {', '.join(_MEMBERS)}")
-        made.append(_MEMBERS[name](features, device=device, **(of_neural if name == Neural.name else {})))
+        made.append(
+            _MEMBERS[name](features, device=device, **(of_neural if name == Neural.name else {}))
+        )
     return Stack(made, device=device)
 
 
-PREDICTORS: Mapping[str, Callable[..., Predictor]] = MappingProxyType(_MEMBERS | {Stack.name: _stack})
+PREDICTORS: Mapping[str, Callable[..., Predictor]] = MappingProxyType(
+    _MEMBERS | {Stack.name: _stack}
+)
 
 
-def make_predictor(name: str, features: Features, device: torch.device, **parameters: Any) -> Predictor:
+def make_predictor(
+    name: str, features: Features, device: torch.device, **parameters: Any
+) -> Predictor:
     """A new predictor over the rows of ``features``.
 
     Raises:

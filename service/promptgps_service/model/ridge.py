@@ -33,7 +33,9 @@ class Ridge:
         self.gram = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
         self.moment = torch.zeros(dimension, dtype=torch.float64, device=device)
         self.sum_x = torch.zeros(dimension, dtype=torch.float64, device=device)
-        self.totals = torch.zeros(2, dtype=torch.float64, device=device)  # weights, weighted sum of s/n
+        self.totals = torch.zeros(
+            2, dtype=torch.float64, device=device
+        )  # weights, weighted sum of s/n
         self.variance = torch.tensor(VARIANCE_START, dtype=torch.float64, device=device)
         self.w = torch.zeros(dimension, dtype=torch.float64, device=device)
 
@@ -90,9 +92,14 @@ class Ridge:
     def state_dict(self) -> dict[str, Tensor]:
         """Normal equations and the size they are for."""
         return {
-            "shape": torch.tensor(list(self.x.shape)), "gram": self.gram, "moment": self.moment, "sum_x": self.sum_x,
-            "totals": self.totals, "variance": self.variance, "w": self.w,
-        }  # fmt: skip
+            "shape": torch.tensor(list(self.x.shape)),
+            "gram": self.gram,
+            "moment": self.moment,
+            "sum_x": self.sum_x,
+            "totals": self.totals,
+            "variance": self.variance,
+            "w": self.w,
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave.

@@ -19,7 +19,14 @@ from torch.nn.functional import softplus
 
 from promptgps_service.model.features import Features
 from promptgps_service.model.posterior import LogitNormal
-from promptgps_service.model.predictor import Continuing, Posterior, Predictor, Visits, part, require_rows
+from promptgps_service.model.predictor import (
+    Continuing,
+    Posterior,
+    Predictor,
+    Visits,
+    part,
+    require_rows,
+)
 
 MEMORY = 4096  # visits
 FADING = 0.98  # what a visit keeps of its weight at the next step
@@ -69,7 +76,9 @@ class Stack:
 
     def predict_new(self, features: Tensor) -> LogitNormal:
         """Posterior of γ for prompts never seen, from features float[L, D]."""
-        return pool([member.predict_new(features) for member in self.members.values()], self.weights)
+        return pool(
+            [member.predict_new(features) for member in self.members.values()], self.weights
+        )
 
     def grow(self, features: Features) -> None:
         """Take more rows."""
@@ -87,14 +96,21 @@ class Stack:
 
     def vitals(self) -> dict[str, float]:
         """The weights, by member."""
-        return {f"weight.{name}": float(w) for name, w in zip(self.members, self.weights, strict=True)}
+        return {
+            f"weight.{name}": float(w) for name, w in zip(self.members, self.weights, strict=True)
+        }
 
     def state_dict(self) -> dict[str, Tensor]:
         """Every member's state, the weights, and the visits they were learned from."""
         return {
-            "weights": self.weights, "memory": self.memory,
-            **{f"{name}.{key}": value for name, one in self.members.items() for key, value in one.state_dict().items()},
-        }  # fmt: skip
+            "weights": self.weights,
+            "memory": self.memory,
+            **{
+                f"{name}.{key}": value
+                for name, one in self.members.items()
+                for key, value in one.state_dict().items()
+            },
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave.
@@ -114,7 +130,10 @@ class Stack:
     def _load(self, state: Mapping[str, Tensor]) -> None:
         for name, member in self.members.items():
             member.load_state_dict(part(state, f"{name}."))
-        self.weights, self.memory = state["weights"].to(self.weights), state["memory"].to(self.memory)
+        self.weights, self.memory = (
+            state["weights"].to(self.weights),
+            state["memory"].to(self.memory),
+        )
         self._told = None
 
     def _tell(self) -> list[Posterior]:
@@ -125,7 +144,9 @@ class Stack:
 
     def _remember(self, visits: Visits) -> Tensor:
         """The memory with a step's visits, as they were predicted."""
-        every = slice(None, None, -(-len(visits) // MEMORY))  # of a step that is larger than the memory
+        every = slice(
+            None, None, -(-len(visits) // MEMORY)
+        )  # of a step that is larger than the memory
         rows = visits.rows.to(self.memory.device)[every]
         means = [told.mean for told in self._tell()]
         require_rows(visits.rows, len(means[0]))
@@ -170,17 +191,23 @@ def fit_weights(start: Tensor, memory: Tensor) -> Tensor:
 
     def loss(w: Tensor) -> float:
         theta = logits @ w
-        return float(counts @ (softplus(theta) - rate * theta) + 0.5 * RIDGE * (w - prior).square().sum())
+        return float(
+            counts @ (softplus(theta) - rate * theta) + 0.5 * RIDGE * (w - prior).square().sum()
+        )
 
     w = start
     for _ in range(NEWTON_STEPS):
         p = torch.sigmoid(logits @ w)
         slope = logits.T @ (counts * (p - rate)) + RIDGE * (w - prior)
-        curvature = (logits.T * (counts * p * (1.0 - p))) @ logits + RIDGE * torch.diag(torch.ones_like(w))
+        curvature = (logits.T * (counts * p * (1.0 - p))) @ logits + RIDGE * torch.diag(
+            torch.ones_like(w)
+        )
         free = (w > 0) | (slope < 0)
         step = torch.zeros_like(w)
         step[free] = torch.linalg.solve(curvature[free][:, free], slope[free])
         here = loss(w)
         sizes = (0.5**power for power in range(HALVINGS))
-        w = next((there for size in sizes if loss(there := (w - size * step).clamp_min(0.0)) < here), w)
+        w = next(
+            (there for size in sizes if loss(there := (w - size * step).clamp_min(0.0)) < here), w
+        )
     return w

@@ -7,7 +7,9 @@ from torch import Tensor
 WALK = 0.03  # variance theta gains a step where it is not learned: the prior means of qu and qa together
 
 
-def temper(s: Tensor, n: Tensor, age: Tensor, p: Tensor | float, walk: float = WALK) -> tuple[Tensor, Tensor]:
+def temper(
+    s: Tensor, n: Tensor, age: Tensor, p: Tensor | float, walk: float = WALK
+) -> tuple[Tensor, Tensor]:
     """Evidence on theta as it is now, from outcomes made ``age`` steps ago.
 
     The outcomes observe the log-odds theta − ε of their own time with Fisher information I = n p (1 − p), and ε, the

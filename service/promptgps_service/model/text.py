@@ -15,7 +15,9 @@ from torch import Tensor
 from promptgps_service.model.features import Block, Features
 
 MOST_ROWS = 8192  # of which half are the newest
-TAU_START = 0.5  # blocks have mean squared norm 1, so τ is the variance of theta that the block explains
+TAU_START = (
+    0.5  # blocks have mean squared norm 1, so τ is the variance of theta that the block explains
+)
 TAU_SD = 1.5  # of log τ
 DEPARTURE = 0.25  # of another run's τ: how far the same texts may mean something else in this run
 EARLY_STEPS = 12
@@ -36,7 +38,12 @@ class TextWeights:
         start_factor: float32[D, D] or [D, 0], S with the prior covariance S Sᵀ + diag(τ): what another run knew of w.
     """
 
-    def __init__(self, blocks: tuple[Block, ...], device: torch.device, tau: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        blocks: tuple[Block, ...],
+        device: torch.device,
+        tau: Mapping[str, float] | None = None,
+    ) -> None:
         """Start at the prior; ``tau`` has what is known of blocks by name."""
         self.blocks = blocks
         self.tau = [(tau or {}).get(block.name, TAU_START) for block in blocks]
@@ -114,7 +121,9 @@ class TextWeights:
         """Nothing learned yet."""
         precision, _ = self._prior(self.tau)
         identity = torch.eye(len(precision)).to(precision)
-        inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(precision), identity, upper=False)
+        inverse = torch.linalg.solve_triangular(
+            torch.linalg.cholesky(precision), identity, upper=False
+        )
         self.w = self.start.clone()
         self.factor = inverse.T.float().contiguous()
 
@@ -127,9 +136,12 @@ class TextWeights:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything learned."""
         return {
-            "tau": torch.tensor(self.tau, dtype=torch.float64), "w": self.w, "factor": self.factor,
-            "start": self.start, "start_factor": self.start_factor,
-        }  # fmt: skip
+            "tau": torch.tensor(self.tau, dtype=torch.float64),
+            "w": self.w,
+            "factor": self.factor,
+            "start": self.start,
+            "start_factor": self.start_factor,
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave."""

@@ -22,7 +22,9 @@ class LogGrid:
         evidence: float64[K], discounted log marginal likelihood of each value.
     """
 
-    def __init__(self, lowest: float, ratio: float, count: int, start: float, device: torch.device) -> None:
+    def __init__(
+        self, lowest: float, ratio: float, count: int, start: float, device: torch.device
+    ) -> None:
         power = torch.arange(count, dtype=torch.float64, device=device)
         self.values = lowest * ratio**power
         self._prior = -0.5 * ((self.values.log() - math.log(start)) / PRIOR_SD).square()

@@ -14,7 +14,9 @@ from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.pools.raw import Bounds
 from promptgps_service.reading.shown import shown
 
-BOUNDS = Bounds(key=MAX_KEY, text=MAX_TEXT, domain=MAX_KEY, dimension=MAX_DIMENSION)  # the types say the rest
+BOUNDS = Bounds(
+    key=MAX_KEY, text=MAX_TEXT, domain=MAX_KEY, dimension=MAX_DIMENSION
+)  # the types say the rest
 
 PRIORS = ("prior_successes", "prior_trials")
 ROW_FIELDS = {"keys": "key", "texts": "text", "vectors": "vector", "domains": "domain"} | {
@@ -27,8 +29,12 @@ _COLUMNS: dict[str, TypeAdapter[Any]] = {
     "keys": TypeAdapter(Annotated[list[Key], Field(fail_fast=True)], config=_STRICT),
     "texts": TypeAdapter(Annotated[list[Text], Field(fail_fast=True)], config=_STRICT),
     "domains": TypeAdapter(Annotated[list[Domain | None], Field(fail_fast=True)], config=_STRICT),
-    "prior_successes": TypeAdapter(Annotated[list[Evidence | None], Field(fail_fast=True)], config=_STRICT),
-    "prior_trials": TypeAdapter(Annotated[list[Evidence | None], Field(fail_fast=True)], config=_STRICT),
+    "prior_successes": TypeAdapter(
+        Annotated[list[Evidence | None], Field(fail_fast=True)], config=_STRICT
+    ),
+    "prior_trials": TypeAdapter(
+        Annotated[list[Evidence | None], Field(fail_fast=True)], config=_STRICT
+    ),
 }
 
 
@@ -70,7 +76,9 @@ def _check_vectors(vectors: np.ndarray, field: str, first_row: int) -> None:
     if vectors.dtype.kind not in "fiu" or vectors.ndim != 2:
         raise Invalid.at(field, "must be lists of numbers, all of one length", first_row)
     if not 1 <= vectors.shape[1] <= MAX_DIMENSION:
-        raise Invalid.at(field, f"must have from 1 to {MAX_DIMENSION} numbers, not {vectors.shape[1]}", first_row)
+        raise Invalid.at(
+            field, f"must have from 1 to {MAX_DIMENSION} numbers, not {vectors.shape[1]}", first_row
+        )
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise Invalid.at(

@@ -55,7 +55,14 @@ def receive(source: BinaryIO) -> dict[str, Any] | None:
         raise BrokenFrame("a frame is broken off")
     try:
         values = _Plain(io.BytesIO(body)).load()
-    except (pickle.UnpicklingError, EOFError, IndexError, KeyError, TypeError, AttributeError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise BrokenFrame(f"a frame cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise BrokenFrame("a frame is no dict")
@@ -65,9 +72,13 @@ def receive(source: BinaryIO) -> dict[str, Any] | None:
 def chunk_frame(chunk: RawChunk) -> dict[str, Any]:
     """A chunk as plain values."""
     plain: dict[str, Any] = {
-        "rows": chunk.rows, "key": chunk.key, "text": chunk.text, "domain": chunk.domain,
-        "prior_successes": chunk.prior_successes, "prior_trials": chunk.prior_trials,
-    }  # fmt: skip
+        "rows": chunk.rows,
+        "key": chunk.key,
+        "text": chunk.text,
+        "domain": chunk.domain,
+        "prior_successes": chunk.prior_successes,
+        "prior_trials": chunk.prior_trials,
+    }
     if chunk.vector is not None:
         plain["vector"] = (chunk.vector.shape[1], chunk.vector.tobytes())
     return plain

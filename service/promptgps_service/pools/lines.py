@@ -28,7 +28,9 @@ from promptgps_service.pools.raw import CHUNK_ROWS, Assembly, Bounds, RawChunk
 from promptgps_service.pools.values import READ, Unfit, number_in
 from promptgps_service.reading.shown import shown
 
-MAX_LINE = 16 * 2**20  # bytes of one line: the longest text with every character escaped, and its vector
+MAX_LINE = (
+    16 * 2**20
+)  # bytes of one line: the longest text with every character escaped, and its vector
 MAX_BLANK = 1_000_000  # lines that are blank, of a file: passing them over takes time too
 PART = 4 * 2**20  # bytes of lines that are made into columns at a time
 
@@ -47,7 +49,10 @@ class Records:
     """
 
     def __init__(
-        self, mapping: ColumnMapping, bounds: Bounds, read: Mapping[str, Callable[[Any], Any]] = READ
+        self,
+        mapping: ColumnMapping,
+        bounds: Bounds,
+        read: Mapping[str, Callable[[Any], Any]] = READ,
     ) -> None:
         self._mapping = mapping
         self._read = read
@@ -112,7 +117,11 @@ class Records:
         """Refuse at once what the first rows show: what is to be in every row, and is in none."""
         for name in ("key", "text", "vector"):
             path = self._mapping.path(name)
-            if path and self._mapping.asked(name) and not any(find(record, path)[0] for record in records):
+            if (
+                path
+                and self._mapping.asked(name)
+                and not any(find(record, path)[0] for record in records)
+            ):
                 raise absent(name, path, self._names)
 
     def _check_asked(self) -> None:
@@ -122,7 +131,9 @@ class Records:
                 raise absent(name, path, self._names)
 
 
-def read_json_lines(file: BinaryIO, mapping: ColumnMapping, bounds: Bounds) -> Iterator[RawChunk | list[str]]:
+def read_json_lines(
+    file: BinaryIO, mapping: ColumnMapping, bounds: Bounds
+) -> Iterator[RawChunk | list[str]]:
     """Read JSON Lines, one object a line, plain, gzip or zstd (told by its first bytes).
 
     A byte order mark, carriage returns and blank lines are passed over.
@@ -139,11 +150,15 @@ def read_json_lines(file: BinaryIO, mapping: ColumnMapping, bounds: Bounds) -> I
         Invalid: names the field and the row; a line that is no JSON object, or a broken compression, names ``file``.
     """
     records = Records(mapping, bounds)
-    yield from records.chunks((len(line), _record(line, row)) for row, line in _lines(unpacked(file)))
+    yield from records.chunks(
+        (len(line), _record(line, row)) for row, line in _lines(unpacked(file))
+    )
     yield records.ignored
 
 
-def read_csv(file: BinaryIO, mapping: ColumnMapping, bounds: Bounds) -> Iterator[RawChunk | list[str]]:
+def read_csv(
+    file: BinaryIO, mapping: ColumnMapping, bounds: Bounds
+) -> Iterator[RawChunk | list[str]]:
     """Read CSV with a line of names, plain, gzip or zstd; an empty cell is missing, a vector is a JSON list.
 
     Arguments, yields and errors are those of :func:`read_json_lines`.
@@ -173,8 +188,13 @@ def _cells(reader: Any, mapping: ColumnMapping) -> Iterator[tuple[int, dict[str,
                     raise nothing_to_embed(names, 0)
                 continue
             if len(cells) != len(names):
-                raise Invalid.at("file", f"has {len(cells)} cells, but there are {len(names)} columns", row)
-            yield sum(map(len, cells)), {name: cell or None for name, cell in zip(names, cells, strict=True)}
+                raise Invalid.at(
+                    "file", f"has {len(cells)} cells, but there are {len(names)} columns", row
+                )
+            yield (
+                sum(map(len, cells)),
+                {name: cell or None for name, cell in zip(names, cells, strict=True)},
+            )
             row += 1
     except (csv.Error, UnicodeDecodeError) as error:
         raise Invalid.at("file", f"is no CSV in UTF-8: {error}", max(row, 0)) from error

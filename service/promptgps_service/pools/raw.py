@@ -13,7 +13,9 @@ from promptgps_service.errors import Fault, Invalid, TooMuch
 from promptgps_service.pools.mapping import nothing_to_embed
 
 CHUNK_ROWS = 4_096
-CHUNK_BYTES = 2**20  # so that a chunk is embedded and stored in a moment, after which others have their turn
+CHUNK_BYTES = (
+    2**20
+)  # so that a chunk is embedded and stored in a moment, after which others have their turn
 ROW_BYTES = 64  # that a row takes besides its texts and its vector
 MAX_VALUE = float(np.finfo(np.float32).max)  # of a number in a vector
 
@@ -80,7 +82,9 @@ class Assembly:
         Raises:
             Invalid: a row has not what the first one has; a value is longer than any; all together are.
         """
-        present = {name: self._present(name, values.get(name), rows) for name in ("key", "text", "vector")}
+        present = {
+            name: self._present(name, values.get(name), rows) for name in ("key", "text", "vector")
+        }
         if not present["text"] and not present["vector"]:
             raise nothing_to_embed(columns, self.rows)
         kept = {name: column for name, column in values.items() if present.get(name, _any(column))}
@@ -91,24 +95,42 @@ class Assembly:
 
     def _present(self, name: str, column: list[Any] | Vectors | None, rows: int) -> bool:
         """Whether a column is there, by the file's first row; refuse the first row that differs."""
-        there = [value is not None for value in column] if isinstance(column, list) else [column is not None] * rows
+        there = (
+            [value is not None for value in column]
+            if isinstance(column, list)
+            else [column is not None] * rows
+        )
         settled = self._settled.setdefault(name, there[0])
         if not all(here is settled for here in there):
-            detail = "is missing here, but row 0 has it" if settled else "is here, but row 0 has none"
+            detail = (
+                "is missing here, but row 0 has it" if settled else "is here, but row 0 has none"
+            )
             raise Invalid.at(name, detail, self.rows + there.index(not settled))
         return settled
 
     def _bound_strings(self, values: Values) -> None:
-        for name, most in (("key", self._bounds.key), ("text", self._bounds.text), ("domain", self._bounds.domain)):
+        for name, most in (
+            ("key", self._bounds.key),
+            ("text", self._bounds.text),
+            ("domain", self._bounds.domain),
+        ):
             for row, value in enumerate(values.get(name) or ()):
                 if value is not None and len(value) > most:
-                    raise Invalid.at(name, f"must not be over {most} characters, not {len(value)}", self.rows + row)
+                    raise Invalid.at(
+                        name,
+                        f"must not be over {most} characters, not {len(value)}",
+                        self.rows + row,
+                    )
 
     def _vectors(self, column: list[Any] | Vectors | None) -> Vectors:
         assert column is not None
-        vectors = column if isinstance(column, np.ndarray) else vectors_from_lists(
-            column, field="vector", first_row=self.rows, most=self._bounds.dimension
-        )  # fmt: skip
+        vectors = (
+            column
+            if isinstance(column, np.ndarray)
+            else vectors_from_lists(
+                column, field="vector", first_row=self.rows, most=self._bounds.dimension
+            )
+        )
         self._dimension = self._dimension or vectors.shape[1]
         if vectors.shape[1] != self._dimension:
             detail = f"has {vectors.shape[1]} numbers, but row 0 has {self._dimension}"
@@ -134,9 +156,11 @@ class Assembly:
 
 
 def _any(column: list[Any] | Vectors | None) -> bool:
-    return column is not None and len(column) != 0 and (
-        isinstance(column, np.ndarray) or column.count(None) != len(column)
-    )  # fmt: skip
+    return (
+        column is not None
+        and len(column) != 0
+        and (isinstance(column, np.ndarray) or column.count(None) != len(column))
+    )
 
 
 def _sizes(chunk: RawChunk) -> NDArray[np.int64]:
@@ -156,7 +180,9 @@ def _size(value: str | None) -> int:
 
 
 def _part(chunk: RawChunk, start: int, stop: int) -> RawChunk:
-    columns = {part.name: getattr(chunk, part.name) for part in fields(chunk) if part.name != "rows"}
+    columns = {
+        part.name: getattr(chunk, part.name) for part in fields(chunk) if part.name != "rows"
+    }
     cut = {name: None if column is None else column[start:stop] for name, column in columns.items()}
     return RawChunk(stop - start, **cut)
 
@@ -181,13 +207,19 @@ def vectors_from_lists(
         if most is not None and len(values) > most:
             raise Invalid.at(field, f"must have from 1 to {most} numbers, not {len(values)}", row)
         if len(values) != len(lists[0]):
-            raise Invalid.at(field, f"has {len(values)} numbers, but the first {len(lists[0])}", row)
+            raise Invalid.at(
+                field, f"has {len(values)} numbers, but the first {len(lists[0])}", row
+            )
         if not set(map(type, values)) <= {int, float}:
             raise Invalid.at(field, "must hold numbers only", row)
     try:
         return float32(np.array(lists, dtype=np.float64))
     except OverflowError:  # an integer beyond float64
-        row = next(row for row, values in enumerate(lists) if any(abs(value) > MAX_VALUE for value in values))
+        row = next(
+            row
+            for row, values in enumerate(lists)
+            if any(abs(value) > MAX_VALUE for value in values)
+        )
         raise Invalid.at(field, "must not hold a number beyond float32", first_row + row) from None
 
 

@@ -36,11 +36,23 @@ SECONDS = 60  # of the processor, for a worker
 SECONDS_PER_MEGABYTE = 2  # of the file, on top
 UNPACKED = 32 * MEGABYTE  # bytes of rows that any file may unpack to,
 UNPACKED_PER_BYTE = 300  # and so many times its own size on top: no honest file packs better
-PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
+PASSED_ON = (
+    "PATH",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "SYSTEMROOT",
+    "TMPDIR",
+)
 WORKER_SETTINGS = {
-    "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072",
-    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-}  # fmt: skip
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "131072",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 PLAIN = {"lines": read_json_lines, "csv": read_csv}
 SMALLER = "write it in smaller row groups, batches or lines, or in several files"
 
@@ -77,11 +89,18 @@ class Task:
 
     def argument(self) -> str:
         """The task in the worker's words."""
-        bounds = dataclasses.replace(BOUNDS, unpacked=min(UNPACKED + UNPACKED_PER_BYTE * self.size, self.most))
+        bounds = dataclasses.replace(
+            BOUNDS, unpacked=min(UNPACKED + UNPACKED_PER_BYTE * self.size, self.most)
+        )
         return json.dumps(
-            {"kind": self.kind, "paths": dict(self.mapping.paths), "bounds": dataclasses.asdict(bounds),
-             "memory": self.memory, "seconds": self.seconds}
-        )  # fmt: skip
+            {
+                "kind": self.kind,
+                "paths": dict(self.mapping.paths),
+                "bounds": dataclasses.asdict(bounds),
+                "memory": self.memory,
+                "seconds": self.seconds,
+            }
+        )
 
 
 class Upload:
@@ -163,16 +182,30 @@ class Upload:
             self._file.flush()
             os.lseek(self._file.fileno(), 0, os.SEEK_SET)
         except OSError as error:
-            raise Unavailable("the service has no room for this file now; nothing was stored") from error
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | WORKER_SETTINGS
-        command = [sys.executable, "-P", "-m", "promptgps_service.pools.worker", self._task.argument()]
+            raise Unavailable(
+                "the service has no room for this file now; nothing was stored"
+            ) from error
+        environment = {
+            name: os.environ[name] for name in PASSED_ON if name in os.environ
+        } | WORKER_SETTINGS
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "promptgps_service.pools.worker",
+            self._task.argument(),
+        ]
         with self._lock:
             if self.cancelled:
                 raise Cancelled
             self._process = subprocess.Popen(
-                command, stdin=self._file, stdout=subprocess.PIPE, stderr=errors, env=environment,
+                command,
+                stdin=self._file,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
                 start_new_session=True,  # a Ctrl-C at the service is not for it
-            )  # fmt: skip
+            )
         return self._process
 
     def _receive(self, source: IO[bytes]) -> dict[str, Any] | None:
@@ -201,7 +234,11 @@ class Upload:
         errors.seek(max(errors.tell() - 2_000, 0))
         log = errors.read().decode(errors="replace")
         _log.warning("a file's reader failed", code=code, kind=self._task.kind, log=log)
-        if code is not None and sys.platform != "win32" and -code in (signal.SIGXCPU, signal.SIGKILL):
+        if (
+            code is not None
+            and sys.platform != "win32"
+            and -code in (signal.SIGXCPU, signal.SIGKILL)
+        ):
             return self._too_much(f"more than {self._task.seconds} s, or too much memory,")
         detail = f"the file cannot be read: it is broken, or takes too much memory when it is unpacked; {SMALLER}"
         return TooMuch(detail, (Fault("file", detail),))
@@ -216,7 +253,13 @@ def checked(chunks: Iterable[RawChunk]) -> Iterator[PromptChunk]:
     first_row = 0
     for raw in chunks:
         chunk = PromptChunk(
-            first_row, raw.key, raw.text, raw.vector, raw.domain, raw.prior_successes, raw.prior_trials
+            first_row,
+            raw.key,
+            raw.text,
+            raw.vector,
+            raw.domain,
+            raw.prior_successes,
+            raw.prior_trials,
         )
         check_columns(chunk, ROW_FIELDS)
         yield chunk
@@ -271,4 +314,3 @@ class Readers:
         finally:
             with self._lock:
                 self._waiting -= 1
-

@@ -23,7 +23,15 @@ from promptgps_service.pools.mapping import (
     head_of,
     nothing_to_embed,
 )
-from promptgps_service.pools.raw import CHUNK_BYTES, CHUNK_ROWS, Assembly, Bounds, RawChunk, Vectors, float32
+from promptgps_service.pools.raw import (
+    CHUNK_BYTES,
+    CHUNK_ROWS,
+    Assembly,
+    Bounds,
+    RawChunk,
+    Vectors,
+    float32,
+)
 from promptgps_service.pools.values import READ, Unfit, object_in
 from promptgps_service.reading.shown import shown
 
@@ -34,7 +42,12 @@ DEPTH = 5  # of structs whose fields are listed
 READ_AHEAD = 256 * 2**10
 _MAGIC_FILE = b"ARROW1"
 
-BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError, ValueError)  # pages: OSError, column names: Unicode
+BROKEN = (
+    pa.ArrowException,
+    OSError,
+    UnicodeDecodeError,
+    ValueError,
+)  # pages: OSError, column names: Unicode
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,9 @@ class Table:
         self._mapping = mapping
         self._names = _listed(schema)
         self.assembly = Assembly(bounds)
-        self.places = {name: place for name in FIELDS if (place := self._place(schema, name)) is not None}
+        self.places = {
+            name: place for name in FIELDS if (place := self._place(schema, name)) is not None
+        }
         for name, place in self.places.items():
             if schema.names.count(place.column) > 1:
                 raise Invalid.at(name, f"column {shown(place.column)} is there twice")
@@ -114,7 +129,10 @@ class Table:
             column = pc.struct_field(_storage(column), inner)
         column = _storage(column)
         if place.text is not None:
-            return self._read(name, [_within(text, place.text) for text in _python(column, name, self.assembly.rows)])
+            return self._read(
+                name,
+                [_within(text, place.text) for text in _python(column, name, self.assembly.rows)],
+            )
         if name == "vector" and _is_list_of_numbers(column.type):
             return self._vectors(column)
         self._check_type(name, column)
@@ -146,7 +164,9 @@ class Table:
         if column.null_count:
             if column.null_count == len(column):
                 return None
-            return [there or None for there in column.is_valid().to_pylist()]  # the assembly refuses them by row
+            return [
+                there or None for there in column.is_valid().to_pylist()
+            ]  # the assembly refuses them by row
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         if (lengths != lengths[0]).any():
             row = int((lengths != lengths[0]).argmax())
@@ -159,7 +179,9 @@ class Table:
         return float32(values.to_numpy(zero_copy_only=False).reshape(len(column), int(lengths[0])))
 
 
-def read_parquet(file: BinaryIO, mapping: ColumnMapping, bounds: Bounds) -> Iterator[RawChunk | list[str]]:
+def read_parquet(
+    file: BinaryIO, mapping: ColumnMapping, bounds: Bounds
+) -> Iterator[RawChunk | list[str]]:
     """Read Parquet, row group by row group and batch by batch.
 
     Where a batch does not fit into memory, fewer rows are tried, down to one.
@@ -196,7 +218,9 @@ def _group(parquet: pq.ParquetFile, group: int, table: Table) -> Iterator[RawChu
     for rows in _batch_sizes(parquet, group, table):
         try:
             passed = 0
-            batches = parquet.iter_batches(batch_size=rows, row_groups=[group], columns=table.leaves, use_threads=False)
+            batches = parquet.iter_batches(
+                batch_size=rows, row_groups=[group], columns=table.leaves, use_threads=False
+            )
             for batch in batches:
                 fresh = batch.slice(min(max(done - passed, 0), batch.num_rows))
                 passed += batch.num_rows
@@ -222,7 +246,9 @@ def _batch_sizes(parquet: pq.ParquetFile, group: int, table: Table) -> list[int]
     return [rows for rows in SMALL_BATCHES if rows <= fitting] or [1]
 
 
-def read_arrow(file: BinaryIO, mapping: ColumnMapping, bounds: Bounds) -> Iterator[RawChunk | list[str]]:
+def read_arrow(
+    file: BinaryIO, mapping: ColumnMapping, bounds: Bounds
+) -> Iterator[RawChunk | list[str]]:
     """Read Arrow IPC, file or stream (told by its first bytes), batch by batch.
 
     Arguments, yields and errors are those of :func:`read_parquet`.
@@ -234,13 +260,17 @@ def read_arrow(file: BinaryIO, mapping: ColumnMapping, bounds: Bounds) -> Iterat
         if source.size() >= len(_MAGIC_FILE) and source.read_at(len(_MAGIC_FILE), 0) == _MAGIC_FILE:
             reader = pa.ipc.open_file(source, options=options)
             table = Table(reader.schema, mapping, bounds)
-            batches: Iterator[pa.RecordBatch] = map(reader.get_batch, range(reader.num_record_batches))
+            batches: Iterator[pa.RecordBatch] = map(
+                reader.get_batch, range(reader.num_record_batches)
+            )
         else:
             reader = pa.ipc.open_stream(source, options=options)
             table = Table(reader.schema, mapping, bounds)
             batches = iter(reader)
         for batch in batches:
-            batch.validate(full=True)  # offsets and codes of a file are taken at their word otherwise
+            batch.validate(
+                full=True
+            )  # offsets and codes of a file are taken at their word otherwise
             yield from table.chunks(batch)
         yield table.ignored
     except MemoryError:
@@ -276,7 +306,9 @@ def _inside(kind: pa.DataType, column: str, inner: tuple[str, ...], rest: str) -
         head = head_of(names, rest)
         if head is None or names.count(head) > 1:
             return None
-        return _inside(kind.field(names.index(head)).type, column, (*inner, head), rest[len(head) + 1 :])
+        return _inside(
+            kind.field(names.index(head)).type, column, (*inner, head), rest[len(head) + 1 :]
+        )
     return Place(column, inner, rest) if _is_text(kind) else None
 
 
@@ -345,7 +377,9 @@ def _fits(name: str, kind: pa.DataType) -> bool:
     if name.startswith("prior_"):
         return _is_number(kind) or pa.types.is_decimal(kind)
     if name == "vector":
-        return _is_text(kind) or any(test(kind) and pa.types.is_null(kind.value_type) for test in _LISTS)
+        return _is_text(kind) or any(
+            test(kind) and pa.types.is_null(kind.value_type) for test in _LISTS
+        )
     if name == "text":
         return _is_text(kind) or any(test(kind) for test in _LISTS)
     return _is_text(kind) or _is_number(kind) or pa.types.is_decimal(kind)
@@ -382,4 +416,3 @@ def _one_by_one(column: pa.Array, name: str, first_row: int) -> list[Any]:
     except UnicodeDecodeError:
         raise Invalid.at(name, "is not UTF-8", first_row + len(values)) from None
     return values
-

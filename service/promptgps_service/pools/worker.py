@@ -36,7 +36,9 @@ def main(task: str) -> None:
     """Read standard input as the task says, and answer in frames."""
     given: Mapping[str, Any] = json.loads(task)
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever prints does not print between frames
+    os.dup2(
+        sys.stderr.fileno(), sys.stdout.fileno()
+    )  # whatever prints does not print between frames
     read = reader_of(given["kind"])
     mapping, bounds = ColumnMapping(given["paths"]), Bounds(**given["bounds"])
     _bound_process(given["memory"], given["seconds"])
@@ -46,7 +48,9 @@ def main(task: str) -> None:
                 send(out, chunk_frame(item) if isinstance(item, RawChunk) else {"ignored": item})
     except PromptGPSError as error:
         faults = [(fault.field, fault.detail, fault.row) for fault in error.faults]
-        send(out, {"refused": error.detail, "faults": faults, "too_much": isinstance(error, TooMuch)})
+        send(
+            out, {"refused": error.detail, "faults": faults, "too_much": isinstance(error, TooMuch)}
+        )
     except MemoryError:
         send(out, {"memory": True})
 

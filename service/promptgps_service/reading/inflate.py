@@ -31,7 +31,9 @@ class Inflater:
         Raises:
             BrokenGzip: it is no gzip.
         """
-        pending = False  # whether the last piece was full, so that there may be more without any input
+        pending = (
+            False  # whether the last piece was full, so that there may be more without any input
+        )
         while part or pending:
             if self._stream.eof:  # another member follows, perhaps after padding
                 part = part.lstrip(b"\0")

@@ -157,9 +157,14 @@ class ModelReader(Generic[M]):
         try:
             return self._model.model_validate_json(text)
         except ValidationError as error:
-            if error.error_count() > 1 or error.errors(include_url=False)[0]["type"] != "json_invalid":
+            if (
+                error.error_count() > 1
+                or error.errors(include_url=False)[0]["type"] != "json_invalid"
+            ):
                 self.large(text)  # names more wrong rows, in bounds
-            raise Refused([_plain(item) for item in error.errors(include_url=False)[:FAULTS]]) from error
+            raise Refused(
+                [_plain(item) for item in error.errors(include_url=False)[:FAULTS]]
+            ) from error
 
     def large(self, text: bytes | bytearray) -> M:
         """Read a text of any size.
@@ -173,7 +178,9 @@ class ModelReader(Generic[M]):
         except Malformed as error:
             raise Refused([_malformed(str(error))]) from error
         except ElementTooLong as error:
-            raise Refused([{"type": "too_long", "loc": (), "msg": str(error), "input": None}]) from error
+            raise Refused(
+                [{"type": "too_long", "loc": (), "msg": str(error), "input": None}]
+            ) from error
         except _Enough:
             raise Refused(cut.faults, complete=False) from None
         return self._validated(cut, skeleton)
@@ -184,8 +191,14 @@ class ModelReader(Generic[M]):
         except ValidationError as error:
             found = [_plain(item) for item in error.errors(include_url=False)]
             if cut.faults:  # of rules between fields nothing can be said where a field is wrong
-                told = {fault["loc"][:place] for fault in cut.faults for place in range(len(fault["loc"]) + 1)}
-                found = [item for item in found if item["type"] != "columns" and item["loc"] not in told]
+                told = {
+                    fault["loc"][:place]
+                    for fault in cut.faults
+                    for place in range(len(fault["loc"]) + 1)
+                }
+                found = [
+                    item for item in found if item["type"] != "columns" and item["loc"] not in told
+                ]
             raise Refused(cut.faults + found, complete=cut.complete) from None
         if cut.faults:
             raise Refused(cut.faults, complete=cut.complete)
@@ -319,7 +332,9 @@ class _Cut:
         if empty and parts > 1:
             raise Malformed("an element of a list is missing")
         if rows < column.least and not wrong:
-            self._fault("too_short", loc, f"List should have at least {column.least} items, not {rows}")
+            self._fault(
+                "too_short", loc, f"List should have at least {column.least} items, not {rows}"
+            )
             wrong = True
         if wrong:  # rules between fields are for lists that are right
             return None, end
@@ -366,13 +381,23 @@ def _plain(item: Mapping[str, Any]) -> Error:
     given = item.get("input")
     small = given if isinstance(given, str | int | float | bool | None) else None
     return {
-        "type": item["type"], "loc": tuple(item["loc"]), "msg": item["msg"], "input": small,
-        "ctx": item.get("ctx", {}), "told": small is given,
-    }  # fmt: skip
+        "type": item["type"],
+        "loc": tuple(item["loc"]),
+        "msg": item["msg"],
+        "input": small,
+        "ctx": item.get("ctx", {}),
+        "told": small is given,
+    }
 
 
 def _malformed(detail: str) -> Error:
-    return {"type": "json_invalid", "loc": (), "msg": detail, "input": None, "ctx": {"error": detail}}
+    return {
+        "type": "json_invalid",
+        "loc": (),
+        "msg": detail,
+        "input": None,
+        "ctx": {"error": detail},
+    }
 
 
 def _name(written: bytes) -> str:
@@ -406,7 +431,9 @@ def _plan(model: type[BaseModel]) -> _Plan:
                 objects[name] = _plan(kind)
                 changed[name] = (_replaced(info.annotation, objects[name].model), _default(info))
     taking_tokens = create_model(model.__name__, __base__=model, **changed)
-    return _Plan(taking_tokens, columns, objects, frozenset(model.model_fields), frozenset(mappings))
+    return _Plan(
+        taking_tokens, columns, objects, frozenset(model.model_fields), frozenset(mappings)
+    )
 
 
 def _branches(annotation: Any, metadata: Sequence[Any]) -> Iterator[tuple[Any, Sequence[Any]]]:
@@ -422,7 +449,9 @@ def _branches(annotation: Any, metadata: Sequence[Any]) -> Iterator[tuple[Any, S
 
 
 def _column(item: Any, metadata: Sequence[Any]) -> Column:
-    flat = [part for own in metadata for part in (own.metadata if isinstance(own, FieldInfo) else [own])]
+    flat = [
+        part for own in metadata for part in (own.metadata if isinstance(own, FieldInfo) else [own])
+    ]
     least = next((part.min_length for part in flat if isinstance(part, MinLen)), 0)
     most = next((part.max_length for part in flat if isinstance(part, MaxLen)), None)
     kinds = [kind for kind, _ in _branches(item, ())]

@@ -19,8 +19,12 @@ PAUSE = 0.002  # seconds after each window: a thread that computes without a bre
 STRIDE = 2**20  # bytes that one search runs over, since it holds the interpreter's lock
 MAX_SCALAR = 64 * 2**10  # bytes of a number
 MAX_NAME = 8 * 2**10  # bytes of a field's name
-MAX_STRING = 13 * 2**20  # bytes of one string in a list: the longest text with every character escaped
-MAX_ELEMENT = 2**20  # bytes of one list or object in a list: the longest vector, written out in full
+MAX_STRING = (
+    13 * 2**20
+)  # bytes of one string in a list: the longest text with every character escaped
+MAX_ELEMENT = (
+    2**20
+)  # bytes of one list or object in a list: the longest vector, written out in full
 
 _SPACE = re.compile(rb"[ \t\n\r]*+")
 _INSIDE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)

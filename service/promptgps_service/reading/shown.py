@@ -25,7 +25,9 @@ def shown(value: object, most: int = MOST_SHOWN) -> str:
         return f"an object of {len(value)} fields"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
-    if isinstance(value, int) and value.bit_length() > 4 * most:  # its digits would take long, or are refused
+    if (
+        isinstance(value, int) and value.bit_length() > 4 * most
+    ):  # its digits would take long, or are refused
         return f"an integer of {value.bit_length()} bits"
     text = _printable(repr(value))
     return text if len(text) <= most else f"{text[:most]} and {len(text) - most} more characters"
@@ -36,4 +38,9 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().translate(_CONTROLS)
 
 
-_CONTROLS = {code: f"\\x{code:02x}" for code in range(32)} | {10: "\\n", 9: "\\t", 13: "\\r", 127: "\\x7f"}
+_CONTROLS = {code: f"\\x{code:02x}" for code in range(32)} | {
+    10: "\\n",
+    9: "\\t",
+    13: "\\r",
+    127: "\\x7f",
+}

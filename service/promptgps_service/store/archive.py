@@ -30,7 +30,9 @@ from promptgps_service.store.tables import (
 Row = Mapping[str, Any]
 
 _TABLES = {table.name: table for table in (pools, runs, *OF_RUN, *OF_POOL)}
-_OWNER = {table.name: table.c.run_id for table in OF_RUN} | {table.name: table.c.pool_id for table in OF_POOL}
+_OWNER = {table.name: table.c.run_id for table in OF_RUN} | {
+    table.name: table.c.pool_id for table in OF_POOL
+}
 # What the database that takes a row gives it anew, or what has a meaning only where it was.
 _OWN = {
     "pools": {"import_token", "import_beat", "aliases"},
@@ -46,7 +48,13 @@ POOL_TABLES = tuple(table.name for table in OF_POOL)
 RUN_TABLES = tuple(table.name for table in OF_RUN)
 READ_AT_ONCE = 1_000  # rows
 # Rows that are written in one unit of work; others than these are small.
-WRITE_AT_ONCE = {"pool_chunks": 1, "model_versions": 1, "run_subsets": 1, "selections": 50, "prompts": 500}
+WRITE_AT_ONCE = {
+    "pool_chunks": 1,
+    "model_versions": 1,
+    "run_subsets": 1,
+    "selections": 50,
+    "prompts": 500,
+}
 
 
 class Archive:
@@ -65,19 +73,27 @@ class Archive:
     def head(self, table: str, owner: int) -> Row:
         """The row of `pools` or `runs` with that id."""
         target = _TABLES[table]
-        return dict(self._connection.execute(self._query(table).where(target.c.id == owner)).mappings().one())
+        return dict(
+            self._connection.execute(self._query(table).where(target.c.id == owner))
+            .mappings()
+            .one()
+        )
 
     def rows(self, table: str, owner: int, stop: int | None = None) -> Iterator[Row]:
         """Rows of a run or of a pool, in their order; of a pool below position ``stop``."""
         target = _TABLES[table]
         query = self._query(table).where(_OWNER[table] == owner)
         if stop is not None:
-            query = query.where((target.c.start if table == "pool_chunks" else target.c.position) < stop)
+            query = query.where(
+                (target.c.start if table == "pool_chunks" else target.c.position) < stop
+            )
         if table == "prompt_aliases":  # those past the committed number are of an unfinished import
             committed = select(pools.c.aliases).where(pools.c.id == owner).scalar_subquery()
             query = query.where(prompt_aliases.c.ordinal < committed)
         query = query.order_by(*_ORDER.get(table, target.primary_key.columns))
-        with self._connection.execute(query, execution_options={"yield_per": READ_AT_ONCE}) as result:
+        with self._connection.execute(
+            query, execution_options={"yield_per": READ_AT_ONCE}
+        ) as result:
             yield from map(dict, result.mappings())
 
     def _query(self, table: str) -> Select[Any]:
@@ -93,7 +109,9 @@ class Archive:
 
     def add_pool(self, row: Row, aliases: int, run_id: int) -> int:
         """Make a hidden pool, which goes if the import of that run comes to nothing; answers its id."""
-        return self._add_head(pools, {**row, "aliases": aliases, "import_token": hidden_name(run_id)})
+        return self._add_head(
+            pools, {**row, "aliases": aliases, "import_token": hidden_name(run_id)}
+        )
 
     def _add_head(self, table: Table, row: Row) -> int:
         values = {name: value for name, value in row.items() if name != "id"} | {"state": IMPORTING}
@@ -138,7 +156,9 @@ class Archive:
         )
         found = self._connection.execute(query).one_or_none()
         if found is None or (found.state, found.holder) != (IMPORTING, worker):
-            raise Busy("this import stood still and was taken for dead; start it again", retry_after=2.0)
+            raise Busy(
+                "this import stood still and was taken for dead; start it again", retry_after=2.0
+            )
 
     def show_pool(self, pool_id: int, name: str, state: str) -> None:
         """Let everybody see a pool.

@@ -20,9 +20,13 @@ BUSY_TIMEOUT_MS = 30_000
 # A database machine that vanishes says nothing: its silence must not keep a request, and the run it has locked, for
 # the quarter of an hour that the kernel would wait.
 _POSTGRESQL = {
-    "connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
-    "tcp_user_timeout": 20_000, "client_encoding": "utf8",
-}  # fmt: skip
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "client_encoding": "utf8",
+}
 # A process that is stopped in the middle of a unit of work says nothing either; here the database gives up on it.
 IDLE_TIMEOUT_MS = 20_000
 _PRESENCE = "promptgps_presence"
@@ -41,11 +45,15 @@ def parse_url(url: str) -> URL:
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         if parsed.database in (None, "", ":memory:"):
-            raise Invalid.at("database_url", "SQLite needs a file: what is acknowledged has to be durable")
+            raise Invalid.at(
+                "database_url", "SQLite needs a file: what is acknowledged has to be durable"
+            )
         return parsed
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
-    raise Invalid.at("database_url", f"{backend} is not supported; use sqlite:///FILE or postgresql://…")
+    raise Invalid.at(
+        "database_url", f"{backend} is not supported; use sqlite:///FILE or postgresql://…"
+    )
 
 
 def make_engine(url: str) -> Engine:
@@ -53,7 +61,10 @@ def make_engine(url: str) -> Engine:
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(
-            parsed, pool_size=CONNECTIONS, max_overflow=0, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+            parsed,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
         )
         presence = SqlitePresence()
         event.listen(engine, "do_connect", partial(_before_sqlite, presence))
@@ -106,10 +117,10 @@ def _before_sqlite(
     presence.check()
 
 
-def _prepare_sqlite(
-    presence: SqlitePresence, connection: sqlite3.Connection, record: Any
-) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves: the driver would begin too late and never IMMEDIATE
+def _prepare_sqlite(presence: SqlitePresence, connection: sqlite3.Connection, record: Any) -> None:
+    connection.isolation_level = (
+        None  # we say BEGIN ourselves: the driver would begin too late and never IMMEDIATE
+    )
     try:
         cursor = connection.cursor()
         _write_ahead(cursor)
@@ -136,7 +147,9 @@ def _is_locked(error: Exception) -> bool:
     return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
-@stamina.retry(on=_is_locked, attempts=None, timeout=BUSY_TIMEOUT_MS / 1000, wait_initial=0.02, wait_max=0.5)
+@stamina.retry(
+    on=_is_locked, attempts=None, timeout=BUSY_TIMEOUT_MS / 1000, wait_initial=0.02, wait_max=0.5
+)
 def _write_ahead(cursor: sqlite3.Cursor) -> None:
     """Readers never wait for the writer. The first switch of a new file does not heed the busy timeout."""
     cursor.execute("PRAGMA journal_mode = WAL")

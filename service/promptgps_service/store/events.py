@@ -24,9 +24,15 @@ class Events:
         self._connection = connection
 
     def add(
-        self, action: str, *, run: str | None = None, pool: str | None = None, key: str | None = None,
-        detail: Mapping[str, Detail] | None = None, subject_id: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        action: str,
+        *,
+        run: str | None = None,
+        pool: str | None = None,
+        key: str | None = None,
+        detail: Mapping[str, Detail] | None = None,
+        subject_id: int | None = None,
+    ) -> None:
         """Note something, in the unit of work that does it.
 
         Args:
@@ -42,15 +48,26 @@ class Events:
             lock = text("SELECT pg_advisory_xact_lock(:key)")
             self._connection.execute(lock, {"key": _DELETION_LOCK})
         shown = {name: _cut(value) for name, value in (detail or {}).items()}
-        self._connection.execute(insert(events).values(
-            created_at=utc_now(), key=key, action=action, run=run, pool=pool, subject_id=subject_id,
-            detail=shown,
-        ))  # fmt: skip
+        self._connection.execute(
+            insert(events).values(
+                created_at=utc_now(),
+                key=key,
+                action=action,
+                run=run,
+                pool=pool,
+                subject_id=subject_id,
+                detail=shown,
+            )
+        )
 
     def page(
-        self, *, run: str | None = None, pool: str | None = None, before: int | None = None,
+        self,
+        *,
+        run: str | None = None,
+        pool: str | None = None,
+        before: int | None = None,
         limit: int = 100,
-    ) -> list[EventRecord]:  # fmt: skip
+    ) -> list[EventRecord]:
         """The newest events before an id, newest first; of a run or of a pool where one is named."""
         query = select(events)
         if run is not None:
@@ -62,11 +79,17 @@ class Events:
         rows = self._connection.execute(query.order_by(events.c.id.desc()).limit(limit)).mappings()
         return [EventRecord(**row) for row in rows]
 
-    def latest(self, action: str, *, run: str | None = None, pool: str | None = None) -> EventRecord | None:
+    def latest(
+        self, action: str, *, run: str | None = None, pool: str | None = None
+    ) -> EventRecord | None:
         """The newest event of one kind about a run or a pool, if there is one."""
         about = events.c.run == run if run is not None else events.c.pool == pool
         query = select(events).where(about, events.c.action == action)
-        row = self._connection.execute(query.order_by(events.c.id.desc()).limit(1)).mappings().one_or_none()
+        row = (
+            self._connection.execute(query.order_by(events.c.id.desc()).limit(1))
+            .mappings()
+            .one_or_none()
+        )
         return None if row is None else EventRecord(**row)
 
     def newest_id(self, action: str | None = None) -> int:

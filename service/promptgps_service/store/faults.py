@@ -25,7 +25,9 @@ _READ_ONLY = "the database takes no writes: its file is read-only"
 
 def fault_of(error: DBAPIError) -> str | None:
     """What is wrong with the database; None where nothing is and the error is ours (a statement, a constraint)."""
-    code = str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None))
+    code = str(
+        getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
+    )
     if code in _BY_CODE:
         return _BY_CODE[code]
     if code.startswith("SQLITE_READONLY"):
@@ -46,7 +48,9 @@ def unavailable() -> Iterator[None]:
     try:
         yield
     except PoolTimeout as error:
-        raise Unavailable("every connection to the database is in use; nothing was stored, try again") from error
+        raise Unavailable(
+            "every connection to the database is in use; nothing was stored, try again"
+        ) from error
     except DBAPIError as error:
         if error.connection_invalidated:  # perhaps while it committed, and then nobody knows
             detail = "the connection to the database was lost; if anything was stored, then all of it: try again"

@@ -45,4 +45,6 @@ class Keys:
 
     def mark_used(self, ids: Collection[str], when: str) -> None:
         """Say when keys were last used."""
-        self._connection.execute(update(api_keys).where(api_keys.c.id.in_(ids)).values(last_used=when))
+        self._connection.execute(
+            update(api_keys).where(api_keys.c.id.in_(ids)).values(last_used=when)
+        )

@@ -54,7 +54,9 @@ class Leases:
         return holder == worker
 
     def _may_be_held(self, run_id: int) -> bool:
-        state = self._connection.execute(select(runs.c.state).where(runs.c.id == run_id)).scalar_one_or_none()
+        state = self._connection.execute(
+            select(runs.c.state).where(runs.c.id == run_id)
+        ).scalar_one_or_none()
         return state in (OPEN, IMPORTING)
 
     def release(self, run_id: int) -> None:
@@ -66,10 +68,14 @@ class Leases:
         found: set[int] = set()
         for part in in_parts(run_ids):
             query = select(leases).where(leases.c.run_id.in_(part))
-            found.update(row.run_id for row in self._connection.execute(query) if row.holder != besides)
+            found.update(
+                row.run_id for row in self._connection.execute(query) if row.holder != besides
+            )
         return found
 
     def holder(self, run_id: int, *, keep: bool = False) -> str | None:
         """Who holds a run; with ``keep`` nobody can take it from it before the unit of work ends."""
         query = select(leases.c.holder).where(leases.c.run_id == run_id)
-        return self._connection.execute(query.with_for_update(read=True) if keep else query).scalar_one_or_none()
+        return self._connection.execute(
+            query.with_for_update(read=True) if keep else query
+        ).scalar_one_or_none()

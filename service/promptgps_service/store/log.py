@@ -19,7 +19,9 @@ _POSTGRESQL = registry.load("postgresql")()
 # One statement of arrays: 8,192 rollouts one by one would keep PostgreSQL busy three times as long.
 _ARRAYS = ", ".join(f"%s::{column.type.compile(_POSTGRESQL)}[]" for column in outcomes.columns)
 _INSERT_POSTGRESQL = f"INSERT INTO outcomes ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS})"
-_INSERT_SQLITE = f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({', '.join('?' * len(outcomes.columns))})"
+_INSERT_SQLITE = (
+    f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({', '.join('?' * len(outcomes.columns))})"
+)
 _OF_DRAWS = select(*(outcomes.c[name] for name in OutcomeRecord.__dataclass_fields__)).where(
     outcomes.c.run_id == bindparam("run"), outcomes.c.draw.in_(bindparam("draws", expanding=True))
 )
@@ -41,7 +43,9 @@ class Log:
         found: list[OutcomeRecord] = []
         for part in in_parts(draws):
             asked = {"run": run_id, "draws": part}
-            found.extend(OutcomeRecord(*row) for row in self._connection.execute(_OF_DRAWS, asked).all())
+            found.extend(
+                OutcomeRecord(*row) for row in self._connection.execute(_OF_DRAWS, asked).all()
+            )
         return found
 
     def reported(self, run_id: int) -> tuple[int, float] | None:
@@ -67,11 +71,21 @@ class Log:
         now = utc_seconds()
         rows = [
             (
-                run_id, head + index, record.draw, record.row, record.rollout, record.successes, record.trials,
-                record.reward, record.status, record.policy_version, now, record.part,
+                run_id,
+                head + index,
+                record.draw,
+                record.row,
+                record.rollout,
+                record.successes,
+                record.trials,
+                record.reward,
+                record.status,
+                record.policy_version,
+                now,
+                record.part,
             )
             for index, record in enumerate(records, start=1)
-        ]  # fmt: skip
+        ]
         if rows and self._connection.dialect.name == "postgresql":
             columns = tuple(list(column) for column in zip(*rows, strict=True))
             self._connection.exec_driver_sql(_INSERT_POSTGRESQL, columns)
@@ -81,7 +95,16 @@ class Log:
 
     def after(self, run_id: int, position: int, until: int | None = None) -> LogSlice:
         """Everything after a position, up to and including ``until`` if it is given."""
-        names = ("draw", "row", "rollout", "successes", "trials", "status", "policy_version", "part")
+        names = (
+            "draw",
+            "row",
+            "rollout",
+            "successes",
+            "trials",
+            "status",
+            "policy_version",
+            "part",
+        )
         query = (
             select(outcomes.c.position, *(outcomes.c[name] for name in names))
             .where(outcomes.c.run_id == run_id, outcomes.c.position > position)
@@ -92,11 +115,17 @@ class Log:
         rows = self._connection.execute(query).all()
         if not rows:
             empty = np.zeros(0, np.int64)
-            return LogSlice(position, empty, empty, empty, np.zeros(0), np.zeros(0), empty, empty, empty)
+            return LogSlice(
+                position, empty, empty, empty, np.zeros(0), np.zeros(0), empty, empty, empty
+            )
         columns = list(zip(*rows, strict=True))
 
-        def integers(values: Sequence[int | None]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-            return np.fromiter((-1 if value is None else value for value in values), np.int64, len(values))
+        def integers(
+            values: Sequence[int | None],
+        ) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+            return np.fromiter(
+                (-1 if value is None else value for value in values), np.int64, len(values)
+            )
 
         return LogSlice(
             head=int(columns[0][-1]),

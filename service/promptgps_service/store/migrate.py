@@ -60,7 +60,9 @@ def schema_fault(connection: Connection) -> str | None:
     if found is None:
         return "the database has no schema: run `promptgps migrate`"
     if found in _revisions():
-        return f"the schema ({found}) is older than this version of promptgps: run `promptgps migrate`"
+        return (
+            f"the schema ({found}) is older than this version of promptgps: run `promptgps migrate`"
+        )
     return f"the schema ({found}) is of a newer version of promptgps: run that one"
 
 

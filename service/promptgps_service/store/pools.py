@@ -21,7 +21,7 @@ from sqlalchemy import (
     or_,
     select,
     update,
-)  # fmt: skip
+)
 
 from promptgps_service.errors import Busy, NotFound, PoolNotOpen
 from promptgps_service.store.clock import utc_now
@@ -33,7 +33,9 @@ from promptgps_service.store.records import Known, PoolArrays, PoolChunk, PoolRe
 from promptgps_service.store.states import ARCHIVED, DELETING, OPEN, VISIBLE, hidden_name
 from promptgps_service.store.tables import VECTORS, pool_chunks, pools, prompt_aliases, prompts
 
-SCAN_SHARE = 4  # a look-up of more than one in so many of a pool's prompts reads all its keys instead
+SCAN_SHARE = (
+    4  # a look-up of more than one in so many of a pool's prompts reads all its keys instead
+)
 
 _MANY: BindParameter[Any] = bindparam("many", expanding=True)
 _AT = select(prompts.c.position, prompts.c.key).where(
@@ -73,7 +75,9 @@ class Pools:
 
     def by_id(self, pool_id: int) -> PoolRecord:
         """The pool with that id, which must exist."""
-        return record_of(PoolRecord, self._connection.execute(select(pools).where(pools.c.id == pool_id)).one())
+        return record_of(
+            PoolRecord, self._connection.execute(select(pools).where(pools.c.id == pool_id)).one()
+        )
 
     def named(self, names: Sequence[str]) -> list[PoolRecord]:
         """The pools of those names, as far as there are any, in the order of the names."""
@@ -92,9 +96,14 @@ class Pools:
     def create(self, name: str, embedding: dict[str, object], dimension: int) -> PoolRecord | None:
         """Make an empty pool; None where the name is taken, perhaps by another process just now."""
         statement = insert(pools).values(
-            name=name, embedding=embedding, dimension=dimension, prompts=0, frame_rows=0, created_at=utc_now(),
+            name=name,
+            embedding=embedding,
+            dimension=dimension,
+            prompts=0,
+            frame_rows=0,
+            created_at=utc_now(),
             **fresh_id(self._connection, pools, POOL_DELETED),
-        )  # fmt: skip
+        )
         return self.get(name) if insert_named(self._connection, statement) else None
 
     def set_frame(self, pool_id: int, rows: int) -> None:
@@ -111,7 +120,9 @@ class Pools:
         Raises:
             NotFound: it was deleted.
         """
-        row = self._connection.execute(select(pools).where(pools.c.id == pool_id).with_for_update()).one_or_none()
+        row = self._connection.execute(
+            select(pools).where(pools.c.id == pool_id).with_for_update()
+        ).one_or_none()
         if row is None or row.state == DELETING:
             raise NotFound("the pool was deleted")
         return record_of(PoolRecord, row)
@@ -121,7 +132,12 @@ class Pools:
 
         Its prompts are left for ``Removal``. The pool must be held for deletion, and no run may need it.
         """
-        hidden = {"name": hidden_name(pool_id), "state": DELETING, "import_token": None, "import_beat": None}
+        hidden = {
+            "name": hidden_name(pool_id),
+            "state": DELETING,
+            "import_token": None,
+            "import_beat": None,
+        }
         self._connection.execute(update(pools).where(pools.c.id == pool_id).values(**hidden))
 
     # ---- staged import -------------------------------------------------------------------------------------
@@ -133,7 +149,9 @@ class Pools:
         ).one()
         return None if row.import_token is None else (row.import_token, row.import_beat)
 
-    def begin_import(self, pool: PoolRecord, token: str, dead: tuple[str, float] | None = None) -> int:
+    def begin_import(
+        self, pool: PoolRecord, token: str, dead: tuple[str, float] | None = None
+    ) -> int:
         """Take the pool's import token and clear what a dead import left; answers the committed length.
 
         Args:
@@ -175,9 +193,14 @@ class Pools:
             return
         absent = [None] * count
         columns = zip(
-            chunk.keys, chunk.digests, chunk.texts or absent, chunk.domains or absent,
-            chunk.prior_successes or absent, chunk.prior_trials or absent, strict=True,
-        )  # fmt: skip
+            chunk.keys,
+            chunk.digests,
+            chunk.texts or absent,
+            chunk.domains or absent,
+            chunk.prior_successes or absent,
+            chunk.prior_trials or absent,
+            strict=True,
+        )
         names = ("key", "digest", "text", "domain", "prior_successes", "prior_trials")
         rows = [
             {"pool_id": pool_id, "position": start + index, **dict(zip(names, values, strict=True))}
@@ -197,7 +220,9 @@ class Pools:
             )
         )
 
-    def stage_aliases(self, pool_id: int, token: str, start: int, positions: Mapping[str, int]) -> None:
+    def stage_aliases(
+        self, pool_id: int, token: str, start: int, positions: Mapping[str, int]
+    ) -> None:
         """Write other keys of prompts, committed or staged, under the ordinals start.., not yet visible.
 
         Raises:
@@ -211,7 +236,9 @@ class Pools:
         if rows:
             self._connection.execute(insert(prompt_aliases), rows)
 
-    def finish_import(self, pool_id: int, token: str, length: int, aliases: int | None = None) -> None:
+    def finish_import(
+        self, pool_id: int, token: str, length: int, aliases: int | None = None
+    ) -> None:
         """Make every staged prompt and alias visible at once and give the token back.
 
         Args:
@@ -223,18 +250,24 @@ class Pools:
         self._hold(pool_id, token)
         now = {"prompts": length} if aliases is None else {"prompts": length, "aliases": aliases}
         self._connection.execute(
-            update(pools).where(pools.c.id == pool_id).values(import_token=None, import_beat=None, **now)
+            update(pools)
+            .where(pools.c.id == pool_id)
+            .values(import_token=None, import_beat=None, **now)
         )
 
     def abandon_import(self, pool_id: int, token: str) -> None:
         """Drop what was staged and give the token back, if it is still held."""
         held = self._connection.execute(
-            select(pools.c.prompts, pools.c.aliases).where(pools.c.id == pool_id, pools.c.import_token == token)
+            select(pools.c.prompts, pools.c.aliases).where(
+                pools.c.id == pool_id, pools.c.import_token == token
+            )
         ).one_or_none()
         if held is not None:
             self._drop_from(pool_id, held.prompts, held.aliases)
             self._connection.execute(
-                update(pools).where(pools.c.id == pool_id).values(import_token=None, import_beat=None)
+                update(pools)
+                .where(pools.c.id == pool_id)
+                .values(import_token=None, import_beat=None)
             )
 
     def _hold(self, pool_id: int, token: str) -> None:
@@ -245,30 +278,45 @@ class Pools:
         )
         if renewed.rowcount != 1:
             self._check_open(pool_id)
-            raise Busy("this import was taken for dead and replaced by another; send it again", retry_after=2.0)
+            raise Busy(
+                "this import was taken for dead and replaced by another; send it again",
+                retry_after=2.0,
+            )
 
     def _check_open(self, pool_id: int) -> None:
         """Tell why a pool takes no prompts, if it is not only that somebody else brings some."""
-        row = self._connection.execute(select(pools.c.name, pools.c.state).where(pools.c.id == pool_id)).one_or_none()
+        row = self._connection.execute(
+            select(pools.c.name, pools.c.state).where(pools.c.id == pool_id)
+        ).one_or_none()
         if row is None or row.state == DELETING:
-            raise NotFound("the pool was deleted while prompts were added to it; none of them is stored")
+            raise NotFound(
+                "the pool was deleted while prompts were added to it; none of them is stored"
+            )
         if row.state == ARCHIVED:
             raise PoolNotOpen(archived_pool(row.name))
 
     def _drop_from(self, pool_id: int, length: int, aliases: int) -> None:
         self._connection.execute(
-            delete(prompt_aliases).where(prompt_aliases.c.pool_id == pool_id, prompt_aliases.c.ordinal >= aliases)
+            delete(prompt_aliases).where(
+                prompt_aliases.c.pool_id == pool_id, prompt_aliases.c.ordinal >= aliases
+            )
         )
-        self._connection.execute(delete(prompts).where(prompts.c.pool_id == pool_id, prompts.c.position >= length))
         self._connection.execute(
-            delete(pool_chunks).where(pool_chunks.c.pool_id == pool_id, pool_chunks.c.start >= length)
+            delete(prompts).where(prompts.c.pool_id == pool_id, prompts.c.position >= length)
+        )
+        self._connection.execute(
+            delete(pool_chunks).where(
+                pool_chunks.c.pool_id == pool_id, pool_chunks.c.start >= length
+            )
         )
 
     # ---- look-ups --------------------------------------------------------------------------------------------
 
     def known_keys(self, pool_id: int, keys: Sequence[str]) -> dict[str, Known]:
         """What the pool has under which of the keys, its prompts' own and aliases, staged ones too."""
-        own = select(prompts.c.key, prompts.c.position, prompts.c.digest).where(prompts.c.pool_id == pool_id)
+        own = select(prompts.c.key, prompts.c.position, prompts.c.digest).where(
+            prompts.c.pool_id == pool_id
+        )
         aliases = (
             select(prompt_aliases.c.key, prompts.c.position, prompts.c.digest)
             .join_from(
@@ -281,7 +329,9 @@ class Pools:
         found: dict[str, Known] = {}
         for query, column in ((own, prompts.c.key), (aliases, prompt_aliases.c.key)):
             for part in in_parts([key for key in keys if key not in found]):
-                for key, position, digest in self._connection.execute(query.where(column.in_(part))).all():
+                for key, position, digest in self._connection.execute(
+                    query.where(column.in_(part))
+                ).all():
                     found[key] = Known(position, bytes(digest))
         return found
 
@@ -300,7 +350,9 @@ class Pools:
 
     def positions(self, pool: PoolRecord, keys: Sequence[str]) -> dict[str, int]:
         """Positions of those keys, prompts' own and aliases, that the pool had as the record says."""
-        own = select(prompts.c.key, prompts.c.position, prompts.c.position).where(prompts.c.pool_id == pool.id)
+        own = select(prompts.c.key, prompts.c.position, prompts.c.position).where(
+            prompts.c.pool_id == pool.id
+        )
         found = self._found(own, prompts.c.key, keys, pool.prompts)
         if pool.aliases and len(found) < len(keys):
             missing = [key for key in keys if key not in found]
@@ -321,18 +373,26 @@ class Pools:
         if len(keys) > LOOKUP and len(keys) * SCAN_SHARE > committed:
             asked = set(keys)
             every = self._connection.execute(query, execution_options={"yield_per": LOOKUP})
-            return {key: position for key, position, place in every if key in asked and place < committed}
+            return {
+                key: position
+                for key, position, place in every
+                if key in asked and place < committed
+            }
         found: dict[str, int] = {}
         for part in in_parts(keys):
             rows = self._connection.execute(query.where(column.in_(part))).all()
             found.update((key, position) for key, position, place in rows if place < committed)
         return found
 
-    def keys_at(self, pool_id: int, positions: Sequence[int], *, text: bool) -> dict[int, tuple[str, str | None]]:
+    def keys_at(
+        self, pool_id: int, positions: Sequence[int], *, text: bool
+    ) -> dict[int, tuple[str, str | None]]:
         """Key and, if asked for, text of the prompts at those positions."""
         found: dict[int, tuple[str, str | None]] = {}
         for part in in_parts(positions):
-            rows = self._connection.execute(_AT_WITH_TEXT if text else _AT, {"pool": pool_id, "many": part}).all()
+            rows = self._connection.execute(
+                _AT_WITH_TEXT if text else _AT, {"pool": pool_id, "many": part}
+            ).all()
             found.update((row[0], (row[1], row[2] if text else None)) for row in rows)
         return found
 
@@ -340,7 +400,11 @@ class Pools:
         """Domains of positions start .. start + count, in order."""
         query = (
             select(prompts.c.domain)
-            .where(prompts.c.pool_id == pool_id, prompts.c.position >= start, prompts.c.position < start + count)
+            .where(
+                prompts.c.pool_id == pool_id,
+                prompts.c.position >= start,
+                prompts.c.position < start + count,
+            )
             .order_by(prompts.c.position)
         )
         return list(self._connection.execute(query).scalars())
@@ -357,13 +421,21 @@ class Pools:
         for row in self._connection.execute(query):
             part = slice(max(start - row.start, 0), min(stop - row.start, row.size))
             identity.append(np.frombuffer(row.identity, VECTORS["identity"])[part])
-            embedding.append(np.frombuffer(row.embedding, VECTORS["embedding"]).reshape(row.size, -1)[part])
-            surface.append(np.frombuffer(row.surface, VECTORS["surface"]).reshape(row.size, -1)[part])
+            embedding.append(
+                np.frombuffer(row.embedding, VECTORS["embedding"]).reshape(row.size, -1)[part]
+            )
+            surface.append(
+                np.frombuffer(row.surface, VECTORS["surface"]).reshape(row.size, -1)[part]
+            )
         offline = self._offline(pool.id, start, stop)
         if not identity:
             empty = np.zeros((0, 0), np.float32)
-            return PoolArrays(np.zeros(0, np.int64), np.zeros((0, pool.dimension), np.float16), empty, offline)
-        return PoolArrays(np.concatenate(identity), np.concatenate(embedding), _side_by_side(surface), offline)
+            return PoolArrays(
+                np.zeros(0, np.int64), np.zeros((0, pool.dimension), np.float16), empty, offline
+            )
+        return PoolArrays(
+            np.concatenate(identity), np.concatenate(embedding), _side_by_side(surface), offline
+        )
 
     def chunks(self, pool_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where the pool's chunks begin and where they end, int64[C] each, ascending; staged ones too."""
@@ -385,9 +457,11 @@ class Pools:
 
     def _offline(self, pool_id: int, start: int, stop: int) -> NDArray[np.float64]:
         query = select(prompts.c.position, prompts.c.prior_successes, prompts.c.prior_trials).where(
-            prompts.c.pool_id == pool_id, prompts.c.position >= start, prompts.c.position < stop,
+            prompts.c.pool_id == pool_id,
+            prompts.c.position >= start,
+            prompts.c.position < stop,
             prompts.c.prior_trials > 0,
-        )  # fmt: skip
+        )
         found = np.array(self._connection.execute(query).all(), np.float64).reshape(-1, 3)
         offline = np.zeros((max(stop - start, 0), 2))
         offline[found[:, 0].astype(np.int64) - start] = found[:, 1:]

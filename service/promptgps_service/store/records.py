@@ -14,7 +14,13 @@ from sqlalchemy import Row
 from promptgps_service.store.states import OPEN
 
 OK, ERROR, TIMEOUT, TRUNCATED, CANCELLED = range(5)
-STATUS_CODES = {"ok": OK, "error": ERROR, "timeout": TIMEOUT, "truncated": TRUNCATED, "cancelled": CANCELLED}
+STATUS_CODES = {
+    "ok": OK,
+    "error": ERROR,
+    "timeout": TIMEOUT,
+    "truncated": TRUNCATED,
+    "cancelled": CANCELLED,
+}
 GROUP = -1  # rollout index of an outcome that reports a whole group
 R = TypeVar("R", "PoolRecord", "RunRecord", "SnapshotRecord")
 Detail: TypeAlias = str | int | float | bool | None

@@ -22,11 +22,23 @@ _HEADS: dict[str, tuple[Table, tuple[Table, ...]]] = {
 }
 # How many rows of a table make a slice.
 _SLICE = {
-    "pool_chunks": 1, "prompts": 200, "prompt_aliases": 1_000,
-    "model_versions": 1, "run_subsets": 1, "selections": 100, "superseded_selections": 100, "outcomes": 1_000,
-    "superseded_outcomes": 1_000, "steps": 200, "superseded_steps": 200, "receipts": 200, "snapshots": 200,
-    "restores": 500, "run_segments": 500, "leases": 1,
-}  # fmt: skip
+    "pool_chunks": 1,
+    "prompts": 200,
+    "prompt_aliases": 1_000,
+    "model_versions": 1,
+    "run_subsets": 1,
+    "selections": 100,
+    "superseded_selections": 100,
+    "outcomes": 1_000,
+    "superseded_outcomes": 1_000,
+    "steps": 200,
+    "superseded_steps": 200,
+    "receipts": 200,
+    "snapshots": 200,
+    "restores": 500,
+    "run_segments": 500,
+    "leases": 1,
+}
 # The hidden column by which a row is found without any index.
 _PLACE = {"sqlite": "{table}.rowid IN (", "postgresql": "{table}.ctid = ANY(ARRAY("}
 _CLOSE = {"sqlite": ")", "postgresql": "))"}
@@ -66,7 +78,9 @@ class Removal:
 
     def abandon_dead_imports(self) -> None:
         """Mark as deleted what an import of an archive has left whose process is dead, and that nobody will see."""
-        dead = select(runs.c.id).where(runs.c.state == IMPORTING, runs.c.id.not_in(select(leases.c.run_id)))
+        dead = select(runs.c.id).where(
+            runs.c.state == IMPORTING, runs.c.id.not_in(select(leases.c.run_id))
+        )
         for run_id in self._connection.execute(dead.with_for_update()).scalars().all():
             self.abandon_import(run_id)
 
@@ -76,15 +90,23 @@ class Removal:
         if self._connection.execute(mine.values(state=DELETING)).rowcount == 0:
             return
         brought = pools.c.state == IMPORTING, pools.c.import_token == hidden_name(run_id)
-        self._connection.execute(update(pools).where(*brought).values(state=DELETING, import_token=None))
+        self._connection.execute(
+            update(pools).where(*brought).values(state=DELETING, import_token=None)
+        )
         for table in (leases, run_segments):
             self._connection.execute(delete(table).where(table.c.run_id == run_id))
 
     def _delete_some(self, table: Table, owner: int, rows: int) -> int:
         dialect = self._connection.dialect.name
-        of, *key = [column.name for column in table.primary_key.columns] if table is not snapshots else ["run_id", "id"]
+        of, *key = (
+            [column.name for column in table.primary_key.columns]
+            if table is not snapshots
+            else ["run_id", "id"]
+        )
         order = f'ORDER BY "{key[0]}" ' if key else ""  # along the index, past what is gone already
-        inner = f'SELECT {_HIDDEN[dialect]} FROM {table.name} WHERE "{of}" = :owner {order}LIMIT :rows'
+        inner = (
+            f'SELECT {_HIDDEN[dialect]} FROM {table.name} WHERE "{of}" = :owner {order}LIMIT :rows'
+        )
         where = _PLACE[dialect].format(table=table.name) + inner + _CLOSE[dialect]
         statement = text(f"DELETE FROM {table.name} WHERE {where}")
         return self._connection.execute(statement, {"owner": owner, "rows": rows}).rowcount

@@ -109,12 +109,21 @@ class Runs:
         )
         return [(run, pool) for run, pool in self._connection.execute(query)]
 
-    def create(self, name: str, request: dict[str, Any], settings: dict[str, Any]) -> RunRecord | None:
+    def create(
+        self, name: str, request: dict[str, Any], settings: dict[str, Any]
+    ) -> RunRecord | None:
         """Make a run with an empty log; None where the name is taken, perhaps by another process just now."""
         statement = insert(runs).values(
-            name=name, request=request, settings=settings, log_position=0, draws=0, selections=0, created_at=utc_now(),
-            touched=self._touch, **fresh_id(self._connection, runs, RUN_DELETED),
-        )  # fmt: skip
+            name=name,
+            request=request,
+            settings=settings,
+            log_position=0,
+            draws=0,
+            selections=0,
+            created_at=utc_now(),
+            touched=self._touch,
+            **fresh_id(self._connection, runs, RUN_DELETED),
+        )
         return self.get(name) if insert_named(self._connection, statement) else None
 
     def set_settings(self, run_id: int, settings: dict[str, Any]) -> None:
@@ -137,7 +146,9 @@ class Runs:
 
     def advance(self, run_id: int, **heads: int) -> None:
         """Move heads (log_position, draws, selections, …) to the given values; the run must be locked."""
-        self._connection.execute(update(runs).where(runs.c.id == run_id).values(**heads, touched=self._touch))
+        self._connection.execute(
+            update(runs).where(runs.c.id == run_id).values(**heads, touched=self._touch)
+        )
 
     def want(self, run_id: int, position: int) -> None:
         """Say that somebody waits for the model to learn up to a position of the log."""
@@ -152,7 +163,9 @@ class Runs:
         Raises:
             RunGone: it was deleted.
         """
-        row = self._connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one_or_none()
+        row = self._connection.execute(
+            select(runs).where(runs.c.id == run_id).with_for_update()
+        ).one_or_none()
         if row is None or row.state == DELETING:
             raise RunGone(run_id)
         return record_of(RunRecord, row)
@@ -166,7 +179,11 @@ class Runs:
     def over_pool(self, pool_id: int) -> list[RunRecord]:
         """Runs whose rows are prompts of that pool, by name; an import under way too."""
         of_pool = select(run_segments.c.run_id).where(run_segments.c.pool_id == pool_id)
-        query = select(runs).where(runs.c.id.in_(of_pool), runs.c.state != DELETING).order_by(runs.c.name)
+        query = (
+            select(runs)
+            .where(runs.c.id.in_(of_pool), runs.c.state != DELETING)
+            .order_by(runs.c.name)
+        )
         return [record_of(RunRecord, row) for row in self._connection.execute(query)]
 
     def rows_of(self, run: RunRecord) -> RunRows:
@@ -209,7 +226,9 @@ class Runs:
         if self._connection.dialect.name == "postgresql":
             following = int(self._connection.execute(_OLDEST_UNDER_WAY).scalar_one())
         rows = self._connection.execute(_TOUCHED, {"since": since}).all()
-        if self._connection.dialect.name == "sqlite":  # one writer at a time: the numbers come in order
+        if (
+            self._connection.dialect.name == "sqlite"
+        ):  # one writer at a time: the numbers come in order
             following = max((row.touched + 1 for row in rows), default=since)
         return [record_of(RunRecord, row) for row in rows], following
 
@@ -226,7 +245,11 @@ class Runs:
         """Append rows to a run; its run must be locked."""
         self._connection.execute(
             insert(run_segments).values(
-                run_id=run_id, offset=segment.offset, pool_id=segment.pool_id, start=segment.start, size=segment.count
+                run_id=run_id,
+                offset=segment.offset,
+                pool_id=segment.pool_id,
+                start=segment.start,
+                size=segment.count,
             )
         )
 
@@ -239,10 +262,16 @@ class Runs:
         ).one_or_none()
         return None if row is None else (row.request, row.answer)
 
-    def keep_receipt(self, run_id: int, key: str, request: str, answer: dict[str, Any], position: int) -> None:
+    def keep_receipt(
+        self, run_id: int, key: str, request: str, answer: dict[str, Any], position: int
+    ) -> None:
         """Remember the answer given under an idempotency key, until the log is put back to before ``position``."""
         self._connection.execute(
             insert(receipts).values(
-                run_id=run_id, idempotency_key=key, request=request, answer=answer, log_position=position
+                run_id=run_id,
+                idempotency_key=key,
+                request=request,
+                answer=answer,
+                log_position=position,
             )
         )

@@ -23,9 +23,20 @@ _LAST = (
     .limit(1)
 )
 _PLAIN = (
-    "sequence", "ordinal", "request", "seed", "clock", "policy_version", "model_version", "trained_through",
-    "strategy", "rollouts", "first_draw", "warnings", "epoch",
-)  # fmt: skip
+    "sequence",
+    "ordinal",
+    "request",
+    "seed",
+    "clock",
+    "policy_version",
+    "model_version",
+    "trained_through",
+    "strategy",
+    "rollouts",
+    "first_draw",
+    "warnings",
+    "epoch",
+)
 
 
 def _record(row: Row[tuple[object, ...]]) -> SelectionRecord:
@@ -67,7 +78,14 @@ class Selections:
 
     def add(self, run_id: int, record: SelectionRecord) -> None:
         """Write a selection; its run must be locked."""
-        packed = {name: getattr(record, name).astype(kind).tobytes() for name, kind in DRAWS.items()}
+        packed = {
+            name: getattr(record, name).astype(kind).tobytes() for name, kind in DRAWS.items()
+        }
         plain = {name: getattr(record, name) for name in _PLAIN}
-        own = {"run_id": run_id, "size": record.size, "waited": int(record.waited), "created_at": utc_now()}
+        own = {
+            "run_id": run_id,
+            "size": record.size,
+            "waited": int(record.waited),
+            "created_at": utc_now(),
+        }
         self._connection.execute(_INSERT, own | plain | packed)

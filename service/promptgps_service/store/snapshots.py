@@ -6,7 +6,13 @@ from sqlalchemy import Connection, Table, and_, delete, func, insert, literal, s
 
 from promptgps_service.errors import NotFound
 from promptgps_service.store.clock import utc_now
-from promptgps_service.store.records import RestoreRecord, RunRecord, SnapshotRecord, Superseded, record_of
+from promptgps_service.store.records import (
+    RestoreRecord,
+    RunRecord,
+    SnapshotRecord,
+    Superseded,
+    record_of,
+)
 from promptgps_service.store.tables import (
     model_versions,
     outcomes,
@@ -20,7 +26,15 @@ from promptgps_service.store.tables import (
     superseded_steps,
 )
 
-_HEADS = ("epoch", "settings", "log_position", "draws", "selections", "model_version", "trained_through")
+_HEADS = (
+    "epoch",
+    "settings",
+    "log_position",
+    "draws",
+    "selections",
+    "model_version",
+    "trained_through",
+)
 
 
 class Snapshots:
@@ -45,7 +59,9 @@ class Snapshots:
         """
         found = self.find(run_id, tag)
         if found is None:
-            last = max((each.superseded_in for each in self.all(run_id) if each.tag == tag), default=0)
+            last = max(
+                (each.superseded_in for each in self.all(run_id) if each.tag == tag), default=0
+            )
             why = f": the restore that began epoch {last} has superseded it" if last else ""
             raise NotFound(f"there is no snapshot {tag!r}{why}")
         return found
@@ -59,7 +75,9 @@ class Snapshots:
         """Make a snapshot of a run, which must be locked."""
         heads = {name: getattr(run, name) for name in _HEADS}
         self._connection.execute(
-            insert(snapshots).values(run_id=run.id, tag=tag, created_at=utc_now(), superseded_in=0, **heads)
+            insert(snapshots).values(
+                run_id=run.id, tag=tag, created_at=utc_now(), superseded_in=0, **heads
+            )
         )
         return self.get(run.id, tag)
 
@@ -76,7 +94,11 @@ class Snapshots:
 
         def count(table: Table) -> int:
             of_epoch = and_(table.c.run_id == run_id, table.c.superseded_in == epoch)
-            return int(self._connection.execute(select(func.count()).select_from(table).where(of_epoch)).scalar_one())
+            return int(
+                self._connection.execute(
+                    select(func.count()).select_from(table).where(of_epoch)
+                ).scalar_one()
+            )
 
         draws = select(func.coalesce(func.sum(superseded_selections.c.size), 0)).where(
             superseded_selections.c.run_id == run_id, superseded_selections.c.superseded_in == epoch
@@ -102,14 +124,26 @@ class Snapshots:
             rows = select(*table.columns, literal(epoch)).where(of_run)
             self._connection.execute(insert(archive).from_select(names, rows))
             self._connection.execute(delete(table).where(of_run))
-        later_still = and_(snapshots.c.run_id == run.id, snapshots.c.superseded_in == 0, snapshots.c.id > snapshot.id)
+        later_still = and_(
+            snapshots.c.run_id == run.id,
+            snapshots.c.superseded_in == 0,
+            snapshots.c.id > snapshot.id,
+        )
         self._connection.execute(update(snapshots).where(later_still).values(superseded_in=epoch))
         for table, later in (
-            (model_versions, model_versions.c.version > snapshot.model_version),  # nobody can go back to them
-            (receipts, receipts.c.log_position > snapshot.log_position),  # sent again, they are news
+            (
+                model_versions,
+                model_versions.c.version > snapshot.model_version,
+            ),  # nobody can go back to them
+            (
+                receipts,
+                receipts.c.log_position > snapshot.log_position,
+            ),  # sent again, they are news
         ):
             self._connection.execute(delete(table).where(table.c.run_id == run.id, later))
         self._connection.execute(
-            insert(restores).values(run_id=run.id, epoch=epoch, tag=snapshot.tag, created_at=utc_now())
+            insert(restores).values(
+                run_id=run.id, epoch=epoch, tag=snapshot.tag, created_at=utc_now()
+            )
         )
         return epoch

@@ -24,26 +24,38 @@ class SupersededLog:
     def draws(self, run_id: int, epoch: int, numbers: Sequence[int]) -> dict[int, SupersededDraw]:
         """Which of the draws issued in an epoch are superseded, by number."""
         query = (
-            select(selections.c.first_draw, selections.c.rows, selections.c.rollouts, selections.c.superseded_in)
+            select(
+                selections.c.first_draw,
+                selections.c.rows,
+                selections.c.rollouts,
+                selections.c.superseded_in,
+            )
             .where(selections.c.run_id == run_id, selections.c.epoch == epoch)
             .where(selections.c.first_draw <= max(numbers))
             .where(selections.c.first_draw + selections.c.size > min(numbers))
         )
         asked, found = set(numbers), {}
         for first, packed, rollouts, superseded_in in self._connection.execute(query):
-            for number, row in enumerate(np.frombuffer(packed, DRAWS["rows"]).tolist(), start=first):
+            for number, row in enumerate(
+                np.frombuffer(packed, DRAWS["rows"]).tolist(), start=first
+            ):
                 if number in asked:
                     found[number] = SupersededDraw(superseded_in, row, rollouts)
         return found
 
-    def of_draws(self, run_id: int, superseded_in: int, draws: Sequence[int]) -> list[OutcomeRecord]:
+    def of_draws(
+        self, run_id: int, superseded_in: int, draws: Sequence[int]
+    ) -> list[OutcomeRecord]:
         """Everything that has been reported of draws that one restore has superseded."""
         found: list[OutcomeRecord] = []
         for part in in_parts(draws):
-            query = select(*(outcomes.c[name] for name in OutcomeRecord.__dataclass_fields__)).where(
-                outcomes.c.run_id == run_id, outcomes.c.superseded_in == superseded_in,
+            query = select(
+                *(outcomes.c[name] for name in OutcomeRecord.__dataclass_fields__)
+            ).where(
+                outcomes.c.run_id == run_id,
+                outcomes.c.superseded_in == superseded_in,
                 outcomes.c.draw.in_(part),
-            )  # fmt: skip
+            )
             found.extend(OutcomeRecord(*row) for row in self._connection.execute(query))
         return found
 
@@ -57,7 +69,13 @@ class SupersededLog:
         )
         position, now = int(self._connection.execute(head).scalar_one()), utc_seconds()
         rows = [
-            {"run_id": run_id, "superseded_in": superseded_in, "position": place, "received_at": now, **vars(record)}
+            {
+                "run_id": run_id,
+                "superseded_in": superseded_in,
+                "position": place,
+                "received_at": now,
+                **vars(record),
+            }
             for place, record in enumerate(records, start=position + 1)
         ]
         if rows:

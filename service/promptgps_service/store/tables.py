@@ -39,7 +39,12 @@ metadata = MetaData(
 _ZERO = text("0")
 _OPEN = text("'open'")
 # Element types of the packed columns.
-DRAWS = {"rows": "<i4", "predicted": "<f4", "uncertainty": "<f4", "uniform": "u1"}  # of `selections`
+DRAWS = {
+    "rows": "<i4",
+    "predicted": "<f4",
+    "uncertainty": "<f4",
+    "uniform": "u1",
+}  # of `selections`
 VECTORS = {"identity": "<i8", "embedding": "<f2", "surface": "<f4"}  # of `pool_chunks`
 SUBSET_ROWS = "<i4"  # of `run_subsets`
 
@@ -50,12 +55,18 @@ pools = Table(
     Column("name", String(128), nullable=False, unique=True),
     Column("embedding", JSON, nullable=False),
     Column("dimension", Integer, nullable=False),
-    Column("prompts", Integer, nullable=False),  # committed length: rows at or past it are an unfinished import
-    Column("frame_rows", Integer, nullable=False),  # the first rows that features are standardised by; 0: not yet
+    Column(
+        "prompts", Integer, nullable=False
+    ),  # committed length: rows at or past it are an unfinished import
+    Column(
+        "frame_rows", Integer, nullable=False
+    ),  # the first rows that features are standardised by; 0: not yet
     Column("import_token", String(32)),
     Column("import_beat", Float),  # counts the chunks
     Column("created_at", String(32), nullable=False),
-    Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived; or hidden, see `states`
+    Column(
+        "state", String(16), nullable=False, server_default=_OPEN
+    ),  # open, archived; or hidden, see `states`
     # Committed number of aliases: those at or past it are of an unfinished import.
     Column("aliases", Integer, nullable=False, server_default=_ZERO),
 )
@@ -93,7 +104,9 @@ pool_chunks = Table(
     Column("size", Integer, nullable=False),
     Column("identity", LargeBinary, nullable=False),  # int64[size], distinct within the pool
     Column("embedding", LargeBinary, nullable=False),  # float16[size, dimension], unit rows
-    Column("surface", LargeBinary, nullable=False),  # float32[size, S]; S = 0 in a chunk without texts
+    Column(
+        "surface", LargeBinary, nullable=False
+    ),  # float32[size, S]; S = 0 in a chunk without texts
     PrimaryKeyConstraint("pool_id", "start"),
 )
 
@@ -113,19 +126,33 @@ runs = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("name", String(128), nullable=False, unique=True),
-    Column("request", JSON, nullable=False),  # as opened, spelled out, to recognise the same request
+    Column(
+        "request", JSON, nullable=False
+    ),  # as opened, spelled out, to recognise the same request
     Column("settings", JSON, nullable=False),  # as they are now
     Column("log_position", BigInteger, nullable=False),
     Column("draws", BigInteger, nullable=False),
     Column("selections", BigInteger, nullable=False),
     Column("created_at", String(32), nullable=False),
-    Column("epoch", Integer, nullable=False, server_default=_ZERO),  # how often it was put back to a snapshot
-    Column("revision", Integer, nullable=False, server_default=_ZERO),  # how often the settings have changed
+    Column(
+        "epoch", Integer, nullable=False, server_default=_ZERO
+    ),  # how often it was put back to a snapshot
+    Column(
+        "revision", Integer, nullable=False, server_default=_ZERO
+    ),  # how often the settings have changed
     Column("model_version", BigInteger, nullable=False, server_default=_ZERO),  # the published one
-    Column("trained_through", BigInteger, nullable=False, server_default=_ZERO),  # log position it has learned up to
-    Column("wanted", BigInteger, nullable=False, server_default=_ZERO),  # log position that somebody waits for
-    Column("touched", BigInteger, nullable=False, server_default=_ZERO),  # grows with every change: what has changed?
-    Column("state", String(16), nullable=False, server_default=_OPEN),  # open, archived, faulty; or hidden
+    Column(
+        "trained_through", BigInteger, nullable=False, server_default=_ZERO
+    ),  # log position it has learned up to
+    Column(
+        "wanted", BigInteger, nullable=False, server_default=_ZERO
+    ),  # log position that somebody waits for
+    Column(
+        "touched", BigInteger, nullable=False, server_default=_ZERO
+    ),  # grows with every change: what has changed?
+    Column(
+        "state", String(16), nullable=False, server_default=_OPEN
+    ),  # open, archived, faulty; or hidden
     Column("fault", Text),  # what is wrong with a faulty one
     Index("ix_runs_touched", "touched"),
 )
@@ -160,7 +187,9 @@ selections = Table(
     Column("ordinal", BigInteger, nullable=False),  # 0.. in the order of issue
     Column("request", String(64), nullable=False),  # digest of what was asked
     Column("seed", BigInteger, nullable=False),
-    Column("clock", BigInteger, nullable=False),  # policy version, or the ordinal where none was given
+    Column(
+        "clock", BigInteger, nullable=False
+    ),  # policy version, or the ordinal where none was given
     Column("policy_version", BigInteger),
     Column("model_version", BigInteger, nullable=False),
     Column("trained_through", BigInteger, nullable=False),
@@ -175,7 +204,9 @@ selections = Table(
     Column("warnings", JSON, nullable=False),
     Column("created_at", String(32), nullable=False),
     Column("epoch", Integer, nullable=False, server_default=_ZERO),  # the run's, when it was issued
-    Column("waited", SmallInteger, nullable=False, server_default=_ZERO),  # 1 where the caller waited for the model
+    Column(
+        "waited", SmallInteger, nullable=False, server_default=_ZERO
+    ),  # 1 where the caller waited for the model
     PrimaryKeyConstraint("run_id", "sequence"),
     UniqueConstraint("run_id", "ordinal"),
     Index("ix_selections_run_id_first_draw", "run_id", "first_draw"),
@@ -195,7 +226,9 @@ outcomes = Table(
     Column("status", SmallInteger, nullable=False),
     Column("policy_version", BigInteger),
     Column("received_at", Float, nullable=False),  # seconds since the epoch
-    Column("part", SmallInteger, nullable=False, server_default=_ZERO),  # 0, 1, … reports of one rollout or group
+    Column(
+        "part", SmallInteger, nullable=False, server_default=_ZERO
+    ),  # 0, 1, … reports of one rollout or group
     PrimaryKeyConstraint("run_id", "position"),
     UniqueConstraint("run_id", "draw", "rollout", "part"),
 )
@@ -207,7 +240,9 @@ receipts = Table(
     Column("idempotency_key", String(128), nullable=False),
     Column("request", String(64), nullable=False),
     Column("answer", JSON, nullable=False),
-    Column("log_position", BigInteger, nullable=False, server_default=_ZERO),  # of the log once it was given
+    Column(
+        "log_position", BigInteger, nullable=False, server_default=_ZERO
+    ),  # of the log once it was given
     PrimaryKeyConstraint("run_id", "idempotency_key"),
 )
 
@@ -245,7 +280,9 @@ api_keys = Table(
     Column("created_at", String(32), nullable=False),
     Column("expires_at", String(32)),
     Column("last_used", String(32)),  # to the hour
-    Column("revoked_at", String(32)),  # kept, so that a service that had keys never opens again by itself
+    Column(
+        "revoked_at", String(32)
+    ),  # kept, so that a service that had keys never opens again by itself
 )
 
 events = Table(
@@ -253,13 +290,17 @@ events = Table(
     metadata,
     Column("id", Integer, primary_key=True),  # in the order of happening
     Column("created_at", String(32), nullable=False),
-    Column("key", String(128)),  # name of the API key; null where none was asked for, or the service did it
+    Column(
+        "key", String(128)
+    ),  # name of the API key; null where none was asked for, or the service did it
     Column("action", String(32), nullable=False),
     Column("run", String(128), index=True),  # by name: an event outlives its run
     Column("pool", String(128), index=True),
     Column("subject_id", Integer),  # id of what was deleted, which must not come again
     Column("detail", JSON, nullable=False),
-    Index("ix_events_action_subject_id", "action", "subject_id"),  # what was deleted, without reading all the rest
+    Index(
+        "ix_events_action_subject_id", "action", "subject_id"
+    ),  # what was deleted, without reading all the rest
 )
 
 # ---- who learns ----------------------------------------------------------------------------------------------
@@ -275,7 +316,13 @@ leases = Table(
     "leases",
     metadata,
     Column("run_id", Integer, ForeignKey("runs.id"), primary_key=True),
-    Column("holder", String(64), ForeignKey("workers.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column(
+        "holder",
+        String(64),
+        ForeignKey("workers.id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
 )
 
 # Rows that come and go at once: they show that the database takes writes.
@@ -302,7 +349,9 @@ snapshots = Table(
     Column("model_version", BigInteger, nullable=False),  # kept as long as the snapshot is
     Column("trained_through", BigInteger, nullable=False),
     Column("created_at", String(32), nullable=False),
-    Column("superseded_in", Integer, nullable=False),  # epoch whose beginning superseded it; 0: it stands
+    Column(
+        "superseded_in", Integer, nullable=False
+    ),  # epoch whose beginning superseded it; 0: it stands
     UniqueConstraint("run_id", "tag", "superseded_in"),
 )
 
@@ -319,7 +368,9 @@ restores = Table(
 
 def _superseded(table: Table, *key: str) -> Table:
     """The same columns, out of the way of every question about the run as it is."""
-    columns = [Column(column.name, column.type, nullable=column.nullable) for column in table.columns]
+    columns = [
+        Column(column.name, column.type, nullable=column.nullable) for column in table.columns
+    ]
     return Table(
         f"superseded_{table.name}",
         metadata,
@@ -335,11 +386,23 @@ superseded_outcomes = _superseded(outcomes, "position")
 superseded_steps = _superseded(steps, "version")
 # What is reported late of a superseded draw is looked up by the draw, and kept once.
 Index(None, *(superseded_selections.c[name] for name in ("run_id", "epoch", "first_draw")))
-superseded_outcomes.append_constraint(UniqueConstraint("run_id", "superseded_in", "draw", "rollout", "part"))
+superseded_outcomes.append_constraint(
+    UniqueConstraint("run_id", "superseded_in", "draw", "rollout", "part")
+)
 
 # The rows of one pool, by `pool_id`, and of one run, by `run_id`: each table after those that its rows refer to.
 OF_POOL = (prompts, prompt_aliases, pool_chunks)
 OF_RUN = (
-    run_segments, snapshots, restores, selections, outcomes, run_subsets, receipts, model_versions, steps,
-    superseded_selections, superseded_outcomes, superseded_steps,
-)  # fmt: skip
+    run_segments,
+    snapshots,
+    restores,
+    selections,
+    outcomes,
+    run_subsets,
+    receipts,
+    model_versions,
+    steps,
+    superseded_selections,
+    superseded_outcomes,
+    superseded_steps,
+)

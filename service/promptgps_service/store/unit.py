@@ -183,7 +183,9 @@ class Store:
             connection = connection.execution_options(promptgps_write=True)
             with connection.begin(), _without_leftovers(connection):
                 yield connection
-            check_presence(connection)  # what went into a file that nobody finds again is not stored
+            check_presence(
+                connection
+            )  # what went into a file that nobody finds again is not stored
 
     def probe_writes(self) -> None:
         """Make sure that the database takes writes; costs a look while the last writes say so.

@@ -24,7 +24,9 @@ class Versions:
         query = select(model_versions).where(model_versions.c.run_id == run_id)
         if below is not None:
             query = query.where(model_versions.c.version < below)
-        row = self._connection.execute(query.order_by(model_versions.c.version.desc()).limit(1)).one_or_none()
+        row = self._connection.execute(
+            query.order_by(model_versions.c.version.desc()).limit(1)
+        ).one_or_none()
         if row is None:
             return None
         return VersionRecord(row.version, row.trained_through, row.predictor, bytes(row.state))
@@ -40,17 +42,26 @@ class Versions:
 
     def add(self, run_id: int, record: VersionRecord) -> bool:
         """Store a version; false where there is one of that number."""
-        return insert_named(self._connection, insert(model_versions).values(
-            run_id=run_id, version=record.version, trained_through=record.trained_through,
-            predictor=record.predictor, state=record.state, created_at=utc_now(),
-        ))  # fmt: skip
+        return insert_named(
+            self._connection,
+            insert(model_versions).values(
+                run_id=run_id,
+                version=record.version,
+                trained_through=record.trained_through,
+                predictor=record.predictor,
+                state=record.state,
+                created_at=utc_now(),
+            ),
+        )
 
     def drop_old(self, run_id: int, newest: int) -> None:
         """Drop versions that nobody needs once there is a newer one; the run must be locked.
 
         Version 0, what a warm start began with, stays: the log alone cannot rebuild it.
         """
-        pinned = select(snapshots.c.model_version).where(snapshots.c.run_id == run_id, snapshots.c.superseded_in == 0)
+        pinned = select(snapshots.c.model_version).where(
+            snapshots.c.run_id == run_id, snapshots.c.superseded_in == 0
+        )
         self._connection.execute(
             delete(model_versions).where(
                 model_versions.c.run_id == run_id,
@@ -59,11 +70,17 @@ class Versions:
             )
         )
 
-    def add_step(self, run_id: int, version: int, through: int, metrics: dict[str, float | None]) -> None:
+    def add_step(
+        self, run_id: int, version: int, through: int, metrics: dict[str, float | None]
+    ) -> None:
         """Keep the metrics of a learned step."""
         self._connection.execute(
             insert(steps).values(
-                run_id=run_id, version=version, trained_through=through, metrics=metrics, created_at=utc_now()
+                run_id=run_id,
+                version=version,
+                trained_through=through,
+                metrics=metrics,
+                created_at=utc_now(),
             )
         )
 
@@ -84,7 +101,12 @@ class Versions:
             .where(steps.c.run_id == run_id, steps.c.version >= since)
             .subquery()
         )
-        chosen = select(later.c.version).where(later.c.place % every == 0).order_by(later.c.version).limit(limit)
+        chosen = (
+            select(later.c.version)
+            .where(later.c.place % every == 0)
+            .order_by(later.c.version)
+            .limit(limit)
+        )
         return self._steps(run_id, steps.c.version.in_(chosen.scalar_subquery()))
 
     def newest_metrics(self, run_id: int, limit: int) -> list[StepRecord]:
@@ -99,4 +121,7 @@ class Versions:
 
     def _steps(self, run_id: int, which: ColumnElement[bool]) -> list[StepRecord]:
         query = select(steps).where(steps.c.run_id == run_id, which).order_by(steps.c.version)
-        return [StepRecord(row.version, row.trained_through, row.metrics) for row in self._connection.execute(query)]
+        return [
+            StepRecord(row.version, row.trained_through, row.metrics)
+            for row in self._connection.execute(query)
+        ]

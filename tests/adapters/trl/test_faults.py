@@ -22,11 +22,25 @@ TRAINING = Path(__file__).with_name("training.py")
 
 
 def training(
-    folder: Path, run: Run, *launcher: str, ends: int = 0, resume: bool = False, kill: Any = None, **options: Any
+    folder: Path,
+    run: Run,
+    *launcher: str,
+    ends: int = 0,
+    resume: bool = False,
+    kill: Any = None,
+    **options: Any,
 ) -> None:
     """A training in a process of its own, which must end with that exit code."""
-    told = {"folder": str(folder), "run": run.name, "service": run.server.url, "resume": resume, "kill": kill or {}}
-    program(*launcher, str(TRAINING), json.dumps(told | {"options": options}), folder=folder, ends=ends)
+    told = {
+        "folder": str(folder),
+        "run": run.name,
+        "service": run.server.url,
+        "resume": resume,
+        "kill": kill or {},
+    }
+    program(
+        *launcher, str(TRAINING), json.dumps(told | {"options": options}), folder=folder, ends=ends
+    )
 
 
 def test_killed_and_resumed_from_its_checkpoint(run: Run, tmp_path: Path) -> None:
@@ -38,27 +52,40 @@ def test_killed_and_resumed_from_its_checkpoint(run: Run, tmp_path: Path) -> Non
     training(tmp_path, run, resume=True)
     after = read(tmp_path / "trace.jsonl")[len(before) :]
     assert [line["step"] for line in after] == [2, 3, 4, 5]
-    assert after[0]["draw_id"] == before[2]["draw_id"]  # read ahead before the checkpoint was made: the same draws
+    assert (
+        after[0]["draw_id"] == before[2]["draw_id"]
+    )  # read ahead before the checkpoint was made: the same draws
     assert after[0]["prompt"] == before[2]["prompt"]
-    assert set(after[1]["draw_id"]).isdisjoint(before[3]["draw_id"])  # drawn after the snapshot: superseded, drawn anew
+    assert set(after[1]["draw_id"]).isdisjoint(
+        before[3]["draw_id"]
+    )  # drawn after the snapshot: superseded, drawn anew
     assert reported(run) == traced(before[:2] + after)
     assert len(run.outcomes()) == 6 * 8
     selections = run.selections()
-    assert [row["sequence"] for row in selections] == list(range(7))  # of which the last is only read ahead
+    assert [row["sequence"] for row in selections] == list(
+        range(7)
+    )  # of which the last is only read ahead
     assert [row["first_draw"] for row in selections[: len(drawn_before)]] == drawn_before
     assert run.client.run(run.name).epoch == 1
     assert not list(tmp_path.rglob("refused.jsonl"))
 
 
 RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-SLICES = {"per_device_train_batch_size": 3}  # of three groups of four the middle one is on both ranks
+SLICES = {
+    "per_device_train_batch_size": 3
+}  # of three groups of four the middle one is on both ranks
 
 
 def test_two_ranks_draw_the_same_and_report_their_parts(run: Run, tmp_path: Path) -> None:
     training(tmp_path, run, *RANKS, max_steps=4, **SLICES)
     trace = by_step(tmp_path)
-    assert [(line["step"], line["rank"]) for line in trace] == [(step, rank) for step in range(4) for rank in range(2)]
-    shared = [set(one["draw_id"]) & set(other["draw_id"]) for one, other in zip(trace[::2], trace[1::2], strict=True)]
+    assert [(line["step"], line["rank"]) for line in trace] == [
+        (step, rank) for step in range(4) for rank in range(2)
+    ]
+    shared = [
+        set(one["draw_id"]) & set(other["draw_id"])
+        for one, other in zip(trace[::2], trace[1::2], strict=True)
+    ]
     assert [len(draws) for draws in shared] == [1] * 4
     assert len(run.outcomes()) == 4 * 12
     assert reported(run) == traced(trace)
@@ -82,7 +109,9 @@ def again(folder: Path, port: str) -> Any:
     return running(f"sqlite:///{folder}/{DATABASE}", folder, "--port", port)
 
 
-def test_two_ranks_go_on_without_the_service_which_is_told_later(fixed: tuple[Server, Run], tmp_path: Path) -> None:
+def test_two_ranks_go_on_without_the_service_which_is_told_later(
+    fixed: tuple[Server, Run], tmp_path: Path
+) -> None:
     server, run = fixed
     training(tmp_path, run, *RANKS, kill={"1": server.process.pid}, **SLICES)
     trace = by_step(tmp_path)
@@ -100,7 +129,9 @@ def test_two_ranks_go_on_without_the_service_which_is_told_later(fixed: tuple[Se
     assert sum(row["successes"] for row in outcomes) == sum(sum(line["reward"]) for line in trace)
     assert sum(row["trials"] for row in outcomes if row["draw"] is None) == 3 * 12
     drawn = [line for line in trace if line not in local]
-    assert {draw: reward for draw, reward in reported(run).items() if draw[0] is not None} == traced(drawn)
+    assert {
+        draw: reward for draw, reward in reported(run).items() if draw[0] is not None
+    } == traced(drawn)
     assert set(Counter(each_rollout(drawn)).values()) == {4}
 
 

@@ -19,23 +19,34 @@ from tests.adapters.trl.training import DATASET, Trace, config, even, read, trai
 
 
 def selection_for(run: Run, args: Any, **settings: Any) -> PromptSelection:
-    return PromptSelection(DATASET, args, run=run.name, service=run.server.url, wait_seconds=1.0, **settings)
+    return PromptSelection(
+        DATASET, args, run=run.name, service=run.server.url, wait_seconds=1.0, **settings
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "accumulation", "per_generation", "iterations"),
     [
-        (GRPOConfig, 1, 1, 1), (GRPOConfig, 2, 2, 1), (GRPOConfig, 2, 4, 1), (GRPOConfig, 1, 2, 2),
-        (GRPOConfig, 2, 1, 1), (RLOOConfig, 2, 2, 1),
+        (GRPOConfig, 1, 1, 1),
+        (GRPOConfig, 2, 2, 1),
+        (GRPOConfig, 2, 4, 1),
+        (GRPOConfig, 1, 2, 2),
+        (GRPOConfig, 2, 1, 1),
+        (RLOOConfig, 2, 2, 1),
     ],
-)  # fmt: skip
+)
 def test_every_rollout_of_a_draw_is_reported_once(
     run: Run, tmp_path: Path, kind: type, accumulation: int, per_generation: int, iterations: int
 ) -> None:
     args = config(
-        tmp_path, kind=kind, max_steps=4, save_strategy="no", gradient_accumulation_steps=accumulation,
-        steps_per_generation=per_generation, num_iterations=iterations,
-    )  # fmt: skip
+        tmp_path,
+        kind=kind,
+        max_steps=4,
+        save_strategy="no",
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=per_generation,
+        num_iterations=iterations,
+    )
     selection = selection_for(run, args)
     trainer(args, selection, [selection.reported(even), Trace(tmp_path / "trace", {})]).train()
     trace = read(tmp_path / "trace")
@@ -62,13 +73,20 @@ def test_rows_are_those_of_their_keys(run: Run, tmp_path: Path) -> None:
     drawn = {}
     for line in read(tmp_path / "trace"):
         assert [rows[key] for key in line["key"]] == line["prompt"]
-        drawn |= {number(draw_id): key for draw_id, key in zip(line["draw_id"], line["key"], strict=True)}
+        drawn |= {
+            number(draw_id): key for draw_id, key in zip(line["draw_id"], line["key"], strict=True)
+        }
     assert {row["draw"]: DATASET["key"][row["row"]] for row in run.outcomes()} == drawn
 
 
 def test_an_async_reward_with_gaps_and_an_evaluation(run: Run, tmp_path: Path) -> None:
     args = config(
-        tmp_path, max_steps=2, save_strategy="no", eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=4
+        tmp_path,
+        max_steps=2,
+        save_strategy="no",
+        eval_strategy="steps",
+        eval_steps=1,
+        per_device_eval_batch_size=4,
     )
     selection = selection_for(run, args)
     calls: list[dict[str, Any]] = []
@@ -78,7 +96,9 @@ def test_an_async_reward_with_gaps_and_an_evaluation(run: Run, tmp_path: Path) -
         calls.append(columns)
         return [None, *even(completions[1:])]
 
-    made = trainer(args, selection, [selection.reported(slow)], eval_dataset=DATASET.select(range(4)))
+    made = trainer(
+        args, selection, [selection.reported(slow)], eval_dataset=DATASET.select(range(4))
+    )
     assert made.reward_func_names == ["slow"]
     made.train()
     trained = [columns for columns in calls if DRAW_ID in columns]
@@ -101,9 +121,13 @@ def test_without_skipping_data_a_resumed_training_takes_new_draws(run: Run, tmp_
     assert reported(run) == traced(trace)
 
 
-def test_a_checkpoint_within_a_generation_repeats_it_and_the_first_outcomes_count(run: Run, tmp_path: Path) -> None:
+def test_a_checkpoint_within_a_generation_repeats_it_and_the_first_outcomes_count(
+    run: Run, tmp_path: Path
+) -> None:
     for steps in (2, 6):
-        args = config(tmp_path, max_steps=steps, steps_per_generation=4, num_iterations=2)  # four steps long
+        args = config(
+            tmp_path, max_steps=steps, steps_per_generation=4, num_iterations=2
+        )  # four steps long
         selection = selection_for(run, args)
         rewards = [selection.reported(even), Trace(tmp_path / "trace", {})]
         trainer(args, selection, rewards).train(resume_from_checkpoint=steps > 2)
@@ -113,16 +137,30 @@ def test_a_checkpoint_within_a_generation_repeats_it_and_the_first_outcomes_coun
     assert reported(run) == traced([first])
 
 
-def test_a_training_that_goes_on_with_other_batches_is_not_stopped(run: Run, tmp_path: Path) -> None:
+def test_a_training_that_goes_on_with_other_batches_is_not_stopped(
+    run: Run, tmp_path: Path
+) -> None:
     for steps, accumulation in ((2, 2), (5, 4)):
         args = config(tmp_path, max_steps=steps, gradient_accumulation_steps=accumulation)
         selection = selection_for(run, args)
         rewards = [selection.reported(even), Trace(tmp_path / "trace", {})]
         trainer(args, selection, rewards).train(resume_from_checkpoint=steps > 2)
     trace = read(tmp_path / "trace")
-    assert [(line["step"], len(set(line["draw_id"]))) for line in trace] == [(0, 2), (1, 2), (2, 4), (3, 4), (4, 4)]
+    assert [(line["step"], len(set(line["draw_id"]))) for line in trace] == [
+        (0, 2),
+        (1, 2),
+        (2, 4),
+        (3, 4),
+        (4, 4),
+    ]
     local = [line["draw_id"][0].startswith("local-") for line in trace]
-    assert local == [False, False, True, False, False]  # the draws of step 2 were read ahead, as a smaller batch
+    assert local == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]  # the draws of step 2 were read ahead, as a smaller batch
     assert sum(row["trials"] for row in run.outcomes()) == 2 * 8 + 3 * 16
 
 
@@ -130,7 +168,9 @@ def test_what_cannot_be_is_told(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="remove_unused_columns must be off"):
         selection_for(run, config(tmp_path, remove_unused_columns=True))
     with pytest.raises(ValueError, match="'sum-3' is there twice"):
-        PromptSelection(DATASET.select([3, 4, 3]), config(tmp_path), run=run.name, service=run.server.url)
+        PromptSelection(
+            DATASET.select([3, 4, 3]), config(tmp_path), run=run.name, service=run.server.url
+        )
     selection = selection_for(run, config(tmp_path))
     with pytest.raises(TypeError, match="a reward model cannot be reported"):
         selection.reported("a/reward-model")  # type: ignore[arg-type]

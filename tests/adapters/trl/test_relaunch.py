@@ -126,18 +126,29 @@ def test_whole_number_keys_in_a_field_and_pools(run: Run, tmp_path: Path) -> Non
         run.client.add_prompts(f"{run.name}-{pool}", keys=range(8), texts=texts)
     pools = [{"pool": f"{run.name}-{pool}"} for pool in ("one", "two")]
     run.client.create_run(name=f"{run.name}-pools", pools=pools, rollouts_per_prompt=4)
-    dataset = Dataset.from_list([
-        {"prompt": f"{row}+{half}=", "info": {"index": row}, "pool": f"{run.name}-{pool}", "key": f"{row}-{pool}"}
-        for half, pool in enumerate(("one", "two")) for row in range(8)
-    ])  # fmt: skip
+    dataset = Dataset.from_list(
+        [
+            {
+                "prompt": f"{row}+{half}=",
+                "info": {"index": row},
+                "pool": f"{run.name}-{pool}",
+                "key": f"{row}-{pool}",
+            }
+            for half, pool in enumerate(("one", "two"))
+            for row in range(8)
+        ]
+    )
     args = config(tmp_path, max_steps=4, save_strategy="no")
     given = {"run": f"{run.name}-pools", "service": run.server.url, "key": "info.index"}
     with pytest.raises(ValueError, match=r"'0' is there twice, as info\.index of the rows 0 and 8"):
         PromptSelection(dataset, args, **given)
     selection = PromptSelection(dataset, args, pool="pool", **given)
     trainer(args, selection, [selection.reported(even), Trace(tmp_path / "trace", {})]).train()
-    drawn = {number(draw): key for line in read(tmp_path / "trace")
-             for draw, key in zip(line["draw_id"], line["key"], strict=True)}  # fmt: skip
+    drawn = {
+        number(draw): key
+        for line in read(tmp_path / "trace")
+        for draw, key in zip(line["draw_id"], line["key"], strict=True)
+    }
     outcomes = Run(f"{run.name}-pools", run.server, run.client, run.database).outcomes()
     assert {
         row["draw"]: f"{row['row'] % 8}-{('one', 'two')[row['row'] // 8]}" for row in outcomes

@@ -15,12 +15,19 @@ from tests.adapters.sums import KEYS, Run
 
 
 def seam_of(run: Run, spool: Path, **settings: Any) -> Seam:
-    given = {"service": run.server.url, "batch_size": 4, "prompts": KEYS, "deadline": 2.0} | settings
+    given = {
+        "service": run.server.url,
+        "batch_size": 4,
+        "prompts": KEYS,
+        "deadline": 2.0,
+    } | settings
     return Seam(run=run.name, spool=spool, **given)
 
 
 def report(seam: Seam, draw_id: str, rollouts: list[int]) -> None:
-    seam.selector.report([draw_id] * len(rollouts), reward=[1.0] * len(rollouts), rollout_index=rollouts)
+    seam.selector.report(
+        [draw_id] * len(rollouts), reward=[1.0] * len(rollouts), rollout_index=rollouts
+    )
     seam.close()
 
 
@@ -40,7 +47,9 @@ def test_each_process_reports_its_part_of_a_draw(run: Run, tmp_path: Path, metho
     assert {row["draw"] for row in run.outcomes()} == {0}
 
 
-def test_selectors_have_folders_of_their_own_and_take_up_what_is_free(run: Run, tmp_path: Path) -> None:
+def test_selectors_have_folders_of_their_own_and_take_up_what_is_free(
+    run: Run, tmp_path: Path
+) -> None:
     one, other = seam_of(run, tmp_path), seam_of(run, tmp_path)
     copy = pickle.loads(pickle.dumps(one))
     assert one.selector is one.selector is not other.selector

@@ -30,20 +30,38 @@ ROLLOUTS = 4
 def config(run: Run, folder: Path, *overrides: str, steps: int = 3) -> Any:
     """The configuration as `python -m verl.trainer.main_ppo` composes it."""
     with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", [
-            "data.sampler.class_path=pkg://promptgps_client.adapters.verl_curriculum",
-            "data.sampler.class_name=PromptGPSSampler", "data.dataloader_num_workers=0",
-            f"+data.promptgps.run={run.name}", "+data.promptgps.spool='${trainer.default_local_dir}/promptgps'",
-            "+data.promptgps.rollouts='${actor_rollout_ref.rollout.n}'",
-            # Of the test:
-            f"+data.promptgps.service={run.server.url}", "+data.promptgps.deadline=2.0",
-            f"data.train_files={rows(folder, 'train', KEYS)}", f"data.val_files={rows(folder, 'val', KEYS[:4])}",
-            "data.train_batch_size=6", f"actor_rollout_ref.rollout.n={ROLLOUTS}", "algorithm.adv_estimator=grpo",
-            f"+data.cache_dir={folder}", "data.filter_overlong_prompts_workers=1", "trainer.logger=[console]",
-            f"trainer.default_local_dir={folder}/checkpoints", "trainer.save_freq=2", "trainer.test_freq=-1",
-            "trainer.val_before_train=false", f"trainer.total_training_steps={steps}", "trainer.total_epochs=9",
-            "trainer.balance_batch=false", "critic.enable=false", "trainer.nnodes=1", *overrides,
-        ])  # fmt: skip
+        return compose(
+            "ppo_trainer",
+            [
+                "data.sampler.class_path=pkg://promptgps_client.adapters.verl_curriculum",
+                "data.sampler.class_name=PromptGPSSampler",
+                "data.dataloader_num_workers=0",
+                f"+data.promptgps.run={run.name}",
+                "+data.promptgps.spool='${trainer.default_local_dir}/promptgps'",
+                "+data.promptgps.rollouts='${actor_rollout_ref.rollout.n}'",
+                # Of the test:
+                f"+data.promptgps.service={run.server.url}",
+                "+data.promptgps.deadline=2.0",
+                f"data.train_files={rows(folder, 'train', KEYS)}",
+                f"data.val_files={rows(folder, 'val', KEYS[:4])}",
+                "data.train_batch_size=6",
+                f"actor_rollout_ref.rollout.n={ROLLOUTS}",
+                "algorithm.adv_estimator=grpo",
+                f"+data.cache_dir={folder}",
+                "data.filter_overlong_prompts_workers=1",
+                "trainer.logger=[console]",
+                f"trainer.default_local_dir={folder}/checkpoints",
+                "trainer.save_freq=2",
+                "trainer.test_freq=-1",
+                "trainer.val_before_train=false",
+                f"trainer.total_training_steps={steps}",
+                "trainer.total_epochs=9",
+                "trainer.balance_batch=false",
+                "critic.enable=false",
+                "trainer.nnodes=1",
+                *overrides,
+            ],
+        )
 
 
 class Trainer(RayPPOTrainer):
@@ -68,18 +86,25 @@ class Trainer(RayPPOTrainer):
         self.rolled_out.append([info["index"] for info in infos[::ROLLOUTS]])
         scores = torch.zeros(len(infos), 2)
         for row in range(len(infos)):
-            scores[row, -1] = float(Random(f"{self._seed}-{self.global_steps}-{row}").random() < 0.5)
+            scores[row, -1] = float(
+                Random(f"{self._seed}-{self.global_steps}-{row}").random() < 0.5
+            )
         for at in range(0, len(infos), ROLLOUTS):
             self.rewards[infos[at]["index"]] = scores[at : at + ROLLOUTS, -1].tolist()
         tokens = torch.ones(len(infos), 4, dtype=torch.int64)
         return DataProto.from_dict(
             {
-                "prompts": tokens[:, :2], "responses": tokens[:, 2:], "input_ids": tokens, "attention_mask": tokens,
-                "position_ids": tokens, "response_mask": tokens[:, 2:], "rm_scores": scores,
+                "prompts": tokens[:, :2],
+                "responses": tokens[:, 2:],
+                "input_ids": tokens,
+                "attention_mask": tokens,
+                "position_ids": tokens,
+                "response_mask": tokens[:, 2:],
+                "rm_scores": scores,
             },
             non_tensors={"multi_modal_inputs": numpy.array([{} for _ in infos], dtype=object)},
             meta_info={"timing": {}, "reward_extra_keys": []},
-        )  # fmt: skip
+        )
 
     def _compute_old_log_prob(self, batch: DataProto) -> tuple[DataProto, float]:
         zeros = torch.zeros_like(batch.batch["rm_scores"])
@@ -113,23 +138,33 @@ def reported(run: Run) -> dict[int, list[float]]:
 
 def test_every_rollout_of_a_draw_is_reported_once(run: Run, tmp_path: Path) -> None:
     made = trained(config(run, tmp_path))
-    assert [(row["size"], row["policy_version"]) for row in run.selections()] == [(6, 0), (6, 1), (6, 2)]
+    assert [(row["size"], row["policy_version"]) for row in run.selections()] == [
+        (6, 0),
+        (6, 1),
+        (6, 2),
+    ]
     drawn = {row["draw"]: KEYS[row["row"]] for row in run.outcomes()}
     assert [drawn[draw] for draw in range(18)] == [key for step in made.rolled_out for key in step]
     assert len(run.outcomes()) == 18 * ROLLOUTS
     assert {key: reported(run)[draw] for draw, key in sorted(drawn.items())} == made.rewards
-    assert {row["draw"]: row["policy_version"] for row in run.outcomes()} == {draw: draw // 6 for draw in range(18)}
+    assert {row["draw"]: row["policy_version"] for row in run.outcomes()} == {
+        draw: draw // 6 for draw in range(18)
+    }
 
 
 def test_no_draw_is_lost_between_epochs(run: Run, tmp_path: Path) -> None:
-    made = trained(config(run, tmp_path, "trainer.save_freq=-1", steps=12))  # 10 whole batches of 6 are in 64 rows
+    made = trained(
+        config(run, tmp_path, "trainer.save_freq=-1", steps=12)
+    )  # 10 whole batches of 6 are in 64 rows
     assert len(made.rolled_out) == 12
     assert [row["size"] for row in run.selections()] == [6] * 12
     assert len(run.outcomes()) == 12 * 6 * ROLLOUTS
 
 
 @pytest.mark.parametrize("put_back", [True, False])
-def test_resumed_from_a_checkpoint(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put_back: bool) -> None:
+def test_resumed_from_a_checkpoint(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put_back: bool
+) -> None:
     if not put_back:
         monkeypatch.setattr(Seam, "snapshot", lambda *_: None)
     first = trained(config(run, tmp_path, steps=5), dies_at=4)
@@ -137,7 +172,11 @@ def test_resumed_from_a_checkpoint(run: Run, tmp_path: Path, monkeypatch: pytest
     assert sorted(before) == list(range(18))
     second = trained(config(run, tmp_path, steps=5), seed=1)
     assert [row["size"] for row in run.selections()] == [6] * 5
-    assert len(run.outcomes()) == sum(map(len, reported(run).values())) == (24 if put_back else 30) * ROLLOUTS
+    assert (
+        len(run.outcomes())
+        == sum(map(len, reported(run).values()))
+        == (24 if put_back else 30) * ROLLOUTS
+    )
     if put_back:  # the checkpoint's own step was reported after its snapshot
         assert len(second.rolled_out) == 3
     else:
@@ -146,9 +185,22 @@ def test_resumed_from_a_checkpoint(run: Run, tmp_path: Path, monkeypatch: pytest
 
 
 def test_without_the_service_it_trains_on_and_tells_it_later(run: Run, tmp_path: Path) -> None:
-    made = trained(config(run, tmp_path, "data.promptgps.service=http://127.0.0.1:9", "data.promptgps.deadline=0.5"))
+    made = trained(
+        config(
+            run,
+            tmp_path,
+            "data.promptgps.service=http://127.0.0.1:9",
+            "data.promptgps.deadline=0.5",
+        )
+    )
     assert run.outcomes() == []
-    later = Seam(run.server.url, run=run.name, spool=f"{tmp_path}/checkpoints/promptgps", prompts=KEYS, batch_size=6)
+    later = Seam(
+        run.server.url,
+        run=run.name,
+        spool=f"{tmp_path}/checkpoints/promptgps",
+        prompts=KEYS,
+        batch_size=6,
+    )
     assert later.selector.flush(30.0)
     later.close()
     told = sorted(KEYS[row["row"]] for row in run.outcomes())
@@ -177,6 +229,8 @@ def test_what_cannot_be_is_told(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_example(run: Run, tmp_path: Path) -> None:
-    told = program(str(ROOT / "examples/verl_curriculum.py"), folder=tmp_path, PROMPTGPS_URL=run.server.url)
+    told = program(
+        str(ROOT / "examples/verl_curriculum.py"), folder=tmp_path, PROMPTGPS_URL=run.server.url
+    )
     assert "data.sampler.class_name=PromptGPSSampler" in told
     assert run.client.run("verl-0.7-example").log_position == 3 * 16 * ROLLOUTS

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", VERL_LOGGING_LEVEL="WARNING")
+os.environ.update(
+    RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", VERL_LOGGING_LEVEL="WARNING"
+)
 
 import ray
 import transfer_queue

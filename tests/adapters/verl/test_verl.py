@@ -13,7 +13,16 @@ from promptgps_client.adapters.verl import PromptGPSDataset
 
 from tests.adapters.processes import ROOT, program
 from tests.adapters.sums import KEYS, TEXTS, Run
-from tests.adapters.verl.training import ROLLOUTS, Replies, config, killed, number, save, step, trainer
+from tests.adapters.verl.training import (
+    ROLLOUTS,
+    Replies,
+    config,
+    killed,
+    number,
+    save,
+    step,
+    trainer,
+)
 
 BUFFER = "trainer.v1.sampler"
 DROP_AT_ONCE = (f"{BUFFER}.max_off_policy_threshold=1", f"{BUFFER}.max_off_policy_strategy=drop")
@@ -47,7 +56,9 @@ def test_every_rollout_of_a_draw_is_reported_once(run: Run, tmp_path: Path) -> N
 
 def test_failed_rollouts_say_nothing_about_difficulty(run: Run, tmp_path: Path) -> None:
     given = config(run, tmp_path)
-    replies = Replies(given, fails=lambda draw, session: draw % 4 == 2 or (draw % 4 == 3 and session == 1))
+    replies = Replies(
+        given, fails=lambda draw, session: draw % 4 == 2 or (draw % 4 == 3 and session == 1)
+    )
     made = trainer(given, replies)
     step(made)
     step(made)
@@ -62,11 +73,13 @@ def test_failed_rollouts_say_nothing_about_difficulty(run: Run, tmp_path: Path) 
 
 def test_groups_that_dapo_filters_are_reported_too(run: Run, tmp_path: Path) -> None:
     given = config(
-        run, tmp_path, "algorithm.filter_groups.enable=true",
+        run,
+        tmp_path,
+        "algorithm.filter_groups.enable=true",
         f"+{BUFFER}.sampler_kwargs.filter_groups_metric='${{algorithm.filter_groups.metric}}'",
         f"+{BUFFER}.sampler_kwargs.train_batch_size='${{data.train_batch_size}}'",
         f"+{BUFFER}.sampler_kwargs.gen_batch_size=1",
-    )  # fmt: skip
+    )
     replies = Replies(given, easy=lambda draw: draw % 4 == 1)
     made = trainer(given, replies)
     trained = step(made)
@@ -92,7 +105,9 @@ def test_stale_and_failed_groups_are_reported_and_refilled(run: Run, tmp_path: P
 
 @pytest.mark.parametrize("snapshots", [True, False])
 def test_resumed_from_a_checkpoint(run: Run, tmp_path: Path, snapshots: bool) -> None:
-    given = config(run, tmp_path, *([] if snapshots else ["trainer.checkpoint_callback_class=null"]))
+    given = config(
+        run, tmp_path, *([] if snapshots else ["trainer.checkpoint_callback_class=null"])
+    )
     first = Replies(given)
     made = trainer(given, first)
     step(made)
@@ -111,7 +126,9 @@ def test_resumed_from_a_checkpoint(run: Run, tmp_path: Path, snapshots: bool) ->
     assert [row["size"] for row in run.selections()] == [4, 4, 4]
     assert len(reported(run)) == len(run.outcomes()) == 3 * 4 * ROLLOUTS
     assert second.versions.keys() == set(versions(run)) - {0, 1, 2, 3}
-    if snapshots:  # the run went back: what the killed trainer did after the checkpoint is superseded
+    if (
+        snapshots
+    ):  # the run went back: what the killed trainer did after the checkpoint is superseded
         assert then.keys() - {rollout for rollout in then if rollout[0] > 3} <= reported(run).keys()
         assert second.rewards.items() <= reported(run).items()
     else:  # the same draws as before, and what was reported first stays
@@ -120,7 +137,9 @@ def test_resumed_from_a_checkpoint(run: Run, tmp_path: Path, snapshots: bool) ->
 
 @pytest.mark.parametrize("snapshots", [True, False])
 @pytest.mark.parametrize("ended", [True, False], ids=["ended before the kill", "killed in flight"])
-def test_prompts_that_are_issued_again_count_once(run: Run, tmp_path: Path, snapshots: bool, ended: bool) -> None:
+def test_prompts_that_are_issued_again_count_once(
+    run: Run, tmp_path: Path, snapshots: bool, ended: bool
+) -> None:
     callback = [] if snapshots else ["trainer.checkpoint_callback_class=null"]
     given = config(run, tmp_path, *callback, mode="colocate_async")
     first = Replies(given)
@@ -150,7 +169,9 @@ def test_prompts_that_are_issued_again_count_once(run: Run, tmp_path: Path, snap
         assert reported(run) == second.rewards
 
 
-def test_what_ended_before_a_checkpoint_is_reported_before_its_snapshot(run: Run, tmp_path: Path) -> None:
+def test_what_ended_before_a_checkpoint_is_reported_before_its_snapshot(
+    run: Run, tmp_path: Path
+) -> None:
     given = config(run, tmp_path, mode="colocate_async")
     first = Replies(given)
     made = trainer(given, first)
@@ -172,7 +193,9 @@ def test_what_ended_before_a_checkpoint_is_reported_before_its_snapshot(run: Run
 
 
 def test_without_the_service_it_trains_on_and_tells_it_later(run: Run, tmp_path: Path) -> None:
-    given = config(run, tmp_path, "data.promptgps.service=http://127.0.0.1:9", "data.promptgps.deadline=0.5")
+    given = config(
+        run, tmp_path, "data.promptgps.service=http://127.0.0.1:9", "data.promptgps.deadline=0.5"
+    )
     replies = Replies(given)
     made = trainer(given, replies)
     step(made)
@@ -182,7 +205,13 @@ def test_without_the_service_it_trains_on_and_tells_it_later(run: Run, tmp_path:
     assert run.outcomes() == []
     local = {(info["promptgps_draw_id"], info["promptgps_key"]) for info in replies.infos}
     assert len(local) == 8
-    later = Seam(run.server.url, run=run.name, spool=f"{tmp_path}/checkpoints/promptgps", prompts=KEYS, batch_size=4)
+    later = Seam(
+        run.server.url,
+        run=run.name,
+        spool=f"{tmp_path}/checkpoints/promptgps",
+        prompts=KEYS,
+        batch_size=4,
+    )
     assert later.selector.flush(30.0)
     later.close()
     assert sorted(KEYS[row["row"]] for row in run.outcomes()) == sorted(key for _, key in local)
@@ -237,7 +266,9 @@ def test_a_relaunch_is_stopped_or_does_what_is_said(run: Run, tmp_path: Path) ->
     save(made)
     killed(made, replies)
     assert len(reported(second)) == len(before)
-    made, replies = started("fourth", "+data.promptgps.on_existing=new", seed=4)  # from its checkpoint
+    made, replies = started(
+        "fourth", "+data.promptgps.on_existing=new", seed=4
+    )  # from its checkpoint
     step(made)
     made.train_dataset.seam.close()
     assert len(reported(second)) == 2 * len(before)
@@ -252,14 +283,22 @@ def test_files_that_each_count_anew_are_pools_of_their_own(run: Run, tmp_path: P
         run.client.create_pool(pool)
         run.client.add_prompts(pool, keys=range(8), texts=texts)
         path = tmp_path / f"{pool}.parquet"
-        Dataset.from_list([
-            {"data_source": source, "prompt": [{"role": "user", "content": text}],
-             "reward_model": {"ground_truth": "0"}, "extra_info": {"index": index}}
-            for index, text in enumerate(texts)
-        ]).to_parquet(path)  # fmt: skip
+        Dataset.from_list(
+            [
+                {
+                    "data_source": source,
+                    "prompt": [{"role": "user", "content": text}],
+                    "reward_model": {"ground_truth": "0"},
+                    "extra_info": {"index": index},
+                }
+                for index, text in enumerate(texts)
+            ]
+        ).to_parquet(path)
         files.append(str(path))
     name = f"{run.name}-pools"
-    run.client.create_run(name=name, pools=[{"pool": pool} for pool in sources.values()], rollouts_per_prompt=ROLLOUTS)
+    run.client.create_run(
+        name=name, pools=[{"pool": pool} for pool in sources.values()], rollouts_per_prompt=ROLLOUTS
+    )
     own = Run(name, run.server, run.client, run.database)
     given = (f"data.train_files={files}", f"data.promptgps.run={name}")
     with pytest.raises(ValueError, match=r"'0' is there twice.*pool: \{SOURCE: POOL"):
@@ -284,6 +323,8 @@ def test_rewards_that_come_later_are_told(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_example(run: Run, tmp_path: Path) -> None:
-    told = program(str(ROOT / "examples/verl_grpo.py"), folder=tmp_path, PROMPTGPS_URL=run.server.url)
+    told = program(
+        str(ROOT / "examples/verl_grpo.py"), folder=tmp_path, PROMPTGPS_URL=run.server.url
+    )
     assert "custom_sampler.name=PromptGPSReplayBuffer" in told
     assert run.client.run("verl-example").log_position == 3 * 16 * ROLLOUTS

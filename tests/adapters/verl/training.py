@@ -25,26 +25,40 @@ ROLLOUTS = 4
 ADAPTER = "promptgps_client.adapters.verl"
 
 
-def config(run: Run, folder: Path, *overrides: str, mode: str = "sync", batch_size: int = 4) -> DictConfig:
+def config(
+    run: Run, folder: Path, *overrides: str, mode: str = "sync", batch_size: int = 4
+) -> DictConfig:
     """The configuration as `python -m verl.trainer.main_ppo` composes it."""
     buffer = "PromptGPSReplayBuffer" if mode == "sync" else "PromptGPSReplayBufferAsync"
     with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", [
-            f"data.custom_cls.path=pkg://{ADAPTER}", "data.custom_cls.name=PromptGPSDataset",
-            "data.dataloader_num_workers=0", f"+data.promptgps.run={run.name}",
-            "+data.promptgps.spool='${trainer.default_local_dir}/promptgps'",
-            "+data.promptgps.rollouts='${actor_rollout_ref.rollout.n}'",
-            f"trainer.v1.sampler.custom_sampler.path=pkg://{ADAPTER}",
-            f"trainer.v1.sampler.custom_sampler.name={buffer}",
-            f"trainer.checkpoint_callback_class={ADAPTER}.PromptGPSCheckpoint",
-            # Of the test:
-            f"+data.promptgps.service={run.server.url}", "+data.promptgps.deadline=2.0",
-            "+trainer.v1.sampler.sampler_kwargs.poll_interval=0.02", f"trainer.v1.trainer_mode={mode}",
-            f"data.train_files={rows(folder, 'train', KEYS)}", f"data.val_files={rows(folder, 'val', KEYS[:4])}",
-            f"data.train_batch_size={batch_size}", f"actor_rollout_ref.rollout.n={ROLLOUTS}",
-            f"+data.cache_dir={folder}", "data.filter_overlong_prompts_workers=1",
-            f"trainer.default_local_dir={folder}/checkpoints", "trainer.nnodes=1", *overrides,
-        ])  # fmt: skip
+        return compose(
+            "ppo_trainer",
+            [
+                f"data.custom_cls.path=pkg://{ADAPTER}",
+                "data.custom_cls.name=PromptGPSDataset",
+                "data.dataloader_num_workers=0",
+                f"+data.promptgps.run={run.name}",
+                "+data.promptgps.spool='${trainer.default_local_dir}/promptgps'",
+                "+data.promptgps.rollouts='${actor_rollout_ref.rollout.n}'",
+                f"trainer.v1.sampler.custom_sampler.path=pkg://{ADAPTER}",
+                f"trainer.v1.sampler.custom_sampler.name={buffer}",
+                f"trainer.checkpoint_callback_class={ADAPTER}.PromptGPSCheckpoint",
+                # Of the test:
+                f"+data.promptgps.service={run.server.url}",
+                "+data.promptgps.deadline=2.0",
+                "+trainer.v1.sampler.sampler_kwargs.poll_interval=0.02",
+                f"trainer.v1.trainer_mode={mode}",
+                f"data.train_files={rows(folder, 'train', KEYS)}",
+                f"data.val_files={rows(folder, 'val', KEYS[:4])}",
+                f"data.train_batch_size={batch_size}",
+                f"actor_rollout_ref.rollout.n={ROLLOUTS}",
+                f"+data.cache_dir={folder}",
+                "data.filter_overlong_prompts_workers=1",
+                f"trainer.default_local_dir={folder}/checkpoints",
+                "trainer.nnodes=1",
+                *overrides,
+            ],
+        )
 
 
 def trainer(config: DictConfig, replies: Replies) -> PPOTrainer:
@@ -64,7 +78,9 @@ def trainer(config: DictConfig, replies: Replies) -> PPOTrainer:
 def step(made: PPOTrainer) -> list[str]:
     """One step of `PPOTrainer.fit` but for the training: the keys of the trajectories it would train on."""
     made.prepare_step()
-    batch, _ = made.replay_buffer.sample(made.global_steps, "train", made.config.data.train_batch_size)
+    batch, _ = made.replay_buffer.sample(
+        made.global_steps, "train", made.config.data.train_batch_size
+    )
     transfer_queue.kv_clear(keys=batch.keys, partition_id="train")
     made.global_steps += 1
     return batch.keys
@@ -104,9 +120,13 @@ class Replies(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignor
     """
 
     def __init__(
-        self, config: DictConfig, seed: int = 0, fails: Callable[[int, int], bool] = lambda *_: False,
-        easy: Callable[[int], bool] = lambda _: False, scored: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        config: DictConfig,
+        seed: int = 0,
+        fails: Callable[[int, int], bool] = lambda *_: False,
+        easy: Callable[[int], bool] = lambda _: False,
+        scored: bool = True,
+    ) -> None:
         self.config, self.background_tasks = config, set()
         self._seed, self._fails, self._easy, self._scored = seed, fails, easy, scored
         self.rewards: dict[tuple[int, int], float | None] = {}  # by draw and rollout
@@ -139,7 +159,9 @@ class Replies(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignor
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
 
-    async def _run_agent_loop(self, sampling_params: Any, *, session_id: int, **prompt: Any) -> None:
+    async def _run_agent_loop(
+        self, sampling_params: Any, *, session_id: int, **prompt: Any
+    ) -> None:
         await self._open.wait()
         info = prompt["extra_info"]
         draw = number(info["promptgps_draw_id"])
@@ -148,15 +170,22 @@ class Replies(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignor
         if self._fails(draw, session_id):
             self.rewards[draw, session_id] = None
             raise RuntimeError("this rollout fails")
-        reward = float(self._easy(draw) or Random(f"{self._seed}-{draw}-{session_id}").random() < 0.5)
+        reward = float(
+            self._easy(draw) or Random(f"{self._seed}-{draw}-{session_id}").random() < 0.5
+        )
         self.rewards[draw, session_id] = reward
         outputs = [
             AgentLoopOutput(
-                prompt_ids=[1, 2], response_ids=[3, 4], response_mask=[1, 1], num_turns=2, metrics=AgentLoopMetrics(),
-                reward_score=reward if self._scored else None, extra_fields={"reward_extra_info": {}},
+                prompt_ids=[1, 2],
+                response_ids=[3, 4],
+                response_mask=[1, 1],
+                num_turns=2,
+                metrics=AgentLoopMetrics(),
+                reward_score=reward if self._scored else None,
+                extra_fields={"reward_extra_info": {}},
             )
             for _ in range(1 + session_id % 2)  # some loops have several outputs
-        ]  # fmt: skip
+        ]
         del prompt["trajectory"], prompt["trace"]
         await self._agent_loop_postprocess(outputs, False, session_id=session_id, **prompt)
 

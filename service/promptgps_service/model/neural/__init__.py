@@ -88,7 +88,13 @@ class Neural:
         self.device, self.own_record, self.residual = device, own_record, residual
         self.draws, self.iterations, self.rate, self.seed = draws, iterations, rate, seed
         self._model = partial(
-            Model, prior=prior, residual=residual, latent=latent, width=width, layers=layers, device=device
+            Model,
+            prior=prior,
+            residual=residual,
+            latent=latent,
+            width=width,
+            layers=layers,
+            device=device,
         )
         self.step = 0
         self.window = Window(device)
@@ -109,7 +115,9 @@ class Neural:
         require_rows(rows, len(self.record))
         s, n = (part.to(self.device, torch.float64) for part in (visits.successes, visits.trials))
         if bool(visits.age.any()):
-            s, n = temper(s, n, visits.age, self._predict(self.x[rows], self._record_before(rows)).mean)
+            s, n = temper(
+                s, n, visits.age, self._predict(self.x[rows], self._record_before(rows)).mean
+            )
         kept = self.window.steps
         now = self._record_before(rows, s, n)
         self.window.push(now)
@@ -156,7 +164,9 @@ class Neural:
         """
         if self.model.prior == "none" or not self.window.pairs:
             return {}
-        past, now, blank = (self._tokens(step) for step in (*self.window.steps[-2:], nothing(self.device)))
+        past, now, blank = (
+            self._tokens(step) for step in (*self.window.steps[-2:], nothing(self.device))
+        )
         q = self.model.posterior(now)
         return {
             "latent_kl": float(divergence(q, self.model.ahead(past))),
@@ -183,7 +193,9 @@ class Neural:
         if own.keys() != state.keys():
             raise ValueError("the state is not one of this neural predictor")
         fixed = [name for name in own if name.startswith("fit.")]
-        if own["shape"].tolist() != state["shape"].tolist() or any(own[n].shape != state[n].shape for n in fixed):
+        if own["shape"].tolist() != state["shape"].tolist() or any(
+            own[n].shape != state[n].shape for n in fixed
+        ):
             raise ValueError("the state is of another pool size, feature dimension or size of nets")
         require_rows(state["window.rows"], len(self.record))
         self.record.load_state_dict(part(state, "record."))
@@ -229,9 +241,13 @@ class Neural:
 
     def _random(self, purpose: int) -> torch.Generator:
         """Numbers that depend on seed, step and purpose only."""
-        return torch.Generator().manual_seed(((self.seed * 2**32 + self.step) * 4 + purpose) % 2**63)
+        return torch.Generator().manual_seed(
+            ((self.seed * 2**32 + self.step) * 4 + purpose) % 2**63
+        )
 
-    def _record_before(self, rows: Tensor, s: Tensor | None = None, n: Tensor | None = None) -> Step:
+    def _record_before(
+        self, rows: Tensor, s: Tensor | None = None, n: Tensor | None = None
+    ) -> Step:
         """What the own records of ``rows`` say now, beside this step's outcomes."""
         blank = _no_record(len(rows), self.device)
         s, n = blank.s if s is None else s, blank.n if n is None else n
@@ -239,7 +255,16 @@ class Neural:
             return replace(blank, rows=rows, s=s, n=n)
         record = self.record
         age = (self.step - record.seen[rows]).double()
-        return Step(rows, s, n, record.y[rows], record.v[rows], age, record.gain[rows], record.lifted[rows].double())
+        return Step(
+            rows,
+            s,
+            n,
+            record.y[rows],
+            record.v[rows],
+            age,
+            record.gain[rows],
+            record.lifted[rows].double(),
+        )
 
     @torch.no_grad()
     def _record_after(self, now: Step) -> None:
@@ -265,7 +290,11 @@ class Neural:
             told = self.model.tell(x[rows], ahead, noise)
             mu, V = self.model.update(records.select(rows), told)
             parts.append(torch.stack([mu, V + told.shared]))
-        mu, V = torch.cat(parts, dim=1) if parts else torch.zeros(2, 0, dtype=torch.float64, device=self.device)
+        mu, V = (
+            torch.cat(parts, dim=1)
+            if parts
+            else torch.zeros(2, 0, dtype=torch.float64, device=self.device)
+        )
         return LogitNormal(mu, V)
 
     @torch.no_grad()

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from promptgps_service.model.features import Block
 from promptgps_service.model.neural.dense import Dense, normalised
 
-TAU_START = 0.5  # blocks have mean squared norm 1, so τ is the variance of theta that the block explains
+TAU_START = (
+    0.5  # blocks have mean squared norm 1, so τ is the variance of theta that the block explains
+)
 TAU_SD = 1.5  # of log τ
 LEVEL_SD = 2.0  # of b, logits
 
@@ -33,7 +35,12 @@ class Decoder(nn.Module):
     """theta from features and z."""
 
     def __init__(
-        self, blocks: tuple[Block, ...], latent: int, width: int, layers: int, random: torch.Generator
+        self,
+        blocks: tuple[Block, ...],
+        latent: int,
+        width: int,
+        layers: int,
+        random: torch.Generator,
     ) -> None:
         super().__init__()
         dimension = blocks[-1].stop if blocks else 0

@@ -13,7 +13,13 @@ class Dense(nn.Module):
     bias: Tensor
 
     def __init__(
-        self, fan_in: int, fan_out: int, random: torch.Generator, *, unit: bool = False, zero: bool = False
+        self,
+        fan_in: int,
+        fan_out: int,
+        random: torch.Generator,
+        *,
+        unit: bool = False,
+        zero: bool = False,
     ) -> None:
         """``unit`` where the whole input, rather than each of its entries, is of norm one."""
         super().__init__()

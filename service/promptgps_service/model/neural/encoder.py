@@ -19,7 +19,9 @@ from promptgps_service.model.neural.latent import Normal, condition
 HEADS = 4
 DRIFT, DRIFT_SD = 0.02, 2.0
 SCALARS = 5
-FAINT = -2.0  # log precision, to that of the level, at which the other dimensions start to be observed
+FAINT = (
+    -2.0
+)  # log precision, to that of the level, at which the other dimensions start to be observed
 WIDEST = 3.0  # |log| to which learned precisions may move
 
 
@@ -43,7 +45,9 @@ class Tokens:
 class Encoder(nn.Module):
     """A set of visits -> N(z), permutation invariant."""
 
-    def __init__(self, dimension: int, latent: int, width: int, layers: int, random: torch.Generator) -> None:
+    def __init__(
+        self, dimension: int, latent: int, width: int, layers: int, random: torch.Generator
+    ) -> None:
         super().__init__()
         self.text = Dense(dimension, width, random, unit=True)
         self.numbers = Dense(SCALARS, width, random)
@@ -63,7 +67,9 @@ class Encoder(nn.Module):
         level[0] = 1.0
         relative = (log_precision + FAINT * (1.0 - level)).exp()
         evidence = tokens.precision[..., None] * seen + tokens.evidence[..., None] * level
-        return condition(self.spread.exp(), relative * evidence, relative * tokens.precision[..., None])
+        return condition(
+            self.spread.exp(), relative * evidence, relative * tokens.precision[..., None]
+        )
 
 
 class Transition(nn.Module):
@@ -73,7 +79,9 @@ class Transition(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.carry = nn.Parameter(torch.ones(latent))
-        self.drift = nn.Parameter(torch.zeros(latent))  # log(variance a step adds / DRIFT) / DRIFT_SD
+        self.drift = nn.Parameter(
+            torch.zeros(latent)
+        )  # log(variance a step adds / DRIFT) / DRIFT_SD
 
     def forward(self, tokens: Tokens) -> Normal:
         """N(z_t) for each of J sets of visits of the step before; [J, Z]."""
@@ -82,7 +90,8 @@ class Transition(nn.Module):
         # Before the first visits no step has been taken; else the KL to it would teach what a step does.
         started = (tokens.precision > 0).any(-1, keepdim=True)
         return Normal(
-            torch.where(started, self.carry * past.mean, past.mean), torch.where(started, variance, past.variance)
+            torch.where(started, self.carry * past.mean, past.mean),
+            torch.where(started, variance, past.variance),
         )
 
 
@@ -100,7 +109,8 @@ class Attention(nn.Module):
         """Float32[J, B, W] -> the same; members that are not ``there``, bool[J, B], are not attended to."""
         heads = HEADS if h.shape[-1] % HEADS == 0 else 1
         query, key, value = (
-            part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in self.project(normalised(h)).chunk(3, dim=-1)
+            part.unflatten(-1, (heads, -1)).transpose(1, 2)
+            for part in self.project(normalised(h)).chunk(3, dim=-1)
         )
         # Written out, since fused kernels for GPUs are not deterministic backwards.
         score = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5

@@ -25,9 +25,13 @@ class Fit:
     def __init__(self, model: Model, rate: float) -> None:
         self.model, self.rate = model, rate
         self.count = 0
-        self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
+        self.moments = {
+            name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()
+        }
 
-    def run(self, window: Window, x: Tensor, share: Tensor, iterations: int, random: torch.Generator) -> None:
+    def run(
+        self, window: Window, x: Tensor, share: Tensor, iterations: int, random: torch.Generator
+    ) -> None:
         """Take ``iterations`` steps over the window's pairs.
 
         Args:
@@ -52,7 +56,9 @@ class Fit:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of parameters and moments."""
-        state = {f"net.{name}": value.detach().clone() for name, value in self.model.named_parameters()}
+        state = {
+            f"net.{name}": value.detach().clone() for name, value in self.model.named_parameters()
+        }
         for name, (first, second) in self.moments.items():
             state[f"first.{name}"], state[f"second.{name}"] = first.clone(), second.clone()
         return state | {"count": torch.tensor(self.count)}
@@ -76,7 +82,9 @@ class Fit:
 
     def _descend(self, loss: Tensor) -> None:
         named = dict(self.model.named_parameters())
-        grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
+        grads = torch.autograd.grad(
+            loss, list(named.values()), allow_unused=True, materialize_grads=True
+        )
         norm = torch.stack([grad.square().sum() for grad in grads]).sum().sqrt()
         if not math.isfinite(float(loss.detach())) or not math.isfinite(float(norm)):
             raise FitDiverged("the loss is not finite")
@@ -91,7 +99,9 @@ def _gather(steps: list[Step], x: Tensor, share: Tensor) -> Past:
     return Past(step, x[step.rows], share[step.rows])
 
 
-def _adam(value: Tensor, grad: Tensor, moments: tuple[Tensor, Tensor], count: int, rate: float) -> None:
+def _adam(
+    value: Tensor, grad: Tensor, moments: tuple[Tensor, Tensor], count: int, rate: float
+) -> None:
     """One step of Adam (Kingma & Ba 2015), in place."""
     first, second = moments
     first.lerp_(grad, 0.1)

@@ -55,6 +55,7 @@ def nothing(device: torch.device) -> Step:
 
 def pad(steps: list[Step]) -> Step:
     """J steps in one: [J, B], B the longest; what is padded has no trials and no record."""
+
     def one(name: str) -> Tensor:
         fill = torch.inf if name == "v" else 0.0
         return torch.nn.utils.rnn.pad_sequence([getattr(step, name) for step in steps], True, fill)
@@ -109,4 +110,6 @@ class Window:
         joined = Step(*(state[name].to(device) for name in NAMES))
         stops = state["lengths"].cumsum(0).tolist()
         starts = [0, *stops[:-1]]
-        self.steps = [joined.select(slice(start, stop)) for start, stop in zip(starts, stops, strict=True)]
+        self.steps = [
+            joined.select(slice(start, stop)) for start, stop in zip(starts, stops, strict=True)
+        ]

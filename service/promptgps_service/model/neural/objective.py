@@ -27,9 +27,15 @@ from promptgps_service.model.neural.likelihood import derivatives, log_evidence
 from promptgps_service.model.record import combine
 
 Prior = Literal["learned", "previous", "none"]
-SPREAD_START, AGEING_START, LOG_SD = 2.0, 0.02, 2.0  # of su2 and qu, and the standard deviation of their logs
+SPREAD_START, AGEING_START, LOG_SD = (
+    2.0,
+    0.02,
+    2.0,
+)  # of su2 and qu, and the standard deviation of their logs
 GAIN_SD = 0.1
-LEAST_SPREAD = 1e-3  # su2 where theta is to be what text and z say: the integral over it needs some width
+LEAST_SPREAD = (
+    1e-3  # su2 where theta is to be what text and z say: the integral over it needs some width
+)
 ANCHOR_SD = 0.55  # of the weights of nets around their start
 WEIGHTS = ("psi.mean", "psi.log_variance")  # of q(w), which has a prior of its own
 LEAST_VARIANCE = 1e-9  # the root has no gradient at 0, which is where prompts without features are
@@ -85,9 +91,15 @@ class Model(nn.Module):
         self.psi = Decoder(blocks, latent, width, layers, random)
         self.phi = Encoder(dimension, latent, width, layers, random)
         self.eta = Transition(Encoder(dimension, latent, width, layers, random), latent)
-        self.scalars = nn.Parameter(torch.zeros(3))  # log su2, log qu and g in units of their priors
+        self.scalars = nn.Parameter(
+            torch.zeros(3)
+        )  # log su2, log qu and g in units of their priors
         self.to(device)
-        self.anchors = {name: value.detach().clone() for name, value in self.named_parameters() if name not in WEIGHTS}
+        self.anchors = {
+            name: value.detach().clone()
+            for name, value in self.named_parameters()
+            if name not in WEIGHTS
+        }
 
     @property
     def spread(self) -> Tensor:
@@ -106,7 +118,9 @@ class Model(nn.Module):
         """g, logits a prompt gains by an informative visit, float64[]."""
         return GAIN_SD * self.scalars[2].double()
 
-    def belief(self, step: Step, told: Told, z: Tensor, variance: Tensor | float) -> tuple[Tensor, Tensor]:
+    def belief(
+        self, step: Step, told: Told, z: Tensor, variance: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
         """(mu, V) of theta before the visits ``step``, [J, B]: text, at latents float32[S, J, Z], and own record."""
         center = (self.psi.level + z[..., :1]).double() + step.gain + self.gain * step.lifted
         v = step.v + self.ageing * step.age
@@ -123,7 +137,9 @@ class Model(nn.Module):
             # solved or all failed are flat, each visit would say something else.
             for _ in range(LEVEL_STEPS):
                 slope, precision = derivatives(mu + level, V, step.s, step.n)
-                move = slope.sum(-1, keepdim=True) / (precision.sum(-1, keepdim=True) + LEVEL_PRECISION)
+                move = slope.sum(-1, keepdim=True) / (
+                    precision.sum(-1, keepdim=True) + LEVEL_PRECISION
+                )
                 evidence = slope + precision * level
                 level = level + move.clamp(-FARTHEST, FARTHEST)
             there = step.n > 0
@@ -152,7 +168,9 @@ class Model(nn.Module):
         z = q.sample(noise.z)
         told = self.psi(now.x, z)
         # w is drawn anew for each visit, by way of theta: local reparameterisation (Kingma et al. 2015).
-        told = Told(told.mean + told.variance.clamp_min(LEAST_VARIANCE).sqrt() * noise.theta, told.variance)
+        told = Told(
+            told.mean + told.variance.clamp_min(LEAST_VARIANCE).sqrt() * noise.theta, told.variance
+        )
         evidence = log_evidence(*self.belief(now.step, told, z, 0.0), now.step.s, now.step.n)
         bound = (now.share * evidence).sum(-1).mean(0)
         if self.prior != "none":
@@ -197,7 +215,12 @@ class Noise:
 
 
 def draw_noise(
-    samples: int, pairs: int, visits: int, latent: int, random: torch.Generator, device: torch.device
+    samples: int,
+    pairs: int,
+    visits: int,
+    latent: int,
+    random: torch.Generator,
+    device: torch.device,
 ) -> Noise:
     """Antithetic draws, made on the CPU so that they are the same everywhere."""
     z, theta = (antithetic(samples, (pairs, size), random).to(device) for size in (latent, visits))
