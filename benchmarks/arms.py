@@ -1,4 +1,7 @@
-"""Ways to choose, by name: `promptgps`, or with settings changed, as in `promptgps+bonus=1.0+cooldown=0`."""
+"""Ways to choose, by name.
+
+`promptgps`, or with settings changed, as in `promptgps+bonus=1.0+cooldown=0`.
+"""
 
 from __future__ import annotations
 

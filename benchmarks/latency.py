@@ -1,7 +1,9 @@
-"""Latency over loopback beside an in-process MoPPS of the same size, in one run: `make bench-latency`.
+"""Latency over loopback beside an in-process MoPPS of the same size: `make bench-latency`.
 
-Writes `benchmarks/results/latency.md`. `--million` adds the pool of 1,000,000, `--large` the import of 2,000,000 rows
-and the restart on 1,000,000 outcomes; both take minutes.
+Both are measured in one run.
+
+Writes `benchmarks/results/latency.md`. `--million` adds the pool of 1,000,000, `--large` the import
+of 2,000,000 rows and the restart on 1,000,000 outcomes; both take minutes.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def texts(count: int, seed: int = 0) -> list[str]:
     """Distinct made-up problems of 40 to 300 characters."""
     rng = random.Random(seed)
     return [
-        f"Problem {index}: {' '.join(rng.choices(WORDS, k=rng.randint(6, 50)))} {rng.randint(0, 10**6)}?"
+        f"Problem {index}: {' '.join(rng.choices(WORDS, k=rng.randint(6, 50)))} "
+        f"{rng.randint(0, 10**6)}?"
         for index in range(count)
     ]
 
@@ -75,14 +78,18 @@ def timed(repeats: int, call: Callable[[int], object]) -> np.ndarray:
 
 def show(milliseconds: np.ndarray) -> str:
     """p50 and p99."""
-    return f"p50 {np.percentile(milliseconds, 50):.1f} ms, p99 {np.percentile(milliseconds, 99):.1f} ms"
+    return (
+        f"p50 {np.percentile(milliseconds, 50):.1f} ms, "
+        f"p99 {np.percentile(milliseconds, 99):.1f} ms"
+    )
 
 
 class Job:
     """A run over a pool, driven like a trainer."""
 
     def __init__(self, gps: PromptGPS, pool: str, name: str) -> None:
-        self.gps, self.name = gps, name
+        self.gps = gps
+        self.name = name
         self._sequence = 0
         gps.create_run(name=name, pool=pool)
 
@@ -115,6 +122,7 @@ def retraining(job: Job) -> Iterator[None]:
 
     thread = threading.Thread(target=work)
     thread.start()
+
     try:
         yield
     finally:
@@ -140,16 +148,22 @@ def selection_lines(
     job = Job(gps, pool, f"select-{prompts}")
     for seed in range(5):
         job.report(job.select(size, wait_seconds=60.0), seed)
+
     idle = timed(repeats, lambda _: job.select(size))
+
     busy_job = Job(gps, pool, f"busy-{prompts}")
     with retraining(busy_job):
         busy = timed(repeats, lambda _: job.select(size))
-    walked, whole = PerPrompt(prompts, 0), Vectorised(prompts, 0)
+
+    walked = PerPrompt(prompts, 0)
+    whole = Vectorised(prompts, 0)
     peer = np.percentile(timed(5, lambda _: walked.select(size)), 50)
     vectorised = np.percentile(timed(20, lambda _: whole.select(size)), 50)
+
     ratio = peer / np.percentile(idle, 50)
     told = f"MoPPS in process: {peer:.0f} ms (×{ratio:.1f}); vectorised: {vectorised:.1f} ms"
     name = f"`/select_batch`, {size} of {prompts:,}"
+
     return [
         Line(name, show(idle), target, told),
         Line(f"{name}, while retraining", show(busy), target, told),
@@ -161,14 +175,17 @@ def small_lines(gps: PromptGPS, prompts: int) -> list[Line]:
     job = Job(gps, f"pool-{prompts}", "single")
     job.report(job.select(256, wait_seconds=60.0), 0)
     single = timed(300, lambda _: job.select(1))
+
     learning = Job(gps, f"pool-{prompts}", "learning")
     for seed in range(12):
         learning.report(learning.select(256, wait_seconds=60.0), seed)
+
     learning.select(256, wait_seconds=60.0)
     series = gps.metrics("learning").series
     timed_steps = zip(series["fit_seconds"], series["score_seconds"], strict=True)
     taken = [fit + score for fit, score in timed_steps if fit is not None and score is not None]
     learned = f"median {np.median(taken):.2f} s, worst {max(taken):.2f} s"
+
     return [
         Line("one draw (n = 1)", show(single), "p50 ≤ 5 ms"),
         Line(f"learn from 256 outcomes and rescore {prompts:,}", learned, "≤ 1 s"),
@@ -197,6 +214,7 @@ def outcome_lines(database: str, gps: PromptGPS, pool: str) -> list[Line]:
     while time.perf_counter() - begun < 10:
         rollouts(seed)
         seed += 1
+
     rate = 8192 * len(taken) / (time.perf_counter() - begun)
     return [
         Line(
@@ -214,13 +232,16 @@ def large_lines(service: Service, gps: PromptGPS) -> list[Line]:
             unique = [json.dumps({"text": text}) + "\n" for text in texts(20_000, seed=9)]
             for _ in range(100):
                 lines.writelines(unique)
+
         gps.create_pool("duplicated")
         started = time.perf_counter()
         patient = gps.with_options(timeout=600)
         added = patient.add_prompts_file("duplicated", file.name)
         imported = time.perf_counter() - started
+
     assert added.added == 20_000
     assert added.duplicates == 1_980_000
+
     job = Job(gps, "pool-100000", "long")
     for _ in range(123):
         draws = job.select(1024)
@@ -230,9 +251,11 @@ def large_lines(service: Service, gps: PromptGPS) -> list[Line]:
             rollout_index=list(range(8)) * 1024,
             reward=[0.0, 1.0] * 4096,
         )
+
     job.select(1024, wait_seconds=120.0)
     service.kill()
     service.start()
+
     return [
         Line("import 2,000,000 rows, each prompt 100 times", f"{imported:.0f} s", "≤ 3 min"),
         Line(
@@ -249,9 +272,11 @@ def table(lines: list[Line], command: str) -> str:
         f"| {line.quantity} | {line.measured} | {line.target} | {line.peer} |" for line in lines
     )
     return (
-        f"# Latency over loopback HTTP\n\n`{command}` on {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"# Latency over loopback HTTP\n\n`{command}` on {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, "
         "SQLite unless it says otherwise; client and server share the cores.\n\n"
-        f"| quantity | measured | target | peer in the same run |\n| --- | --- | --- | --- |\n{rows}\n"
+        "| quantity | measured | target | peer in the same run |\n"
+        f"| --- | --- | --- | --- |\n{rows}\n"
     )
 
 
@@ -263,16 +288,20 @@ def measure(arguments: argparse.Namespace) -> list[Line]:
         lines += outcome_lines("SQLite", gps, "pool-40315")
         imported = fill(gps, "pool-100000", 100_000)
         lines.append(Line("import 100,000 prompts with text", f"{imported:.1f} s", "≤ 30 s"))
+
         if arguments.million:
             patient = gps.with_options(timeout=600)
             lines += selection_lines(patient, 1_000_000, 512, "p50 ≤ 100 ms", 50)
+
     if arguments.postgres:
         with running_service(arguments.postgres) as other, PromptGPS(other.url) as gps:
             fill(gps, "pool-8192", 8192)
             lines += outcome_lines("PostgreSQL", gps, "pool-8192")
+
     if arguments.large:
         with running_service() as service, PromptGPS(service.url) as gps:
             lines += large_lines(service, gps)
+
     return lines
 
 
@@ -287,9 +316,11 @@ def main() -> None:
         "--postgres", metavar="URL", help="an empty PostgreSQL database to measure outcomes on too"
     )
     arguments = parser.parse_args()
+
     flags = [name for name in ("million", "large") if getattr(arguments, name)]
     flags += ["postgres …"] if arguments.postgres else []
     command = " ".join(["python -m benchmarks.latency", *(f"--{flag}" for flag in flags)])
+
     report = table(measure(arguments), command)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "latency.md").write_text(report)

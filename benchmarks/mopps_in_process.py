@@ -1,7 +1,10 @@
-"""MoPPS (arXiv 2507.04632) as it stands inside a trainer, to measure latency against: a dictionary of Beta records.
+"""MoPPS (arXiv 2507.04632) as it stands inside a trainer: a dictionary of Beta records.
 
-`PerPrompt` walks its candidates in Python with a draw each, the way such samplers are written; `Vectorised` is the
-strongest form of the same rule, whole arrays in numpy. Both pick the B draws nearest the target.
+It is there to measure latency against.
+
+`PerPrompt` walks its candidates in Python with a draw each, the way such samplers are written;
+`Vectorised` is the strongest form of the same rule, whole arrays in numpy. Both pick the B draws
+nearest the target.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A promptgps service of one's own, started as a subprocess on a free loopback port and always stopped."""
+"""A promptgps service of one's own: a subprocess on a free loopback port that is always stopped."""
 
 from __future__ import annotations
 
@@ -54,17 +54,21 @@ class Service:
             "PROMPTGPS_DATABASE_URL": self.database_url,
         }
         started = time.monotonic()
+
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=environment
             )
+
         while time.monotonic() - started < START_SECONDS and self._process.poll() is None:
             address = re.search(r"API (http://\S+)", self._log.read_text())
             if address is not None and _is_ready(address[1]):
                 self.url = address[1]
                 self.ready_seconds = time.monotonic() - started
                 return
+
             time.sleep(0.02)
+
         self.stop()
         raise ServiceDidNotStart(
             f"the service is not ready; its log ends:\n{self._log.read_text()[-3000:]}"

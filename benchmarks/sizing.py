@@ -1,7 +1,8 @@
 """Memory and disk that a service needs, by prompts and by rollouts: `make bench-sizing`.
 
-Writes `benchmarks/results/sizing.md`. Memory is the resident set of one process that serves and learns, once a batch of
-256 has been reported and learned; disk is the file of SQLite with its log, or `pg_database_size` of PostgreSQL.
+Writes `benchmarks/results/sizing.md`. Memory is the resident set of one process that serves and
+learns, once a batch of 256 has been reported and learned; disk is the file of SQLite with its log,
+or `pg_database_size` of PostgreSQL.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def disk(service: Service) -> float:
         else:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
             size = float(os.path.getsize(engine.url.database or ""))
+
     engine.dispose()
     return size / MB
 
@@ -58,7 +60,8 @@ def opened(database_url: str | None) -> Iterator[tuple[Service, PromptGPS]]:
 def pool_line(database_url: str | None, prompts: int) -> str:
     """What a pool of so many prompts with text takes, and a run over it."""
     with opened(database_url) as (service, gps):
-        before, empty = memory(service)[0], disk(service)
+        before = memory(service)[0]
+        empty = disk(service)
         seconds = fill(gps, f"sizing-{prompts}", prompts)
         stored = disk(service) - empty
         job = Job(gps, f"sizing-{prompts}", f"sizing-{prompts}")
@@ -66,7 +69,11 @@ def pool_line(database_url: str | None, prompts: int) -> str:
             job.report(job.select(256, wait_seconds=120.0), seed)
         job.select(1, wait_seconds=120.0)
         now, peak = memory(service)
-    return f"| {prompts:,} | {before:.0f} MB | {now:.0f} MB | {peak:.0f} MB | {stored:.0f} MB | {seconds:.0f} s |"
+
+    return (
+        f"| {prompts:,} | {before:.0f} MB | {now:.0f} MB | {peak:.0f} MB | {stored:.0f} MB "
+        f"| {seconds:.0f} s |"
+    )
 
 
 def rollout_line(
@@ -85,8 +92,12 @@ def rollout_line(
             report(job, job.select(BATCH), step)
         job.select(1, wait_seconds=120.0)
         each = (disk(service) - before) / (steps * BATCH * GROUP)
+
     kind = "PostgreSQL" if database_url else "SQLite"
-    return f"| {report.__name__.replace('_', ' ')}, {kind} | {steps * BATCH * GROUP:,} | {1e6 * each:,.0f} MB |"
+    return (
+        f"| {report.__name__.replace('_', ' ')}, {kind} | {steps * BATCH * GROUP:,} "
+        f"| {1e6 * each:,.0f} MB |"
+    )
 
 
 def whole_groups(job: Job, draws: list[str], seed: int) -> None:
@@ -111,6 +122,7 @@ def main() -> None:
     parser.add_argument("--postgres", help="URL of an empty PostgreSQL database, for the log there")
     parser.add_argument("--out", type=Path, default=RESULTS / "sizing.md")
     options = parser.parse_args()
+
     lines = [
         "# Memory and disk",
         "",
@@ -122,11 +134,13 @@ def main() -> None:
     for prompts in options.prompts:
         lines.append(pool_line(None, prompts))
         print(lines[-1], flush=True)
+
     lines += ["", "| reported as | rollouts | disk a million |", "|---|---:|---:|"]
     for database_url in [None] + ([options.postgres] if options.postgres else []):
         for report in (whole_groups, single_rollouts):
             lines.append(rollout_line(database_url, options.rollouts, report))
             print(lines[-1], flush=True)
+
     options.out.write_text("\n".join([*lines, ""]))
 
 

@@ -1,4 +1,6 @@
-"""A loop of one's own on prompts that promptgps selects: a small network learns sums by policy gradient.
+"""A loop of one's own on prompts that promptgps selects.
+
+A small network learns sums by policy gradient.
 
     make serve
     PROMPTGPS_URL=http://127.0.0.1:8000 python examples/pytorch_loop.py
@@ -14,8 +16,12 @@ from promptgps_client.adapters.seam import DRAW_ID
 from promptgps_client.adapters.torch import DrawnRows, DrawSampler
 from torch.utils.data import DataLoader
 
-STEPS, BATCH, ROLLOUTS, EVERY = 40, 16, 8, 10
-RUN, CHECKPOINT = "pytorch-example", Path("pytorch-output/checkpoint.pt")
+STEPS = 40
+BATCH = 16
+ROLLOUTS = 8
+EVERY = 10
+RUN = "pytorch-example"
+CHECKPOINT = Path("pytorch-output/checkpoint.pt")
 CHECKPOINT.parent.mkdir(exist_ok=True)
 
 rows = [{"left": left, "right": right} for left in range(10) for right in range(10)]

@@ -45,6 +45,7 @@ def tiny():
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
     }
+
     return Qwen2ForCausalLM(
         Qwen2Config(vocab_size=len(letters), num_key_value_heads=2, **size)
     ), tokenizer

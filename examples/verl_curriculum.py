@@ -3,8 +3,8 @@
     make serve
     PROMPTGPS_URL=http://127.0.0.1:8000 python examples/verl_curriculum.py
 
-It prints the command that trains, which wants GPUs and a model, and then takes three steps without either: through
-verl's own data set and loader, with replies that are right by chance.
+It prints the command that trains, which wants GPUs and a model, and then takes three steps without
+either: through verl's own data set and loader, with replies that are right by chance.
 """
 
 from uuid import uuid4

@@ -1,4 +1,7 @@
-"""Alembic environment: one tree for SQLite and PostgreSQL, run on the connection that the service hands over."""
+"""Alembic environment: one tree for SQLite and PostgreSQL.
+
+It runs on the connection that the service hands over.
+"""
 
 from alembic import context
 from promptgps_service.settings import Settings

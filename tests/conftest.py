@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 # Shared cores stall single examples now and then; pytest's own limit still ends a test that hangs.
 settings.register_profile("promptgps", deadline=None, print_blob=True)
 settings.load_profile("promptgps")
-# Two workers on two cores: more threads would only wait for each other. Must be set before torch is imported.
+# Two workers on two cores: more threads would only wait for
+# each other. Must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-collect_ignore = [
-    "adapters"
-]  # each runs in its trainer's environment: `make test-trl` and the like
+# each runs in its trainer's environment: `make test-trl` and the like
+collect_ignore = ["adapters"]
 DATABASES = ("sqlite", "postgresql")
 
 

@@ -1,7 +1,10 @@
-"""Real databases for tests: a SQLite file, and a PostgreSQL that starts from a wheel and stops with the session.
+"""Real databases for tests: a SQLite file, and a PostgreSQL.
 
-A test session has one folder, made by the process that started it; xdist's workers find it in the environment and share
-one PostgreSQL server. `PROMPTGPS_TEST_POSTGRES_URL` names a server to use instead of it.
+The PostgreSQL starts from a wheel and stops with the session.
+
+A test session has one folder, made by the process that started it; xdist's workers find it in the
+environment and share one PostgreSQL server. `PROMPTGPS_TEST_POSTGRES_URL` names a server to use
+instead of it.
 """
 
 from __future__ import annotations
@@ -42,7 +45,10 @@ def start_session() -> None:
 
 
 def stop_session() -> None:
-    """Stop the session's PostgreSQL and drop what it has left, here or on the server that was given."""
+    """Stop the session's PostgreSQL and drop what it has left.
+
+    Here or on the server that was given.
+    """
     name = os.environ.pop(FOLDER, None)
     if name is None:
         return
@@ -69,7 +75,7 @@ def _stop_postgres(data: Path) -> None:
         time.sleep(0.02)
 
 
-# ---- SQLite --------------------------------------------------------------------------------------------------
+# ---- SQLite --------------------------------------------------------------------------------------
 
 
 def migrated_file(folder: Path) -> Path:
@@ -86,11 +92,11 @@ def copied_file(template: Path, folder: Path) -> str:
     return f"sqlite:///{path}"
 
 
-# ---- PostgreSQL ----------------------------------------------------------------------------------------------
+# ---- PostgreSQL ----------------------------------------------------------------------------------
 
 
 def postgres_server() -> str:
-    """URL of the session's server, started by whoever asks first, with a migrated template on it."""
+    """URL of the session's server, with a migrated template on it; whoever asks first starts it."""
     folder = Path(os.environ[FOLDER])
     url = os.environ.get(POSTGRES_URL) or _started_server(folder)
     with _administrator(url) as engine, engine.connect() as connection:
@@ -121,7 +127,10 @@ def postgres_database(server: str, *, migrated: bool = True) -> Iterator[str]:
 
 
 class OwnPostgres:
-    """A PostgreSQL server of one test, to be stopped, killed and frozen; it keeps its promises about durability."""
+    """A PostgreSQL server of one test, to be stopped, killed and frozen.
+
+    It keeps its promises about durability.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._server = _server(folder)
@@ -162,7 +171,8 @@ class OwnPostgres:
 
     def thaw(self) -> None:
         """Go on after ``freeze``."""
-        frozen, self._frozen = self._frozen, []
+        frozen = self._frozen
+        self._frozen = []
         for process in frozen:
             process.resume()
 
@@ -231,7 +241,7 @@ def _at(url: str, database: str) -> str:
     return make_url(url).set(database=database).render_as_string(hide_password=False)
 
 
-# ---- what is opened on a database ----------------------------------------------------------------------------
+# ---- what is opened on a database ----------------------------------------------------------------
 
 
 def migrate(url: str) -> None:

@@ -93,13 +93,15 @@ class Server:
         Raises:
             ServerFailed: nothing more was learned for ``seconds``.
         """
-        deadline, learned = time.monotonic() + seconds, -1
+        deadline = time.monotonic() + seconds
+        learned = -1
         while True:
             found: dict[str, Any] = self.json("GET", f"/runs/{run}")
             if found["trained_through"] == found["log_position"]:
                 return found
             if found["trained_through"] > learned:
-                deadline, learned = time.monotonic() + seconds, found["trained_through"]
+                deadline = time.monotonic() + seconds
+                learned = found["trained_through"]
             elif time.monotonic() > deadline:
                 raise ServerFailed(
                     f"{run} learned nothing for {seconds:g} s: {found}\n{self.tail()}"
@@ -108,7 +110,10 @@ class Server:
 
 
 def _client() -> httpx.Client:
-    """A client for one server; each request gets a connection of its own, which no stop of the server has closed."""
+    """A client for one server.
+
+    Each request gets a connection of its own, which no stop of the server has closed.
+    """
     return httpx.Client(
         timeout=60.0, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
     )
@@ -138,7 +143,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This environment without settings of promptgps and without proxies, plus the given variables."""
+    """This environment without promptgps's settings and proxies, plus the given variables."""
     own = {
         name: value
         for name, value in os.environ.items()

@@ -1,1 +1,1 @@
-"""Replay of recorded histories, in process: how well do predictors predict, and what do they choose?"""
+"""Replay of recorded histories, in process: how well predictors predict, and what they choose."""

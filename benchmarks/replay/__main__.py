@@ -1,7 +1,10 @@
-"""One question at a time: ``python -m benchmarks.replay open rl-run-dsr-a --predictor hierarchical --share 0.02 0.1``.
+"""One question at a time, put to a recorded history.
 
-``python -m benchmarks.replay closed rl-run-dsr-a --arm mopps promptgps+bonus=1.0``. Parameters go to every predictor
-named: ``--predictor neural --set own_record=false prior=previous``. All tables at once: ``benchmarks.replay.bench``.
+``python -m benchmarks.replay open rl-run-dsr-a --predictor hierarchical --share 0.02 0.1``.
+
+``python -m benchmarks.replay closed rl-run-dsr-a --arm mopps promptgps+bonus=1.0``. Parameters go
+to every predictor named: ``--predictor neural --set own_record=false prior=previous``. All tables
+at once: ``benchmarks.replay.bench``.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     history = read_history(arguments.data / arguments.history)
     features = text_features(history.texts)
+
     if arguments.loop == "closed":
         for arm in arguments.arm:
             runs = [
@@ -34,8 +38,11 @@ def main() -> None:
                 for seed in arguments.seeds
             ]
             _print(arm, [dataclasses.asdict(run) for run in runs])
+
         return
-    # A policy of its own at each step, as on a ladder of models, has no next visits to average over.
+
+    # A policy of its own at each step, as on a ladder of
+    # models, has no next visits to average over.
     window = 3 if history.steps > 20 else 1
     for name in arguments.predictor:
         for share in arguments.share:
@@ -82,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
+
     return parser
 
 

@@ -1,7 +1,8 @@
-"""`make bench-replay`: open and closed loop on recorded histories and on a simulated learner, with intervals.
+"""`make bench-replay`: open and closed loop, on recorded histories and on a simulated learner.
 
-Every figure is a mean over seeds ± the half-width of a 95 % confidence interval (Student's t). Runs are kept as JSON in
-a cache folder by their settings and the code's version, so an interrupted bench goes on where it stopped.
+Every figure is a mean over seeds ± the half-width of a 95 % confidence interval (Student's t). Runs
+are kept as JSON in a cache folder by their settings and the code's version, so an interrupted bench
+goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -43,10 +44,8 @@ EIGHT = "+cooldown=0+candidate_factor=8+uniform_share=0.0"
 COOL = "+cooldown=20+candidate_factor=null"
 PREDICTORS = ("constant", "beta", "ridge", "neural", "hierarchical", "stack")
 STRATEGIES = ("uniform", "mopps", "gps", "promptgps")
-HISTORIES = {
-    "rl-run-dsr-a": 3,
-    "reasoning-gym-ladder": 1,
-}  # visits that the rank correlation is with
+# visits that the rank correlation is with
+HISTORIES = {"rl-run-dsr-a": 3, "reasoning-gym-ladder": 1}
 SIMULATED = 40_315
 
 Scores = dict[str, Any]
@@ -79,6 +78,7 @@ class Kept:
             print(
                 f"{name}: {next(iter(scores.values())):.3f}, {scores['seconds']:.0f} s", flush=True
             )
+
         answer: Scores = json.loads(path.read_text())
         return answer
 
@@ -88,11 +88,13 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     values = [value for value in values if not math.isnan(value)]
     if len(values) < 2:
         return (values[0] if values else math.nan), math.nan
+
     half = (
         float(student.ppf(0.975, len(values) - 1))
         * statistics.stdev(values)
         / math.sqrt(len(values))
     )
+
     return statistics.mean(values), half
 
 
@@ -124,6 +126,7 @@ def table(title: str, rows: dict[str, list[Scores]], columns: dict[str, str]) ->
             + " | ".join(interval([run[key] for run in runs]) for key in columns)
             + " |"
         )
+
     return "\n".join([*lines, ""])
 
 
@@ -146,6 +149,7 @@ def open_tables(
         "covered": "within its 90 %",
         "covered_new": "never observed",
     }
+
     parts = []
     for name, (history, features) in histories.items():
         for share in (0.02, 0.1):
@@ -172,6 +176,7 @@ def open_tables(
                 )
             )
             panels[f"log-loss, {name}, {share:.0%}"] = bars(rows, "log_loss")
+
     return "## Open loop: predicted before observed\n\n" + "\n".join(parts)
 
 
@@ -197,6 +202,7 @@ def closed_tables(
         "free reuse, 8 random candidates a pick": EIGHT,
         "as it ships": "",
     }
+
     for title, change in cases.items():
         rows = {
             arm: [
@@ -215,9 +221,11 @@ def closed_tables(
         }
         if change == FREE:
             rows["oracle"] = [kept.get("closed oracle", oracle_loop, history, batch=32)]
+
         parts.append(table(f"rl-run-dsr-a, 32 a step, {title}", rows, columns))
         if change == FREE:
             panels[f"effective share, rl-run-dsr-a, {title}"] = bars(rows, "effective")
+
     return "## Closed loop on a recorded RL run\n\n" + "\n".join(parts)
 
 
@@ -240,6 +248,7 @@ def simulated_tables(
     }
     cases = [("cool-down 20, whole pool", COOL, 0.0), ("as it ships", "", 0.0)]
     cases += [("free reuse, whole pool", FREE, feedback) for feedback in (0.0, 0.03, 0.25)]
+
     parts = []
     for title, change, feedback in cases:
         rows = {
@@ -269,6 +278,7 @@ def simulated_tables(
         panels[f"mixed groups, {features.rows:,} texts, {title}, feedback {feedback:g}"] = bars(
             rows, "mixed"
         )
+
     return f"## Closed loop on a simulated learner, {steps} steps\n\n" + "\n".join(parts)
 
 
@@ -284,12 +294,15 @@ def start_table(
         for name in STARTS
     }
     columns = {"rho_mean": "Spearman, steps 0 to 20", "log_loss_mean": "log-loss, steps 0 to 20"}
+
     for step in (0, 1, 5, 20):
         columns[f"rho_{step}"] = f"Spearman before step {step}"
         for run in (run for runs in rows.values() for run in runs):
             run[f"rho_{step}"] = run["rho"][step]
+
     title = f"{history.name}, half of its prompts, {SHARE:.0%} observed a step"
     curves = {name: [run["rho"] for run in runs] for name, runs in rows.items()}
+
     return "## What a start is worth\n\n" + table(title, rows, columns), curves
 
 
@@ -314,30 +327,38 @@ def main() -> None:
         "--runs", type=Path, default=Path.home() / ".cache" / "promptgps-bench-replay"
     )
     options = parser.parse_args()
+
     torch.set_num_threads(1)
-    kept, parts = Kept(options.runs), []
+    kept = Kept(options.runs)
+    parts = []
     panels: Panels = {}
     curves: dict[str, list[list[float]]] = {}
+
     histories = {name: read_history(options.data / name) for name in HISTORIES}
     featured = {
         name: (history, text_features(history.texts)) for name, history in histories.items()
     }
     if "open" in options.only:
         parts.append(open_tables(kept, featured, options.predictors, range(options.seeds), panels))
+
     if "closed" in options.only:
         replayed = featured["rl-run-dsr-a"]
         parts.append(
             closed_tables(kept, replayed, options.strategies, range(options.seeds), panels)
         )
+
     if "starts" in options.only:
         part, curves = start_table(kept, histories["rl-run-dsr-a"], range(options.seeds))
         parts.append(part)
+
     if "simulated" in options.only:
         pool = real_texts(SIMULATED)
         seeds = range(options.simulated_seeds)
         parts.append(simulated_tables(kept, pool, options.strategies, seeds, options.steps, panels))
+
     head = (
-        f"# Replay\n\n`make bench-replay`; means over {options.seeds} seeds ({options.simulated_seeds} on the "
+        f"# Replay\n\n`make bench-replay`; means over {options.seeds} seeds "
+        f"({options.simulated_seeds} on the "
         f"simulated learner) ± 95 % confidence; one thread, {os.cpu_count()} cores.\n"
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)

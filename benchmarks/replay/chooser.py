@@ -1,4 +1,4 @@
-"""The service's own way of choosing, driven in process: predictor, eligibility, candidates, utility."""
+"""The service's way of choosing, driven in process: predictor, eligibility, candidates, utility."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class Chooser:
         name, parameters = self.settings.predictor()
         cpu = torch.device("cpu")
         self.predictor = make_predictor(name, self.features, cpu, **parameters)
+
         n = self.features.rows
         self.identity = torch.randint(
             -(2**62), 2**62, (n,), generator=torch.Generator().manual_seed(self.seed)
@@ -45,6 +46,7 @@ class Chooser:
         self.traffic = Traffic(
             torch.full((n,), NEVER), torch.full((n,), -1), torch.zeros(n, dtype=torch.int32)
         )
+
         self.clock = 0
         self.draws = 0
         self.embedding = (
@@ -69,15 +71,19 @@ class Chooser:
             embedding=self.embedding,
             anchors=torch.cat(self.recent) if self.recent else None,
         )
+
         rules = self.settings.rules(self.rollouts)
         if self.clock == 0:  # as the service does while nothing has been learned
             rules = replace(rules, uniform_share=1.0)
+
         rows = choose(field, rules, size, derive(self.seed, self.clock)).rows
+
         self.traffic.last_clock[rows] = self.clock
         self.traffic.last_draw[rows] = torch.arange(size) + self.draws
         self.recent = [*self.recent, rows][-(self.settings.selection.history_steps or 0) :]
         self.clock += 1
         self.draws += size
+
         return rows
 
     def observe(self, rows: Tensor, successes: Tensor, trials: Tensor) -> None:

@@ -1,4 +1,7 @@
-"""Closed loop: the service's own choice takes a batch each step and gets what those prompts recorded at that step."""
+"""Closed loop: the service's own choice takes a batch each step.
+
+It gets what those prompts recorded at that step.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from benchmarks.replay.histories import History
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Share of effective prompts (0 < s < n) over the run, in its first and last quarter; how many prompts were used.
+    """Share of effective prompts (0 < s < n) over the run, in its first and last quarter.
+
+    Also how many prompts were used.
 
     ``top`` is the share of draws that went to the most drawn twentieth of the pool.
     """
@@ -44,18 +49,21 @@ def closed_loop(
         features, selection, seed=seed, rollouts=int(history.trials.max()), texts=history.texts
     )
     drawn = torch.zeros(history.prompts, dtype=torch.int64)
+
     shares = []
     for step in range(history.steps):
         rows = chooser.choose(batch, allowed=history.trials[:, step] > 0)
         shares.append(_effective(history, rows, step))
         drawn[rows] += 1
         chooser.observe(rows, history.successes[rows, step], history.trials[rows, step])
+
     return _summary(shares, drawn)
 
 
 def oracle_loop(history: History, *, batch: int) -> ClosedLoop:
     """The same for a selector that knows the neighbouring visits: about the ceiling."""
     drawn = torch.zeros(history.prompts, dtype=torch.int64)
+
     shares = []
     for step in range(history.steps):
         around = [place for place in (step - 1, step + 1) if 0 <= place < history.steps]
@@ -66,12 +74,14 @@ def oracle_loop(history: History, *, batch: int) -> ClosedLoop:
         rows = worth.topk(batch).indices
         shares.append(_effective(history, rows, step))
         drawn[rows] += 1
+
     return _summary(shares, drawn)
 
 
 def _summary(shares: list[float], drawn: Tensor) -> ClosedLoop:
     quarter = max(1, len(shares) // 4)
     most = drawn.sort(descending=True).values[: max(1, len(drawn) // 20)]
+
     return ClosedLoop(
         effective=sum(shares) / len(shares),
         first_quarter=sum(shares[:quarter]) / quarter,
@@ -82,5 +92,6 @@ def _summary(shares: list[float], drawn: Tensor) -> ClosedLoop:
 
 
 def _effective(history: History, rows: Tensor, step: int) -> float:
-    s, n = history.successes[rows, step], history.trials[rows, step]
+    s = history.successes[rows, step]
+    n = history.trials[rows, step]
     return float(((s > 0) & (s < n)).double().mean())

@@ -43,7 +43,10 @@ class History:
         return int(self.trials.shape[1])
 
     def visits(self, rows: Tensor, step: int) -> Visits:
-        """What the prompts ``rows``, long[M], recorded at ``step``; those without an outcome are left out."""
+        """What the prompts ``rows``, long[M], recorded at ``step``.
+
+        Those without an outcome are left out.
+        """
         rows = rows[self.trials[rows, step] > 0]
         return Visits(rows, self.successes[rows, step], self.trials[rows, step])
 
@@ -53,14 +56,20 @@ class History:
 
 
 def read_history(folder: Path) -> History:
-    """Read prompts and outcomes of a folder; time ends where half of the prompts have no outcome left."""
+    """Read prompts and outcomes of a folder.
+
+    Time ends where half of the prompts have no outcome left.
+    """
     recorded = replay.read_history(folder)
     steps = 1 + max(visit for visits in recorded.outcomes.values() for visit in visits)
     successes = torch.zeros(len(recorded.texts), steps, dtype=torch.float64)
     trials = torch.zeros_like(successes)
+
     for row, key in enumerate(recorded.texts):
         for visit, (s, n) in recorded.outcomes[key].items():
-            successes[row, visit], trials[row, visit] = s, n
+            successes[row, visit] = s
+            trials[row, visit] = n
+
     kept = int(((trials > 0).double().mean(0) >= 0.5).sum())
     return History(
         folder.name, tuple(recorded.texts.values()), successes[:, :kept], trials[:, :kept]

@@ -25,10 +25,14 @@ SHADES = ("#8a8f98", "#3a9d6e", "#2b5fd9", "#d98a29", "#b3446c", "#6c5fc7")
 def replay_figure(
     panels: Mapping[str, Bars], starts: Mapping[str, Sequence[Sequence[float]]], path: Path
 ) -> None:
-    """A panel of bars for each title, and curves: rank correlation before steps 0, 1, … of each kind of start."""
+    """A panel of bars for each title, and curves.
+
+    The curves are the rank correlation before steps 0, 1, … of each kind of start.
+    """
     count = len(panels) + bool(starts)
     columns = min(3, count)
     rows = -(-count // columns)
+
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
             rows, columns, figsize=(5.4 * columns, 3.6 * rows), layout="constrained"
@@ -40,6 +44,7 @@ def replay_figure(
             _curves(flat[len(panels)], starts)
         for axis in flat[count:]:
             axis.set_axis_off()
+
         figure.savefig(path)
         plt.close(figure)
 
@@ -50,8 +55,11 @@ def _bars(axis: Axes, title: str, bars: Bars) -> None:
     colours = [COLOURS.get(name, SHADES[place % len(SHADES)]) for place, name in enumerate(names)]
     axis.barh(names, means, xerr=halves, color=colours, ecolor="#444", height=0.62)
     axis.invert_yaxis()
-    least, most = max(0.0, float((means - halves).min()) * 0.8), float((means + halves).max())
+
+    least = max(0.0, float((means - halves).min()) * 0.8)
+    most = float((means + halves).max())
     axis.set_xlim(least, most + 0.18 * (most - least))
+
     axis.set_title(fill(title, TITLE_WIDTH), fontsize=11)
     axis.grid(axis="y", visible=False)
     for place, (mean, half) in enumerate(zip(means, halves, strict=True)):

@@ -17,7 +17,10 @@ ROLLOUTS = 8
 
 @dataclass(frozen=True)
 class SimulatedLoop:
-    """True share of mixed groups to be expected of the chosen: all steps, first tenth, second half; prompts used."""
+    """True share of mixed groups to be expected of the chosen, and the prompts used.
+
+    Over all steps, the first tenth, and the second half.
+    """
 
     mixed: float
     first_tenth: float
@@ -50,11 +53,11 @@ def simulated_loop(
     learner = make_learner(features, feedback=feedback, seed=seed)
     chooser = Chooser(features, selection, seed=seed, rollouts=ROLLOUTS, texts=texts)
     drawn = torch.zeros(features.rows, dtype=torch.int64)
-    shares = [_step(learner, chooser, drawn, batch) for _ in range(steps)][
-        1:
-    ]  # nothing is known at the first
+    # nothing is known at the first
+    shares = [_step(learner, chooser, drawn, batch) for _ in range(steps)][1:]
     tenth = max(1, len(shares) // 10)
     most = drawn.sort(descending=True).values[: max(1, len(drawn) // 20)]
+
     return SimulatedLoop(
         mixed=sum(shares) / len(shares),
         first_tenth=sum(shares[:tenth]) / tenth,

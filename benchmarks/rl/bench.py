@@ -1,7 +1,9 @@
-"""`python -m benchmarks.rl.bench`: how many rollouts each way of choosing prompts needs, over pools and seeds.
+"""`python -m benchmarks.rl.bench`: how many rollouts each way of choosing prompts needs.
 
-Every run is kept as JSON and not repeated, so an interrupted bench goes on where it stopped. A kept run knows
-its settings but not the service's code: after a change there, use --fresh.
+It runs over pools and seeds.
+
+Every run is kept as JSON and not repeated, so an interrupted bench goes on where it stopped. A kept
+run knows its settings but not the service's code: after a change there, use --fresh.
 """
 
 from __future__ import annotations
@@ -48,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(argv)
+
     torch.set_num_threads(1)  # the service computes at the same time
-    torch.set_flush_denormal(
-        True
-    )  # a policy grown sure of itself is full of them, and they are slow
+    # a policy grown sure of itself is full of them, and they are slow
+    torch.set_flush_denormal(True)
     folder = options.runs or default_cache() / f"bench-rl-{FULL.key()}"
     by_pool = {
         size: _bench_pool(
@@ -87,6 +89,7 @@ def _bench_pool(
         for arm in arms
     }
     missing = [job for job, path in jobs.items() if fresh or not path.exists()]
+
     if missing:
         world = World.build(FULL, size)
         with _client(url, any(needs_service(arm) for arm, _ in missing)) as gps:
@@ -98,6 +101,7 @@ def _bench_pool(
                 print(
                     f"pool {size} {arm} seed {seed}: accuracy {record.accuracy[-1]:.3f}", flush=True
                 )
+
     return {
         arm: [Record.from_json(json.loads(jobs[arm, s].read_text())) for s in seeds] for arm in arms
     }
@@ -121,7 +125,10 @@ def _keep(record: Record, path: Path) -> None:
 
 
 def report(size: int, runs: Runs) -> str:
-    """A Markdown section for one pool: a row an arm, means over seeds ± sample standard deviation."""
+    """A Markdown section for one pool, a row an arm.
+
+    Means over seeds ± sample standard deviation.
+    """
     first = next(iter(runs.values()))[0]
     target = target_accuracy(runs["uniform"]) if "uniform" in runs else None
     base = _mean_rollouts(runs["uniform"], target) if target is not None else None
@@ -131,13 +138,16 @@ def report(size: int, runs: Runs) -> str:
     head = [
         f"## Pool of {size:,}",
         "",
-        f"{len(next(iter(runs.values())))} seeds, {first.rollouts[-1]:,} rollouts; start {first.accuracy[0]:.3f}, "
-        f"{reference}; ± is the sample standard deviation over seeds, (2/3) how many seeds got there.",
+        f"{len(next(iter(runs.values())))} seeds, {first.rollouts[-1]:,} rollouts; "
+        f"start {first.accuracy[0]:.3f}, "
+        f"{reference}; ± is the sample standard deviation over seeds, "
+        "(2/3) how many seeds got there.",
         "",
     ]
     table = [_row(arm, records, target, base) for arm, records in runs.items()]
     names = list(table[0])
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+
     return (
         "\n".join(head + lines + ["| " + " | ".join(row.values()) + " |" for row in table]) + "\n"
     )
@@ -153,6 +163,7 @@ def _row(
 ) -> Mapping[str, str]:
     needed = [None if target is None else rollouts_to(r, target) for r in records]
     shares = [None if n is None or base is None else n / base for n in needed]
+
     return {
         "strategy": arm,
         "k rollouts to A": spread([None if n is None else n / 1000 for n in needed], 1),

@@ -1,4 +1,7 @@
-"""What demo and benchmark share: one world (base policy, pool, held-out prompts) in which arms compete."""
+"""What demo and benchmark share: one world in which arms compete.
+
+The world is a base policy, a pool and held-out prompts.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,8 @@ class World:
     base: Policy
     pool: Pool
     held_out: list[Prompt]
-    name: str = field(
-        default_factory=lambda: f"rl-{secrets.token_hex(4)}"
-    )  # of the pool in the service
+    # of the pool in the service
+    name: str = field(default_factory=lambda: f"rl-{secrets.token_hex(4)}")
 
     @classmethod
     def build(
@@ -58,7 +60,10 @@ class World:
     def run(
         self, arm: str, settings: Settings, gps: PromptGPS | None, progress: Progress | None = None
     ) -> Record:
-        """One training run; `gps` is needed for the service's strategies, its pool having been uploaded."""
+        """One training run.
+
+        `gps` is needed for the service's strategies, its pool having been uploaded.
+        """
 
         def selector(policy: Policy) -> Selector:
             return self._selector(arm, settings, gps, policy)
@@ -76,8 +81,10 @@ class World:
             return Oracle(self.pool, policy, settings.seed)
         if gps is None:
             raise ValueError(f"{arm!r} is a strategy of the service, and no service is given")
+
         run = f"{self.name}-{_run_name(arm)}-seed{settings.seed}"
         selection = selection_of(arm.removeprefix("service:"))
+
         return Remote(gps, self.name, self.pool, run, selection, settings.seed, settings.group)
 
 

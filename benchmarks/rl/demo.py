@@ -1,7 +1,7 @@
-"""`python -m benchmarks.rl.demo`: a real RL run, once with uniform prompts and once with the service's choice.
+"""`python -m benchmarks.rl.demo`: a real RL run, with uniform prompts and the service's choice.
 
-Starts the service itself (or uses --url), trains the same policy on the same pool with the same seeds both
-ways, and shows what the choice was worth: a table, a picture and JSON.
+Starts the service itself (or uses --url), trains the same policy on the same pool with the same
+seeds both ways, and shows what the choice was worth: a table, a picture and JSON.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--out", type=Path, default=Path("demo-output"), help="folder for the picture and the JSON"
     )
     options = parser.parse_args(argv)
+
     plan = QUICK_PLAN if options.quick else FULL_PLAN
     plan = replace(plan, steps=options.steps or plan.steps, pool=options.pool or plan.pool)
     torch.set_num_threads(1)  # the service computes at the same time
-    torch.set_flush_denormal(
-        True
-    )  # a policy grown sure of itself is full of them, and they are slow
+    # a policy grown sure of itself is full of them, and they are slow
+    torch.set_flush_denormal(True)
     run(plan, options.seeds, options.url, options.out, Console())
 
 
@@ -88,6 +88,7 @@ def run(
         BarColumn(20),
         MofNCompleteColumn(),
     )
+
     with Progress(
         *columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console
     ) as bars:
@@ -98,9 +99,14 @@ def run(
                 settings = Settings(steps=plan.steps, seed=seed, eval_every=5)
                 for arm in ARMS:
                     runs[arm].append(_train(world, arm, settings, gps, bars))
+
     console.print(summary_table(runs))
     out.mkdir(parents=True, exist_ok=True)
-    title = f"Choosing prompts for GRPO: pool of {plan.pool:,}, {plan.steps} steps of 16 prompts × 8 rollouts"
+
+    title = (
+        f"Choosing prompts for GRPO: pool of {plan.pool:,}, {plan.steps} steps "
+        "of 16 prompts × 8 rollouts"
+    )
     demo_figure(runs, "promptgps", title, out / "demo.png")
     (out / "demo.json").write_text(
         json.dumps({arm: [r.to_json() for r in rs] for arm, rs in runs.items()})
@@ -108,6 +114,7 @@ def run(
     console.print(
         f"{out / 'demo.png'}, {out / 'demo.json'}; {time.monotonic() - start:.0f} s in all"
     )
+
     return runs
 
 
@@ -123,6 +130,7 @@ def _build_world(plan: Plan, bars: Progress) -> World:
     bars.update(
         warm, completed=plan.warm.steps, note=f"{plan.pool:,} prompts drawn by what it can do"
     )
+
     return world
 
 
@@ -149,6 +157,7 @@ def summary_table(runs: dict[str, list[Record]]) -> Table:
     table.add_column("")
     for arm in runs:
         table.add_column(arm, justify="right")
+
     needed = {arm: [rollouts_to(r, target) for r in records] for arm, records in runs.items()}
     every = runs.values()
     rows: dict[str, list[str]] = {
@@ -173,6 +182,7 @@ def summary_table(runs: dict[str, list[Record]]) -> Table:
     }
     for name, cells in rows.items():
         table.add_row(name, *cells)
+
     return table
 
 

@@ -1,4 +1,7 @@
-"""GRPO: groups of sampled responses, exact-match reward, advantages within the group, one AdamW step a batch."""
+"""GRPO: groups of sampled responses, exact-match reward, advantages within the group.
+
+One AdamW step a batch.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from benchmarks.rl.tasks import Prompt, is_right
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What a batch of P prompts came to: token ids of G responses each, and rewards [P, G] in {0, 1}."""
+    """What P prompts came to: token ids of G responses each, and rewards [P, G] in {0, 1}."""
 
     prompts: list[Ids]
     responses: list[list[Ids]]
@@ -43,6 +46,7 @@ def roll_out(
             for p, g in zip(prompts, responses, strict=True)
         ]
     )
+
     return Rollouts(ids, responses, rewards)
 
 
@@ -53,15 +57,16 @@ def advantages(rewards: Tensor) -> Tensor:
 
 
 def loss(policy: Policy, rollouts: Rollouts) -> Tensor:
-    """The policy-gradient loss: minus the mean over ALL responses of advantage times log-probability.
+    """The policy-gradient loss: minus the mean over ALL responses of advantage × log-probability.
 
-    One on-policy step makes GRPO's ratio 1 and its clipping idle. Groups without a mixed outcome have zero
-    advantage, so they count in the mean and don't pass through the network.
+    One on-policy step makes GRPO's ratio 1 and its clipping idle. Groups without a mixed outcome
+    have zero advantage, so they count in the mean and don't pass through the network.
     """
     weights = advantages(rollouts.rewards)
     mixed = [i for i, group in enumerate(weights) if bool((group != 0).any())]
     if not mixed:
         return torch.zeros(())
+
     logps = policy.response_logps(
         [rollouts.prompts[i] for i in mixed], [rollouts.responses[i] for i in mixed]
     )
@@ -80,6 +85,7 @@ class Learner:
         objective = loss(self.policy, rollouts)
         if not objective.requires_grad:
             return
+
         self.optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)

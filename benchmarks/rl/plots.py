@@ -67,6 +67,7 @@ def bench_figure(by_pool: Mapping[int, Runs], path: Path) -> None:
             accuracy_panel(left, runs)
             effective_panel(right, runs)
             left.set_title(f"Pool of {size:,}: held-out accuracy")
+
         figure.savefig(path)
         plt.close(figure)
 
@@ -77,12 +78,14 @@ def accuracy_panel(axes: Axes, runs: Runs) -> None:
         curves = np.stack([accuracy_curve(r) for r in records])
         at = records[0].eval_rollouts
         _line(axes, arm, at, curves)
+
     if "uniform" in runs:
         target = target_accuracy(runs["uniform"])
         axes.axhline(target, color="#555a63", linewidth=1, linestyle=(0, (4, 3)))
         across = axes.get_yaxis_transform()  # x in shares of the panel's width, y in data
         label = "A: 90% of uniform's gain"
         axes.text(0.01, target, label, transform=across, va="bottom", fontsize=9, color="#555a63")
+
     axes.set(title="Held-out accuracy (exact)", xlabel="rollouts generated")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k"))
     axes.legend(loc="lower right")
@@ -93,6 +96,7 @@ def effective_panel(axes: Axes, runs: Runs, window: int = 15) -> None:
     for arm, records in runs.items():
         curves = np.stack([smooth(r.effective, window) for r in records])
         _line(axes, arm, list(range(1, curves.shape[1] + 1)), curves)
+
     axes.set(
         title="Effective prompts in a batch",
         xlabel=f"training step (mean of {window})",
@@ -102,13 +106,17 @@ def effective_panel(axes: Axes, runs: Runs, window: int = 15) -> None:
 
 
 def calibration_panel(axes: Axes, records: Sequence[Record]) -> None:
-    """The chosen prompts, predicted before their rollouts; and the whole pool at the end against the exact truth."""
+    """The chosen prompts, predicted before their rollouts, and the whole pool at the end.
+
+    The pool is set against the exact truth.
+    """
     axes.plot([0, 1], [0, 1], color="#555a63", linewidth=1, linestyle=(0, (4, 3)))
     chosen = calibration(_flat(r.predicted for r in records), _flat(r.realised for r in records))
     whole = calibration(
         [p for r in records for p in r.pool_predicted or []],
         [t for r in records if r.pool_predicted is not None for t in r.pool_truth],
     )
+
     for bins, label, colour, marker in (
         (chosen, "chosen, before rollouts", "#2b5fd9", "o"),
         (whole, "whole pool at the end, exact", "#b3446c", "s"),
@@ -126,6 +134,7 @@ def calibration_panel(axes: Axes, records: Sequence[Record]) -> None:
                 alpha=0.85,
                 label=label,
             )
+
     axes.set(
         title="Predicted against realised",
         xlabel="predicted success rate",

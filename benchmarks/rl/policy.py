@@ -1,7 +1,7 @@
-"""The policy: a 0.63M-parameter decoder-only transformer, and the exact success rate it has on a prompt.
+"""The policy, a 0.63M-parameter decoder-only transformer, and its exact success rate on a prompt.
 
-Symbols: P prompts, G responses of each, T tokens of a packed batch, N tokens of the longest row, H heads,
-K channels a head, D = H·K channels, V tokens of the vocabulary, R response tokens.
+Symbols: P prompts, G responses of each, T tokens of a packed batch, N tokens of the longest row, H
+heads, K channels a head, D = H·K channels, V tokens of the vocabulary, R response tokens.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ ROPE_BASE = 100.0
 
 @dataclass(frozen=True)
 class Packed:
-    """Prompts with their responses, one row a prompt: the prompt once, then its responses side by side.
+    """Prompts with their responses, a row a prompt: the prompt once, then responses side by side.
 
-    A response attends to the prompt and to itself, and its positions continue the prompt's, so that a group of
-    G responses costs one pass over the prompt. Only attention sees the padded grid [P, N]; all else is flat.
+    A response attends to the prompt and to itself, and its positions continue the prompt's, so that
+    a group of G responses costs one pass over the prompt. Only attention sees the padded grid [P,
+    N]; all else is flat.
     """
 
     tokens: Tensor  # [T] int64
@@ -50,6 +51,7 @@ def pack(prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> Packed:
         for prompt, group in zip(prompts, responses, strict=True)
     )
     segments = np.full((len(prompts), width), -1)
+
     tokens: Ids = []
     positions: Ids = []
     slots: Ids = []
@@ -62,6 +64,7 @@ def pack(prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> Packed:
         tokens += prompt
         positions += range(len(prompt))
         last = len(tokens) - 1
+
         segments[row, : len(prompt)] = 0
         for number, response in enumerate(group, start=1):
             at = len(tokens)
@@ -72,9 +75,12 @@ def pack(prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> Packed:
             tokens += response[:-1]
             positions += range(len(prompt), len(prompt) + len(response) - 1)
             response_number += 1
+
         slots += range(row * width, row * width + len(tokens) - start)
+
     seg = torch.from_numpy(segments)
     own = (seg[:, :, None] == seg[:, None, :]) | (seg[:, None, :] == 0)
+
     return Packed(
         tokens=_long(tokens),
         positions=_long(positions),
@@ -91,7 +97,7 @@ def _long(values: Ids) -> Tensor:
 
 
 class Block(nn.Module):
-    """One pre-norm transformer layer, split at the attention so that packed and cached passes share it."""
+    """One pre-norm transformer layer, split at the attention: packed and cached passes share it."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -127,7 +133,8 @@ class Policy(nn.Module):
     def __init__(self, width: int = 128, layers: int = 3, heads: int = 4, seed: int = 0) -> None:
         super().__init__()
         self.tokenizer = Tokenizer()
-        self.heads, self.channels = heads, width // heads
+        self.heads = heads
+        self.channels = width // heads
         generator = torch.Generator().manual_seed(seed)
         self.embed = nn.Embedding(len(self.tokenizer), width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
@@ -136,6 +143,7 @@ class Policy(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=0.02, generator=generator)
+
         frequencies = ROPE_BASE ** (-torch.arange(0, self.channels, 2) / self.channels)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
@@ -147,10 +155,14 @@ class Policy(nn.Module):
         return [block for block in self.blocks if isinstance(block, Block)]
 
     def hidden(self, packed: Packed, cache: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """Last hidden states [T, D]; a list given as `cache` receives each layer's keys and values [P, H, N, K]."""
+        """Last hidden states [T, D].
+
+        A list given as `cache` receives each layer's keys and values [P, H, N, K].
+        """
         rows, _, width, _ = packed.mask.shape
         rope = self._rope(packed.positions)
         x: Tensor = self.embed(packed.tokens)
+
         for block in self._blocks():
             q, k, v = (self._grid(t, packed.slots, rows, width) for t in block.qkv(x, rope))
             if cache is not None:
@@ -159,6 +171,7 @@ class Policy(nn.Module):
             x = block.finish(
                 x, attended.transpose(1, 2).reshape(rows * width, self.heads, -1)[packed.slots]
             )
+
         normed: Tensor = self.norm(x)
         return normed
 
@@ -173,7 +186,10 @@ class Policy(nn.Module):
         return -functional.cross_entropy(logits, packed.targets, reduction="none")
 
     def response_logps(self, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> Tensor:
-        """Log-probability of every whole response, [P·G]; each prompt passes through the network once."""
+        """Log-probability of every whole response, [P·G].
+
+        Each prompt passes through the network once.
+        """
         packed = pack(prompts, responses)
         total = torch.zeros(sum(len(group) for group in responses))
         return total.index_add(0, packed.owners, self.token_logps(packed))
@@ -182,24 +198,30 @@ class Policy(nn.Module):
     def success_rates(self, prompts: Sequence[Prompt], chunk: int = 256) -> NDArray[np.float64]:
         """The exact probability [P] that one sampled response (temperature 1) is right.
 
-        Only one response is right, so its probability, the product of its tokens', is the success rate.
+        Only one response is right, so its probability, the product of its tokens', is the success
+        rate.
         """
         encode = self.tokenizer
         ids = [encode.prompt_ids(p) for p in prompts]
         answers = [[encode.answer_ids(p.answer)] for p in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(ids[i]) + len(answers[i][0]))
         rates = np.empty(len(prompts))
+
         for start in range(0, len(order), chunk):
             part = order[start : start + chunk]
             logps = self.response_logps([ids[i] for i in part], [answers[i] for i in part])
             rates[part] = logps.double().exp().numpy()
+
         return rates
 
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[Ids], group: int, generator: torch.Generator
     ) -> list[list[Ids]]:
-        """`group` responses to each prompt at temperature 1, with the end token unless cut at the limit."""
+        """`group` responses to each prompt at temperature 1.
+
+        They end with the end token unless cut at the limit.
+        """
         packed = pack(prompts, [[] for _ in prompts])
         cache: list[tuple[Tensor, Tensor]] = []
         hidden = self.hidden(packed, cache)
@@ -208,6 +230,7 @@ class Policy(nn.Module):
         decoder = _Decoder(self, cache, lengths, group)
         emitted: list[Tensor] = []
         ended = torch.zeros(len(x), dtype=torch.bool)
+
         for step in range(MAX_ANSWER_TOKENS):
             token = torch.multinomial(self.head(x).softmax(-1), 1, generator=generator)[:, 0]
             emitted.append(token)
@@ -215,6 +238,7 @@ class Policy(nn.Module):
             if bool(ended.all()) or step == MAX_ANSWER_TOKENS - 1:
                 break
             x = decoder.step(token, step)
+
         rows = [_until_end(row) for row in torch.stack(emitted, 1).tolist()]
         return [rows[i : i + group] for i in range(0, len(rows), group)]
 
@@ -224,7 +248,7 @@ def _until_end(ids: Ids) -> Ids:
 
 
 class _Decoder:
-    """Token by token generation for P·G rows that start from the prompts' cached keys and values."""
+    """Generates P·G rows token by token, starting from the prompts' cached keys and values."""
 
     def __init__(
         self, policy: Policy, cache: list[tuple[Tensor, Tensor]], lengths: Tensor, group: int
@@ -244,9 +268,11 @@ class _Decoder:
 
     def step(self, token: Tensor, step: int) -> Tensor:
         """Hidden states [P·G, D] after the `step`-th emitted tokens [P·G]."""
-        policy, at = self.policy, self.width + step
+        policy = self.policy
+        at = self.width + step
         rope = policy._rope(self.lengths + step)
         x: Tensor = policy.embed(token)
+
         for block, keys, values in zip(policy._blocks(), self.keys, self.values, strict=True):
             q, keys[:, :, at], values[:, :, at] = block.qkv(x, rope)
             attended = functional.scaled_dot_product_attention(
@@ -256,5 +282,6 @@ class _Decoder:
                 attn_mask=self.mask[..., : at + 1],
             )
             x = block.finish(x, attended[:, :, 0])
+
         normed: Tensor = policy.norm(x)
         return normed

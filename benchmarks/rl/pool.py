@@ -1,4 +1,7 @@
-"""The prompts of a run: a pool to learn from and a held-out set, both with a fixed mix of difficulties."""
+"""The prompts of a run: a pool to learn from and a held-out set.
+
+Both have a fixed mix of difficulties.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,24 @@ from numpy.typing import NDArray
 from benchmarks.rl.policy import Policy
 from benchmarks.rl.tasks import ALL_FAMILIES, Prompt, draw_prompt
 
-EASY, HARD = 0.97, 0.03
+EASY = 0.97
+HARD = 0.03
 MIX = {"easy": 0.25, "medium": 0.35, "hard": 0.40}
 """Shares by the base policy's success rate p: above EASY, between, below HARD."""
 HELD_OUT = 600
 MOST_DRAWS = 600_000
-"""Where a policy leaves one class so rare that this many drawn prompts don't fill it, it can't be the base."""
+"""Drawn prompts at most.
+
+Where a policy leaves one class so rare that this many don't fill it, it can't be the base.
+"""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Prompts with the keys that the service knows them by; positions in `prompts` are what selectors speak of."""
+    """Prompts with the keys that the service knows them by.
+
+    Positions in `prompts` are what selectors speak of.
+    """
 
     prompts: tuple[Prompt, ...]
     keys: tuple[str, ...]
@@ -51,14 +61,17 @@ def draw(
     families: tuple[str, ...],
     exclude: frozenset[str] = frozenset(),
 ) -> list[Prompt]:
-    """`size` different prompts in the mix MIX, otherwise uniform over `families` and levels, shuffled.
+    """`size` different prompts in the mix MIX, otherwise uniform over `families` and levels.
 
-    Texts in `exclude` are not drawn. Prompts are drawn at random and kept while their class has room.
+    They come shuffled. Texts in `exclude` are not drawn. Prompts are drawn at random and kept while
+    their class has room.
     """
     rng = random.Random(seed)
     room = {name: round(share * size) for name, share in MIX.items()}
     room["medium"] += size - sum(room.values())
-    seen, kept = set(exclude), list[Prompt]()
+    seen = set(exclude)
+
+    kept = list[Prompt]()
     for _ in range(MOST_DRAWS // 2048):
         fresh = {
             p.text: p
@@ -67,15 +80,18 @@ def draw(
         }
         seen |= fresh.keys()
         prompts = list(fresh.values())
+
         for prompt, kind in zip(
             prompts, difficulty_class(policy.success_rates(prompts)), strict=True
         ):
             if room[kind] > 0:
                 room[kind] -= 1
                 kept.append(prompt)
+
         if len(kept) == size:
             rng.shuffle(kept)
             return kept
+
     raise ValueError(
         f"the base policy leaves too few prompts of some class: {room} of {size} are missing"
     )
@@ -88,6 +104,9 @@ def draw_sets(
     seed: int = 0,
     held_out: int = HELD_OUT,
 ) -> tuple[Pool, list[Prompt]]:
-    """A pool and held-out prompts without overlap; the latter are the same for pools of any size."""
+    """A pool and held-out prompts without overlap.
+
+    The held-out prompts are the same for pools of any size.
+    """
     test = draw(policy, held_out, 2 * seed + 1, families)
     return Pool.of(draw(policy, size, 2 * seed, families, frozenset(p.text for p in test))), test

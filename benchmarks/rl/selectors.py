@@ -31,7 +31,7 @@ class Selector(Protocol):
         ...
 
     def predict(self) -> Floats | None:
-        """Predicted success rate [N] of every prompt of the pool; None where nothing is predicted."""
+        """Predicted success rate [N] of every prompt of the pool; None without a prediction."""
         ...
 
     @property
@@ -62,11 +62,12 @@ class Uniform:
 
 
 class Oracle(Uniform):
-    """Of 8k random candidates the k whose true success rate, read off the policy, is nearest one half."""
+    """Of 8k random candidates the k whose true success rate, by the policy, is nearest 0.5."""
 
     def __init__(self, pool: Pool, policy: Policy, seed: int) -> None:
         super().__init__(len(pool), seed)
-        self.pool, self.policy = pool, policy
+        self.pool = pool
+        self.policy = policy
 
     def select(self, k: int) -> list[int]:
         """Costs a teacher-forced pass over the candidates and no rollouts."""
@@ -78,15 +79,19 @@ class Oracle(Uniform):
 
 
 class MoPPS(Uniform):
-    """A discounted Beta posterior for each prompt by itself; of 8k candidates the k Thompson draws nearest 0.5.
+    """A discounted Beta posterior for each prompt by itself.
 
-    MoPPS, arXiv 2507.04632: after k successes in n trials alpha <- d·alpha + (1 - d)·1 + k, beta likewise.
+    Of 8k candidates it takes the k whose Thompson draws are nearest 0.5.
+
+    MoPPS, arXiv 2507.04632: after k successes in n trials alpha <- d·alpha + (1 - d)·1 + k, beta
+    likewise.
     """
 
     def __init__(self, size: int, seed: int, discount: float = 0.5) -> None:
         super().__init__(size, seed)
         self.discount = discount
-        self.alpha, self.beta = np.ones(size), np.ones(size)
+        self.alpha = np.ones(size)
+        self.beta = np.ones(size)
 
     def select(self, k: int) -> list[int]:
         """Thompson sampling on a random subset."""
@@ -120,7 +125,9 @@ class Remote:
         group: int,
     ) -> None:
         """Open a run on a pool that `upload` has put there."""
-        self.gps, self.run, self.pool = gps, run, pool
+        self.gps = gps
+        self.run = run
+        self.pool = pool
         self.position = {key: i for i, key in enumerate(pool.keys)}
         self.step = 0
         self.predicted: Floats | None = None
@@ -136,7 +143,10 @@ class Remote:
         gps.add_prompts(pool_name, keys=list(pool.keys), texts=[p.text for p in pool.prompts])
 
     def select(self, k: int) -> list[int]:
-        """Waits, half a minute at most, until the model has learned from the last batch: runs then repeat."""
+        """Waits until the model has learned from the last batch, so that runs repeat.
+
+        Half a minute at most.
+        """
         batch = self.gps.select_batch(
             run=self.run,
             sequence=self.step,
@@ -146,6 +156,7 @@ class Remote:
         )
         self._draws = list(batch.draws.draw_id)
         self.predicted = np.asarray(batch.draws.predicted_success)
+
         return [self.position[key] for key in batch.draws.prompt]
 
     def observe(self, positions: list[int], successes: NDArray[np.int64], group: int) -> None:

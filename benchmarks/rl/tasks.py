@@ -1,10 +1,12 @@
 """Procedural text tasks with exactly one right answer each.
 
-Thirteen families, five to eight levels of growing length, three wordings. A prompt is plain English with its
-data in it ("Put the letters of 'qzkfa' in alphabetical order ."), which is all that a difficulty model sees.
+Thirteen families, five to eight levels of growing length, three wordings. A prompt is plain English
+with its data in it ("Put the letters of 'qzkfa' in alphabetical order ."), which is all that a
+difficulty model sees.
 
-Tokens are characters, except that a word of a wording is one token: the data are spelled, the instruction is
-not. Data never reads as an instruction word, because letters stand in quotes and numbers have no letters.
+Tokens are characters, except that a word of a wording is one token: the data are spelled, the
+instruction is not. Data never reads as an instruction word, because letters stand in quotes and
+numbers have no letters.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ def _on_letters_by(
     answer: Callable[[str, int], str], most: int
 ) -> Callable[[int, random.Random], Instance]:
     def make(level: int, rng: random.Random) -> Instance:
-        word, k = _letters(2 + level, rng), rng.randint(1, min(most, 1 + level))
+        word = _letters(2 + level, rng)
+        k = rng.randint(1, min(most, 1 + level))
         return Instance(word, str(k), answer(word, k))
 
     return make
@@ -101,18 +104,21 @@ def _on_list(
 
 
 def _add(level: int, rng: random.Random) -> Instance:
-    a, b = _number(1 + (level + 1) // 2, rng), _number(1 + level // 2, rng)
+    a = _number(1 + (level + 1) // 2, rng)
+    b = _number(1 + level // 2, rng)
     return Instance(f"{a}+{b}", "", str(a + b))
 
 
 def _subtract(level: int, rng: random.Random) -> Instance:
-    a, b = _number(1 + (level + 1) // 2, rng), _number(1 + level // 2, rng)
+    a = _number(1 + (level + 1) // 2, rng)
+    b = _number(1 + level // 2, rng)
     a, b = max(a, b), min(a, b)
     return Instance(f"{a}-{b}", "", str(a - b))
 
 
 def _multiply(level: int, rng: random.Random) -> Instance:
-    a, b = _number(1 + (level + 1) // 2, rng), _number(1 + level // 2, rng)
+    a = _number(1 + (level + 1) // 2, rng)
+    b = _number(1 + level // 2, rng)
     return Instance(f"{a}*{b}", "", str(a * b))
 
 
@@ -253,7 +259,10 @@ def is_right(prompt: Prompt, response: str) -> bool:
 
 
 class Tokenizer:
-    """Instruction words are single tokens, everything else is spelled in characters; token 0 ends an answer."""
+    """Instruction words are single tokens, everything else is spelled in characters.
+
+    Token 0 ends an answer.
+    """
 
     END = 0
 

@@ -47,15 +47,12 @@ class Record:
     effective: list[float] = field(default_factory=list)  # share of mixed groups
     reward: list[float] = field(default_factory=list)  # mean over the batch
     picked: list[list[int]] = field(default_factory=list)  # positions in the pool
-    families: list[float] = field(
-        default_factory=list
-    )  # exp of the entropy of the batch's families
-    predicted: list[list[float]] = field(
-        default_factory=list
-    )  # success rate of the chosen, before rolling out
-    realised: list[list[float]] = field(
-        default_factory=list
-    )  # share of right responses of the chosen
+    # exp of the entropy of the batch's families
+    families: list[float] = field(default_factory=list)
+    # success rate of the chosen, before rolling out
+    predicted: list[list[float]] = field(default_factory=list)
+    # share of right responses of the chosen
+    realised: list[list[float]] = field(default_factory=list)
     eval_rollouts: list[int] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)  # exact, on the held-out prompts
     pool_truth: list[float] = field(default_factory=list)  # exact success rates at the end
@@ -91,23 +88,29 @@ def train(
     settings: Settings,
     progress: Progress | None = None,
 ) -> Record:
-    """Train a copy of `base`; equal arguments give an equal record (times aside), bit for bit, on one machine.
+    """Train a copy of `base`.
+
+    Equal arguments give an equal record (times aside), bit for bit, on one machine.
 
     `progress` is called with the record so far after every step.
     """
     policy = copy.deepcopy(base)
-    selector, learner = make_selector(policy), Learner(policy, settings.lr)
+    selector = make_selector(policy)
+    learner = Learner(policy, settings.lr)
     record = Record(name, settings, len(pool))
     start = time.process_time()
+
     for step in range(settings.steps):
         if step % settings.eval_every == 0:
             _evaluate(record, policy, held_out)
         _step(record, policy, selector, learner, pool, step)
         if progress is not None:
             progress(record)
+
     _evaluate(record, policy, held_out)
     _compare_with_truth(record, policy.success_rates(pool.prompts), selector.predict())
     record.seconds = time.process_time() - start
+
     return record
 
 
@@ -119,7 +122,9 @@ def _step(
     positions = selector.select(settings.batch)
     record.select_seconds += time.perf_counter() - before
     prompts = [pool.prompts[i] for i in positions]
-    # A generator for each step: two selectors that choose alike see the same samples, whatever came before.
+
+    # A generator for each step: two selectors that choose
+    # alike see the same samples, whatever came before.
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     rollouts = roll_out(policy, prompts, settings.group, generator)
     learner.update(rollouts)
@@ -127,6 +132,7 @@ def _step(
     before = time.perf_counter()
     selector.observe(positions, successes, settings.group)
     record.select_seconds += time.perf_counter() - before
+
     record.rollouts.append((step + 1) * settings.batch * settings.group)
     record.effective.append(float(((successes > 0) & (successes < settings.group)).mean()))
     record.reward.append(float(successes.mean() / settings.group))

@@ -1,7 +1,9 @@
-"""The base policy: supervised training on mostly easy levels, stopped half-way, its weights kept on disk.
+"""The base policy: supervised training on mostly easy levels, stopped half-way.
 
-Muon on the layers' matrices, AdamW on the rest: of random prompts 49 % were still hard (p < 0.03) after 400
-steps of 64, where AdamW alone, at the one rate that was tried (2e-3), had 68 % after 600.
+Its weights are kept on disk.
+
+Muon on the layers' matrices, AdamW on the rest: of random prompts 49 % were still hard (p < 0.03)
+after 400 steps of 64, where AdamW alone, at the one rate that was tried (2e-3), had 68 % after 600.
 """
 
 from __future__ import annotations
@@ -27,12 +29,18 @@ RAMP = 30
 """Steps over which the learning rates rise."""
 
 CODE_VERSION = 1
-"""To be raised whenever code that shapes the weights changes; settings and wordings are hashed by themselves."""
+"""To be raised whenever code that shapes the weights changes.
+
+Settings and wordings are hashed by themselves.
+"""
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Settings of the supervised run; equal settings give equal weights, bit for bit, on one machine."""
+    """Settings of the supervised run.
+
+    Equal settings give equal weights, bit for bit, on one machine.
+    """
 
     steps: int = 800
     batch: int = 64
@@ -53,8 +61,11 @@ FULL = WarmStart()
 QUICK = WarmStart(
     steps=240, families=("copy", "reverse", "double", "every second", "swap", "rotate")
 )
-"""Six families of letters, which are learned soonest, instead of thirteen: a smaller world for a demo in a hurry.
-The pool is drawn by what the policy can do, so its mix of easy, medium and hard prompts is the same."""
+"""A smaller world for a demo in a hurry: six families of letters instead of thirteen.
+
+They are the ones learned soonest. The pool is drawn by what the policy can do, so its mix of easy,
+medium and hard prompts is the same.
+"""
 
 
 def default_cache() -> Path:
@@ -71,11 +82,13 @@ def base_policy(
         policy = Policy(seed=settings.seed)
         policy.load_state_dict(load_file(path))
         return policy
+
     policy = train(settings, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     save_file(policy.state_dict(), unfinished)
     unfinished.replace(path)
+
     return policy
 
 
@@ -96,6 +109,7 @@ def train(settings: WarmStart, progress: Progress | None = None) -> Policy:
     ]
     rng = random.Random(settings.seed)
     encode = policy.tokenizer
+
     for step in range(settings.steps):
         prompts = [
             draw_prompt(rng, settings.families, settings.level_decay) for _ in range(settings.batch)
@@ -107,10 +121,13 @@ def train(settings: WarmStart, progress: Progress | None = None) -> Policy:
         policy.zero_grad()
         (-policy.token_logps(packed).mean()).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+
         for optimizer, lr in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1.0, (step + 1) / RAMP)
             optimizer.step()
+
         if progress is not None:
             progress(step + 1, settings.steps)
+
     return policy

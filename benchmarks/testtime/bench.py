@@ -1,7 +1,8 @@
 """`make bench-testtime`: prompts solved at equal mean budget, and budget needed for equal accuracy.
 
-Each seed is another half of the prompts to train on, other samples drawn, another shuffle. Figures are means over
-seeds ± the half-width of a 95 % confidence interval (Student's t); differences are taken seed by seed.
+Each seed is another half of the prompts to train on, other samples drawn, another shuffle. Figures
+are means over seeds ± the half-width of a 95 % confidence interval (Student's t); differences are
+taken seed by seed.
 """
 
 from __future__ import annotations
@@ -27,16 +28,18 @@ from benchmarks.testtime.spending import ARMS, believed, in_rounds, share_out, s
 
 RESULTS = Path(__file__).parents[1] / "results"
 COMMAND = "make bench-testtime"
-HEAD = """best of n with a verifier. Samples are drawn without replacement from those that the late policy
-recorded. Means over seeds ± 95 % confidence, differences seed by seed.
-
-- uniform: the same number for each prompt, at once;
-- unsolved evenly: no model; each of four equal rounds goes to the prompts not solved yet that have had the fewest
-  samples;
-- model: `hierarchical`, trained on a random half of the prompts, over `POST /allocate_budget`'s own maths, at once or
-  with the outcomes of earlier rounds;
-- shuffled: the same with each prompt given the prediction of another;
-- oracle: knows each prompt's recorded success rate."""
+HEAD = (
+    "best of n with a verifier. Samples are drawn without replacement from those that the late "
+    "policy\nrecorded. Means over seeds ± 95 % confidence, differences seed by seed.\n"
+    "\n"
+    "- uniform: the same number for each prompt, at once;\n"
+    "- unsolved evenly: no model; each of four equal rounds goes to the prompts not solved yet "
+    "that have had the fewest\n  samples;\n"
+    "- model: `hierarchical`, trained on a random half of the prompts, over "
+    "`POST /allocate_budget`'s own maths, at once or\n  with the outcomes of earlier rounds;\n"
+    "- shuffled: the same with each prompt given the prediction of another;\n"
+    "- oracle: knows each prompt's recorded success rate."
+)
 DRAWS = 4  # of the samples, for a spending in rounds
 DSR_MEANS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 PROBLEMS = (
@@ -85,6 +88,7 @@ def measure(problem: Problem, cases: Sequence[Case]) -> dict[str, NDArray[np.flo
             for column, mean in enumerate(problem.means):
                 random = np.random.default_rng([seed, column])
                 total = round(mean * case.mu.size)
+
                 if arm.rounds == 1:
                     asked = believed(case, arm.belief, random)
                     samples = share_out(arm.belief, asked, "best_of_n", total, problem.recorded)
@@ -94,12 +98,17 @@ def measure(problem: Problem, cases: Sequence[Case]) -> dict[str, NDArray[np.flo
                         in_rounds(case, arm, total, problem.recorded, random) for _ in range(DRAWS)
                     ]
                     answer[name][seed, column] = np.mean(draws)
+
         print(f"{problem.title}: seed {seed}", flush=True)
+
     return answer
 
 
 def needed(curve: NDArray[np.float64], means: Sequence[float], accuracy: float) -> float:
-    """Mean budget at which a curve reaches an accuracy, interpolated; NaN where it does not, or starts above it."""
+    """Mean budget at which a curve reaches an accuracy, interpolated.
+
+    NaN where it does not, or starts above it.
+    """
     curve = np.maximum.accumulate(curve)
     if not curve[0] <= accuracy <= curve[-1]:
         return float("nan")
@@ -110,6 +119,7 @@ def savings(problem: Problem, curves: Curves, arm: str) -> NDArray[np.float64]:
     """Share of uniform's budget that an arm saves at uniform's accuracy at the target, [seeds]."""
     at = problem.means.index(problem.target)
     reached = zip(curves[arm], curves["uniform"][:, at], strict=True)
+
     return (
         1.0
         - np.array([needed(curve, problem.means, accuracy) for curve, accuracy in reached])
@@ -135,7 +145,8 @@ def report(problem: Problem, cases: Sequence[Case], curves: Curves) -> str:
     lines = [
         f"## {problem.title}",
         "",
-        f"{len(cases)} seeds, {np.mean([case.mu.size for case in cases]):.0f} prompts each; rank correlation of "
+        f"{len(cases)} seeds, {np.mean([case.mu.size for case in cases]):.0f} prompts each; "
+        "rank correlation of "
         f"prediction and truth {correlation:.2f}; at most {problem.recorded} samples a prompt. "
         "Uniform: prompts solved, %; the others: points over it.",
         "",
@@ -143,11 +154,13 @@ def report(problem: Problem, cases: Sequence[Case], curves: Curves) -> str:
         "|---|" + "---:|" * len(heads),
     ]
     base = curves["uniform"]
+
     for name, curve in curves.items():
         shown, sign = (curve, "") if name == "uniform" else (curve - base, "+")
         cells = [interval(shown[:, problem.means.index(mean)], sign=sign) for mean in means]
         saved = "" if name == "uniform" else interval(savings(problem, curves, name))
         lines.append(f"| {name} | " + " | ".join([*cells, saved]) + " |")
+
     return "\n".join([*lines, ""])
 
 
@@ -164,7 +177,9 @@ def votes(problem: Problem, cases: Sequence[Case]) -> str:
                 total = mean * case.mu.size
                 samples = share_out(arm.belief, asked, "majority_vote", total, problem.recorded)
                 shares.append(voted(case, samples))
+
             rows.setdefault(name, []).append(np.array(shares))
+
     lines = [
         "| | " + " | ".join(f"mean {mean}" for mean in VOTES) + " |",
         "|---|" + "---:|" * len(VOTES),
@@ -178,6 +193,7 @@ def votes(problem: Problem, cases: Sequence[Case]) -> str:
             for values, base in zip(found, rows["uniform"], strict=True)
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+
     return "\n".join([f"### Majority vote, {problem.title}", "", *lines, ""])
 
 
@@ -186,6 +202,7 @@ def speed(prompts: int = 40_315, repeats: int = 7) -> str:
     texts = real_texts(prompts)
     keys = [f"k{row}" for row in range(prompts)]
     lines = ["| call | fastest s | median s |", "|---|---:|---:|"]
+
     with running_service() as service, PromptGPS(service.url) as gps:
         gps.create_pool("pool")
         gps.add_prompts("pool", keys=keys, texts=texts)
@@ -195,6 +212,7 @@ def speed(prompts: int = 40_315, repeats: int = 7) -> str:
             run="run", draw_id=batch.draws.draw_id, successes=[4] * 512, trials=[8] * 512
         )
         gps.select_batch(run="run", sequence=1, batch_size=1, wait_seconds=60)
+
         so_far = {
             "successes": [int(row % 5 == 0) for row in range(prompts)],
             "trials": [4] * prompts,
@@ -204,13 +222,16 @@ def speed(prompts: int = 40_315, repeats: int = 7) -> str:
             "best_of_n, a later round": {"outcomes_so_far": so_far},
             "majority_vote, one-shot": {"objective": "majority_vote"},
         }
+
         for title, more in calls.items():
             taken = []
             for _ in range(repeats):
                 started = time.perf_counter()
                 gps.allocate_budget(run="run", keys=keys, mean=8, **more)
                 taken.append(time.perf_counter() - started)
+
             lines.append(f"| {title} | {min(taken):.2f} | {np.median(taken):.2f} |")
+
     return "\n".join([f"## Time of a call: {prompts:,} keys, 8 samples a prompt", "", *lines, ""])
 
 
@@ -223,8 +244,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+
     torch.set_num_threads(1)
-    parts, pictures = [], {}
+
+    parts = []
+    pictures = {}
     for problem in PROBLEMS:
         history = read_history(options.data / problem.history)
         raw = raw_features(history)
@@ -234,6 +258,7 @@ def main() -> None:
         pictures[problem.title] = (problem.means, curves)
         if problem.history == "rl-run-dsr-a":
             parts.append(votes(problem, cases))
+
     head = f"# Test-time budgets\n\n`{COMMAND}`, {HEAD}\n"
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "testtime.md").write_text("\n".join([head, *parts, speed()]))

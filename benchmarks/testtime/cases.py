@@ -1,4 +1,7 @@
-"""Prompts to solve: predicted by a model that was trained on others, with the samples that the late policy recorded."""
+"""Prompts to solve, predicted by a model that was trained on others.
+
+They come with the samples that the late policy recorded.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,8 @@ class Problem:
         late: visits at the end whose samples are the truth.
         recorded: samples that a prompt must have there, and most that it is given.
         share: of the training prompts, observed at each step.
-        known: measure on the training prompts, trained on up to the late visits; else on prompts never trained on.
+        known: measure on the training prompts, trained on up to the late visits; else on prompts
+            never trained on.
         means: samples a prompt.
         target: mean at which uniform sets the accuracy to reach.
     """
@@ -71,30 +75,37 @@ def raw_features(history: History) -> dict[str, torch.Tensor]:
 
 
 def make_case(problem: Problem, history: History, raw: dict[str, torch.Tensor], seed: int) -> Case:
-    """Train on a random half of the prompts, then predict the other half (or, `known`, the same)."""
+    """Train on a random half of the prompts, predict the other half (or, `known`, the same)."""
     random = torch.Generator().manual_seed(seed)
     order = torch.randperm(history.prompts, generator=random)
-    train, others = order[: history.prompts // 2], order[history.prompts // 2 :]
+    train = order[: history.prompts // 2]
+    others = order[history.prompts // 2 :]
+
     frame = fit_frame({name: part[train] for name, part in raw.items()})
     features = frame.features({name: part[train] for name, part in raw.items()})
     predictor = make_predictor("hierarchical", features, torch.device("cpu"))
     first_late = history.steps - problem.late
+
     for step in range(first_late if problem.known else history.steps):
         rows = torch.randperm(len(train), generator=random)[: round(problem.share * len(train))]
         rows = rows[history.trials[train[rows], step] > 0]
         found = history.visits(train[rows], step)
         predictor.observe(Visits(rows, found.successes, found.trials))
+
     asked = train if problem.known else others
     posterior: Posterior = (
         predictor.predict()
         if problem.known
         else predictor.predict_new(frame.apply({name: part[asked] for name, part in raw.items()}))
     )
+
     s, n = (_whole(part[asked, first_late:].sum(1)) for part in (history.successes, history.trials))
     there = n >= problem.recorded
     values, weights = posterior.take(torch.from_numpy(np.flatnonzero(there))).nodes()
     mu, sd = log_odds(values.double().numpy(), weights.double().numpy())
-    s, n = s[there], n[there]
+    s = s[there]
+    n = n[there]
+
     return Case(mu, sd, s, n, spearman(torch.from_numpy(mu), torch.from_numpy(s / n)) or 0.0)
 
 

@@ -44,9 +44,11 @@ def _panel(
 ) -> None:
     for name, (colour, line) in LOOKS.items():
         curve = curves[name]
-        mean, half = curve.mean(0), 2.0 * curve.std(0, ddof=1) / np.sqrt(len(curve))
+        mean = curve.mean(0)
+        half = 2.0 * curve.std(0, ddof=1) / np.sqrt(len(curve))
         axes.plot(means, mean, color=colour, linestyle=line, linewidth=1.8, label=name)
         axes.fill_between(means, mean - half, mean + half, color=colour, alpha=0.1, linewidth=0)
+
     axes.set(title=title.replace(", ", "\n", 1), xlabel="mean samples a prompt", xscale="log")
     axes.set_xticks(means)
     axes.xaxis.set_minor_locator(NullLocator())

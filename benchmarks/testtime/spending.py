@@ -17,7 +17,10 @@ from benchmarks.testtime.cases import Case
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to spend: whose beliefs (`equal`, `model`, `shuffled`, `oracle`), in how many equal rounds."""
+    """A way to spend: whose beliefs, in how many equal rounds.
+
+    Beliefs are `equal`, `model`, `shuffled` or `oracle`.
+    """
 
     belief: str
     rounds: int
@@ -39,21 +42,30 @@ ARMS = {
 def believed(case: Case, belief: str, random: np.random.Generator) -> Tried:
     """What an arm thinks of the prompts before the first sample."""
     none = np.zeros_like(case.right)
-    mu, sd = case.mu, case.sd
+    mu = case.mu
+    sd = case.sd
+
     if belief == "shuffled":
         order = random.permutation(mu.size)
-        mu, sd = mu[order], sd[order]
+        mu = mu[order]
+        sd = sd[order]
     elif belief == "oracle":
-        mu, sd = np.clip(logit(case.right / case.recorded), -20.0, 20.0), np.zeros_like(sd)
+        mu = np.clip(logit(case.right / case.recorded), -20.0, 20.0)
+        sd = np.zeros_like(sd)
+
     return Tried(mu, sd, none, none)
 
 
 def share_out(belief: str, asked: Tried, objective: str, total: int, most: int) -> Integers:
-    """Samples for each prompt; a model's predictions are corrected by what came of earlier rounds, the truth is not."""
+    """Samples for each prompt.
+
+    A model's predictions are corrected by what came of earlier rounds, the truth is not.
+    """
     if belief == "equal":
         return _evenly(asked, total, most)
     if belief in ("model", "shuffled"):
         return plan(objective, asked, total=total, minimum=0, maximum=most).samples
+
     curves = curves_of(
         objective, masses(asked.mu, asked.sd), asked.successes, asked.trials, rival=1.0
     )
@@ -64,6 +76,7 @@ def _evenly(asked: Tried, total: int, most: int) -> Integers:
     """Sample by sample to whichever unsolved prompt has had the fewest, in all rounds."""
     had = asked.trials.copy()
     unsolved = asked.successes == 0
+
     while total > 0 and (open_ := unsolved & (had < most)).any():
         fewest = np.flatnonzero(open_ & (had == had[open_].min()))[:total]
         had[fewest] += 1
@@ -77,7 +90,10 @@ def solved(case: Case, samples: Integers) -> float:
 
 
 def voted(case: Case, samples: Integers) -> float:
-    """Expected share of prompts of whose samples more than half are right, a tie counting half: exact."""
+    """Share of prompts expected to have more than half of their samples right; exact.
+
+    A tie counts half.
+    """
     half = samples / 2
     more = hypergeom.sf(np.floor(half), case.recorded, case.right, samples)
     tied = np.where(
@@ -90,14 +106,15 @@ def in_rounds(case: Case, arm: Arm, total: int, most: int, random: np.random.Gen
     """Share of prompts solved by one spending in rounds."""
     asked = believed(case, arm.belief, random)
     shares = np.diff(np.linspace(0, total, arm.rounds + 1).round().astype(np.int64))
+
     for share in shares:
         wanted = share_out(arm.belief, asked, "best_of_n", int(share), most)
         left = case.recorded - asked.trials
-        samples = np.minimum(
-            wanted, left
-        )  # a prompt whose recorded samples are used up has no more to give
+        # a prompt whose recorded samples are used up has no more to give
+        samples = np.minimum(wanted, left)
         drawn = random.hypergeometric(
             case.right - asked.successes, left - case.right + asked.successes, samples
         )
         asked = replace(asked, successes=asked.successes + drawn, trials=asked.trials + samples)
+
     return float((asked.successes > 0).mean())

@@ -64,7 +64,10 @@ class AsyncPromptGPS:
         self._transport = AsyncTransport(base_url, api_key, Options(**options))
 
     def with_options(self, **options: Unpack[OptionFields]) -> Self:
-        """A client with other patience on the same connections, which stay this client's to close."""
+        """A client with other patience on the same connections.
+
+        They stay this client's to close.
+        """
         sibling = copy(self)
         sibling._transport = self._transport.with_options(**options)
         return sibling

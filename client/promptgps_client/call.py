@@ -1,4 +1,7 @@
-"""One logical request before there is any network: what goes out, how the answer is read, what may be tried again."""
+"""One logical request before there is any network.
+
+It says what goes out, how the answer is read, and what may be tried again.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,10 @@ Paged: TypeAlias = Generator[Call[A], A, A]
 
 
 def read_as(answer: type[W]) -> Callable[[bytes], W]:
-    """Reads an answer. Fields that it does not know are passed over, so that a newer service can say more."""
+    """Reads an answer.
+
+    Fields that it does not know are passed over, so that a newer service can say more.
+    """
     return lambda body: answer.model_validate_json(body, extra="ignore")
 
 
@@ -106,6 +112,7 @@ def send(
         body = request.model_validate(given).model_dump_json(exclude_unset=True).encode()
     except ValidationError as refused:
         raise invalid_request(f"{method} {path}", *faults_of(refused, first_row)) from refused
+
     return Call(
         method=method,
         path=path,
@@ -139,6 +146,7 @@ def read_fields(
                     for inner, column in value.items()
                 }
             )
+
     return given
 
 

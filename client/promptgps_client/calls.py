@@ -1,11 +1,13 @@
-"""The endpoints: each function here is a method of both clients, with this signature and this docstring.
+"""The endpoints: each function here is a method of both clients.
 
-A function turns its arguments into a `Call`, checked against the wire vocabulary, without any network. None
-is not sent, so that the service's defaults apply; only inside `selection` it is, since there it can be a
-value (`candidate_factor=None` is the whole pool).
+The method has the function's signature and docstring.
 
-Columns are of any kind that `columns.py` names: lists, iterators, arrays and series of any library. Every call
-can raise each branch of `errors.py`; "Raises" names only what is particular.
+A function turns its arguments into a `Call`, checked against the wire vocabulary, without any
+network. None is not sent, so that the service's defaults apply; only inside `selection` it is,
+since there it can be a value (`candidate_factor=None` is the whole pool).
+
+Columns are of any kind that `columns.py` names: lists, iterators, arrays and series of any library.
+Every call can raise each branch of `errors.py`; "Raises" names only what is particular.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ Fields: TypeAlias = Mapping[str, Any]
 NO_ORDER = "a set has no order to which a column of pools could belong; give a list"
 _log = logging.getLogger(__name__)
 
-# ---- pools -------------------------------------------------------------------------------------------------
+# ---- pools ---------------------------------------------------------------------------------------
 
 
 def create_pool(name: str, *, embedding: Embedding | Fields | None = None) -> Call[wire.Pool]:
@@ -104,22 +106,25 @@ def add_prompts(
     prior_trials: Gaps | None = None,
     on_equal_content: OnEqualContent | None = None,
 ) -> Iterator[Call[wire.PromptsAdded]]:
-    """Add prompts in columns of equal length; `texts`, `vectors` or both. What the pool has is passed over.
+    """Add prompts in columns of equal length; `texts`, `vectors` or both.
 
-    Long columns go out in requests of at most 20,000 rows and about 32 MB, and the answers are summed. Should
-    a later one fail, the earlier ones are stored; adding everything again is free.
+    What the pool has is passed over.
+
+    Long columns go out in requests of at most 20,000 rows and about 32 MB, and the answers are
+    summed. Should a later one fail, the earlier ones are stored; adding everything again is free.
 
     Args:
         pool: The pool's name.
-        keys: Your own ids; a whole number is its decimal string. Prompts with different keys are different,
-            whatever their content. Default: a hash of the content.
+        keys: Your own ids; a whole number is its decimal string. Prompts with different keys are
+            different, whatever their content. Default: a hash of the content.
         texts: The prompts.
         vectors: One embedding for each row, of the pool's dimension.
         domains: A name for each row, for quotas; None where it has none.
         prior_successes: Successes of an offline pass rate, with `prior_trials`.
         prior_trials: Trials of it.
-        on_equal_content: Of a key whose content another key has already: `keep` it as a prompt of its own, the
-            default where keys are given, or `merge` it, so that it is another name of that prompt.
+        on_equal_content: Of a key whose content another key has already: `keep` it as a prompt of
+            its own, the default where keys are given, or `merge` it, so that it is another name of
+            that prompt.
 
     Raises:
         Conflict: A key stands for another content already.
@@ -133,6 +138,7 @@ def add_prompts(
         "prior_successes": prior_successes,
         "prior_trials": prior_trials,
     }
+
     columns = _read(f"POST {path}", small, KINDS)
     whole = {} if on_equal_content is None else {"on_equal_content": on_equal_content}
     if vectors is not None:
@@ -141,9 +147,11 @@ def add_prompts(
         except NoColumn as fault:
             told = ProblemFault(field="vectors", row=fault.row, detail=fault.detail)
             raise invalid_request(f"POST {path}", told) from fault
+
     if not columns or not agree(columns):  # then the wire model says which column is wrong
         yield _send("POST", path, wire.AddPrompts, wire.PromptsAdded, columns | whole, kinds=KINDS)
         return
+
     for part in parts(columns):
         rows = {name: column[part] for name, column in columns.items()} | whole
         yield _send(
@@ -169,12 +177,15 @@ def add_prompts_file(
     prior_trials: str | None = None,
     on_equal_content: OnEqualContent | None = None,
 ) -> Call[wire.PromptsAdded]:
-    """Add prompts from a file: `.jsonl`, `.json`, `.parquet`, `.arrow`, `.feather`, `.csv`, and such as `.jsonl.gz`.
+    """Add prompts from a file.
 
-    The file is sent as it is, but for records in a `.json` list, which become lines. Without names the file's
-    columns are called as in JSON Lines (`key`, `text`, `domain`, …). A name may be a path into structs:
-    `extra_info.index`. Columns that are of no use are passed over; the answer names them, and the log. It comes
-    when all of the file is embedded and stored: give a large one time with `client.with_options(timeout=...)`.
+    It may be `.jsonl`, `.json`, `.parquet`, `.arrow`, `.feather`, `.csv`, and such as `.jsonl.gz`.
+
+    The file is sent as it is, but for records in a `.json` list, which become lines. Without names
+    the file's columns are called as in JSON Lines (`key`, `text`, `domain`, …). A name may be a
+    path into structs: `extra_info.index`. Columns that are of no use are passed over; the answer
+    names them, and the log. It comes when all of the file is embedded and stored: give a large one
+    time with `client.with_options(timeout=...)`.
 
     Args:
         pool: The pool's name.
@@ -201,6 +212,7 @@ def add_prompts_file(
         "prior_trials": prior_trials,
         "on_equal_content": on_equal_content,
     }
+
     query = urlencode({name: value for name, value in names.items() if value is not None})
     try:
         body, headers = body_of(path)
@@ -208,6 +220,7 @@ def add_prompts_file(
         raise invalid_request(
             f"POST {target}", ProblemFault(field="path", detail=str(fault))
         ) from fault
+
     address = f"{target}?{query}" if query else target
     return Call(method="POST", path=address, read=_added_of(path), body=body, headers=headers)
 
@@ -225,7 +238,7 @@ def _added_of(path: str | Path) -> Callable[[bytes], wire.PromptsAdded]:
     return added
 
 
-# ---- runs --------------------------------------------------------------------------------------------------
+# ---- runs ----------------------------------------------------------------------------------------
 
 
 def create_run(
@@ -239,7 +252,7 @@ def create_run(
     warm_start_from: str | None = None,
     selection: Selection | Fields | None = None,
 ) -> Call[wire.Run]:
-    """Open a run, or get the one that is there if it is what is asked for, so that a trainer may restart.
+    """Open a run, or get the one that is there if it is as asked, so that a trainer may restart.
 
     It is compared with what the run is now, after every `change_run` and `restore`.
 
@@ -248,14 +261,16 @@ def create_run(
         pool: The pool to draw from; or
         pools: several, each `{"pool": name}` with an exact `quota` of the draws or a `weight`.
         rollouts_per_prompt: n, the rollouts in a group, 1 to 4096.
-        reward: How raw rewards become successes in [0, 1]; default: they are 0 or 1, or −1 or 1, as reports show.
+        reward: How raw rewards become successes in [0, 1]; default: they are 0 or 1, or −1 or 1, as
+            reports show.
         seed: Of every random choice of the run.
         warm_start_from: A run whose fitted model this one starts from.
-        selection: How batches are chosen; `{"strategy": "uniform"}` for a baseline. The answer has it all.
+        selection: How batches are chosen; `{"strategy": "uniform"}` for a baseline. The answer has
+            it all.
 
     Raises:
-        Conflict: The name is taken by a run with other settings; the message has both values of each, and says
-            which can be changed.
+        Conflict: The name is taken by a run with other settings; the message has both values of
+            each, and says which can be changed.
         NotFound: No such pool, or no such run to start from.
     """
     return _send(
@@ -302,7 +317,8 @@ def change_run(
     Args:
         name: The run's name.
         rollouts_per_prompt: n, the rollouts in a group, 1 to 4096.
-        reward: How a raw reward becomes a success, as in `create_run`; only while no outcome is stored.
+        reward: How a raw reward becomes a success, as in `create_run`; only while no outcome is
+            stored.
         selection: Only the settings to change.
 
     Raises:
@@ -313,11 +329,13 @@ def change_run(
     return _send("PATCH", f"/runs/{_named('name', name)}", wire.ChangeRun, wire.Run, fields)
 
 
-# ---- rest and end ------------------------------------------------------------------------------------------
+# ---- rest and end --------------------------------------------------------------------------------
 
 
 def archive_run(name: str) -> Call[wire.Run]:
-    """Put a run to rest: it takes no draws and no outcomes, is not learned, and can still be read and asked.
+    """Put a run to rest: it takes no draws and no outcomes, and is not learned.
+
+    It can still be read and asked.
 
     Args:
         name: The run's name.
@@ -350,7 +368,8 @@ def delete_run(name: str, *, dry_run: bool = False) -> Call[wire.Deleted]:
 
     Raises:
         NotFound: There is none of this name.
-        NoAnswer: Perhaps it was deleted; it is not tried again by itself, since another may have the name by then.
+        NoAnswer: Perhaps it was deleted; it is not tried again by itself, since another may have
+            the name by then.
         Conflict: Another run has started from it.
     """
     asked = f"/runs/{_named('name', name)}?dry_run={str(dry_run).lower()}"
@@ -390,7 +409,8 @@ def delete_pool(name: str, *, dry_run: bool = False) -> Call[wire.Deleted]:
 
     Raises:
         NotFound: There is none of this name.
-        NoAnswer: Perhaps it was deleted; it is not tried again by itself, since another may have the name by then.
+        NoAnswer: Perhaps it was deleted; it is not tried again by itself, since another may have
+            the name by then.
         Conflict: A run needs it, be it an archived one.
     """
     asked = f"/pools/{_named('name', name)}?dry_run={str(dry_run).lower()}"
@@ -416,14 +436,16 @@ def events(
         raise invalid_request(
             "GET /events", ProblemFault(field="pool", detail="give a run or a pool, not both")
         )
+
     whose = f"/runs/{_named('run', run)}" if run is not None else ""
     if pool is not None:
         whose = f"/pools/{_named('pool', pool)}"
+
     asked = [f"limit={int(limit)}", *([] if before is None else [f"before={int(before)}"])]
     return _get(f"{whose}/events?{'&'.join(asked)}", wire.Events)
 
 
-# ---- the loop ----------------------------------------------------------------------------------------------
+# ---- the loop ------------------------------------------------------------------------------------
 
 
 def select_batch(
@@ -446,22 +468,25 @@ def select_batch(
     Args:
         run: The run's name.
         batch_size: How many draws, 1 to 16,384.
-        sequence: Number of the request. Asked again with it, by any process, the service gives the same
-            draws, so the call is retried freely. Without it the service numbers, and the call is retried only
-            when it was certainly not done: after failed connections, 429 and 503.
-        policy_version: The trainer's step counter. A sequence asked for with another one is the same batch, with a
-            warning.
+        sequence: Number of the request. Asked again with it, by any process, the service gives the
+            same draws, so the call is retried freely. Without it the service numbers, and the call
+            is retried only when it was certainly not done: after failed connections, 429 and 503.
+        policy_version: The trainer's step counter. A sequence asked for with another one is the
+            same batch, with a warning.
         candidates: Draw only from these keys.
         exclude: Do not draw these keys.
         rollouts: Rollouts for each prompt of this batch; default: the run's.
-        candidates_pool: Pool of the candidates, one for all or one for each; needed where two pools have the key.
+        candidates_pool: Pool of the candidates, one for all or one for each; needed where two pools
+            have the key.
         exclude_pool: The same for `exclude`.
         subset: Draw only from the prompts of `send_subset`, by its id.
         include_text: Answer with the prompts' texts.
-        wait_seconds: Wait until the model has learned from everything reported, at most so long (0 to 120 s).
+        wait_seconds: Wait until the model has learned from everything reported, at most so long (0
+            to 120 s).
 
     Raises:
-        Conflict: The sequence was used with another `batch_size`, `candidates`, `exclude` or `rollouts`.
+        Conflict: The sequence was used with another `batch_size`, `candidates`, `exclude` or
+            `rollouts`.
         NotFound: Also when the run has no such subset: send it again.
         InvalidRequest: Also when the pool has fewer prompts than `batch_size`.
     """
@@ -479,12 +504,14 @@ def select_batch(
         "include_text": include_text,
         "wait_seconds": wait_seconds,
     }
+
     for name, keys, pools in (
         ("candidates", candidates, candidates_pool),
         ("exclude", exclude, exclude_pool),
     ):
         if isinstance(keys, set | frozenset) and not isinstance(pools, str | None):
             raise invalid_request("POST /select_batch", ProblemFault(field=name, detail=NO_ORDER))
+
     retry = Retry.UNLESS_DONE if sequence is None else Retry.SAFE
     return _send(
         "POST",
@@ -499,20 +526,25 @@ def select_batch(
 
 
 def send_subset(run: str, *, keys: Keys, pool: str | Strings | None = None) -> Call[wire.Subset]:
-    """Name prompts of a run that batches are to be drawn from, once; each batch is then asked for with the id.
+    """Name prompts of a run that batches are to be drawn from, once.
+
+    Each batch is then asked for with the id.
 
     Args:
         run: The run's name.
-        keys: Of the prompts, at most 2,000,000; those that the run does not have are left out, counted and named.
+        keys: Of the prompts, at most 2,000,000; those that the run does not have are left out,
+            counted and named.
         pool: Of the keys, one for all or one for each; needed where two pools have the key.
 
     Raises:
-        InvalidRequest: The run has none of the keys; or two pools of it have one, and no pool is named.
+        InvalidRequest: The run has none of the keys; or two pools of it have one, and no pool is
+            named.
         NotFound: There is no such run.
     """
     path = f"/runs/{_named('run', run)}/subsets"
     if isinstance(keys, set | frozenset) and not isinstance(pool, str | None):
         raise invalid_request(f"POST {path}", ProblemFault(field="keys", detail=NO_ORDER))
+
     fields = {"keys": keys, "pool": pool}
     return _send(
         "POST", path, wire.SendSubset, wire.Subset, fields, kinds=KINDS | {"keys": KEY_SET}
@@ -532,8 +564,8 @@ def report_groups(
 ) -> Call[wire.OutcomesStored]:
     """Report whole groups: `successes` of `trials` for each draw. Acknowledged means durable.
 
-    Parts of a group add up until they come to its n; the whole of it counts for what it adds to them. Two parts with
-    the same counts are taken for one: report such rollouts one by one.
+    Parts of a group add up until they come to its n; the whole of it counts for what it adds to
+    them. Two parts with the same counts are taken for one: report such rollouts one by one.
 
     Args:
         run: The run's name.
@@ -541,10 +573,12 @@ def report_groups(
         trials: Rollouts that count, 0 to 4096.
         draw_id: From the batch; reporting a draw again is free and counted in `duplicates`. Or
         prompt: keys, for outcomes from elsewhere.
-        pool: Of the prompts, one for all or one for each; needed where two pools of the run have the key.
+        pool: Of the prompts, one for all or one for each; needed where two pools of the run have
+            the key.
         policy_version: The trainer's step that sampled them, one for all or one for each row.
-        idempotency_key: With `prompt` there is no draw to know a repetition by, so it goes by this key. One
-            is made for each call and its retries; give your own to repeat a call after a crash.
+        idempotency_key: With `prompt` there is no draw to know a repetition by, so it goes by this
+            key. One is made for each call and its retries; give your own to repeat a call after a
+            crash.
     """
     fields = {
         "run": run,
@@ -555,6 +589,7 @@ def report_groups(
         "trials": trials,
         "policy_version": policy_version,
     }
+
     return _send(
         "POST",
         "/outcomes",
@@ -577,16 +612,16 @@ def report_rollouts(
 ) -> Call[wire.OutcomesStored]:
     """Report single rollouts; reporting one again is free. Acknowledged means durable.
 
-    One that failed gives way to what comes of it later; a failure never displaces a reward. A report is stored as a
-    whole or not at all: the error names every row that is wrong.
+    One that failed gives way to what comes of it later; a failure never displaces a reward. A
+    report is stored as a whole or not at all: the error names every row that is wrong.
 
     Args:
         run: The run's name.
         draw_id: From the batch, once for each rollout.
         rollout_index: Number of the rollout in its draw, from 0.
         reward: Raw reward; None where the status is `error`, `timeout` or `cancelled`.
-        status: `ok` (default), `truncated`, or `error`, `timeout`, `cancelled`, which say nothing about
-            difficulty.
+        status: `ok` (default), `truncated`, or `error`, `timeout`, `cancelled`, which say nothing
+            about difficulty.
         policy_version: The trainer's step that sampled them, one for all or one for each row.
     """
     fields = {
@@ -597,6 +632,7 @@ def report_rollouts(
         "status": status,
         "policy_version": policy_version,
     }
+
     return _send("POST", "/outcomes", wire.ReportOutcomes, wire.OutcomesStored, fields, kinds=KINDS)
 
 
@@ -614,7 +650,8 @@ def predict_difficulty(
     Args:
         run: The run whose model is asked.
         keys: Prompts of its pools; or
-        pool: Of the keys, one for all or one for each; needed where two pools of the run have the key.
+        pool: Of the keys, one for all or one for each; needed where two pools of the run have the
+            key.
         texts: new prompts; or
         vectors: new prompts as embeddings. At most 8,192 rows.
         level: In (0, 1).
@@ -627,6 +664,7 @@ def predict_difficulty(
         "vectors": vectors,
         "level": level,
     }
+
     return _send(
         "POST", "/predict_difficulty", wire.PredictDifficulty, wire.Difficulty, fields, kinds=KINDS
     )
@@ -652,18 +690,20 @@ def allocate_budget(
     Args:
         run: The run whose model is asked.
         keys: Prompts of its pools; or
-        pool: Of the keys, one for all or one for each; needed where two pools of the run have the key.
+        pool: Of the keys, one for all or one for each; needed where two pools of the run have the
+            key.
         texts: new prompts; or
         vectors: new prompts as embeddings. At most 100,000 rows.
         total: Samples to spend, exactly, at most 1,000,000; or
         mean: samples a prompt.
         minimum: Samples that every prompt gets.
         maximum: Most samples that one prompt gets, at most and by default 4,096.
-        objective: `best_of_n` (a verifier finds a right one), `majority_vote` (the plurality answer is to be right)
-            or `average` (their mean is to be near the success rate).
-        outcomes_so_far: `successes` and `trials` of each prompt in earlier rounds; the budget is of the next one.
-        calibration: Other prompts with `successes` and `trials`, by which predictions are corrected; for a vote also
-            `wrong_answers`, how often each different wrong answer came.
+        objective: `best_of_n` (a verifier finds a right one), `majority_vote` (the plurality answer
+            is to be right) or `average` (their mean is to be near the success rate).
+        outcomes_so_far: `successes` and `trials` of each prompt in earlier rounds; the budget is of
+            the next one.
+        calibration: Other prompts with `successes` and `trials`, by which predictions are
+            corrected; for a vote also `wrong_answers`, how often each different wrong answer came.
 
     Raises:
         InvalidRequest: Also when the total cannot be spread between minimum and maximum.
@@ -682,6 +722,7 @@ def allocate_budget(
         "outcomes_so_far": outcomes_so_far,
         "calibration": calibration,
     }
+
     return _send("POST", "/allocate_budget", wire.AllocateBudget, wire.Budget, fields, kinds=KINDS)
 
 
@@ -712,14 +753,17 @@ def metrics(
         page = yield _get(f"{path}?{urlencode(query)}", wire.RunMetrics)
         pages.append(page)
         following = page.next
+
     return joined(pages)
 
 
-# ---- checkpoints -------------------------------------------------------------------------------------------
+# ---- checkpoints ---------------------------------------------------------------------------------
 
 
 def snapshot(run: str, tag: str) -> Call[wire.Snapshot]:
-    """Mark a run as it is now, with each checkpoint of the trainer; the same tag again is the same snapshot.
+    """Mark a run as it is now, with each checkpoint of the trainer.
+
+    The same tag again is the same snapshot.
 
     Args:
         run: The run's name.
@@ -747,16 +791,17 @@ def snapshots(run: str) -> Call[wire.Snapshots]:
 
 
 def restore(run: str, tag: str, *, idempotency_key: str | None = None) -> Call[wire.Restored]:
-    """Put a run back to a snapshot, before training goes on from the checkpoint that it was made with.
+    """Put a run back to a snapshot, before training goes on from the checkpoint made with it.
 
-    Draws issued after the snapshot are superseded: their outcomes are still taken, and counted in `superseded`,
-    but not learned from. Given the same requests and outcomes, the same prompts are drawn as the first time.
+    Draws issued after the snapshot are superseded: their outcomes are still taken, and counted in
+    `superseded`, but not learned from. Given the same requests and outcomes, the same prompts are
+    drawn as the first time.
 
     Args:
         run: The run's name.
         tag: Of the snapshot.
-        idempotency_key: The restore is done once for each key. One is made for each call and its retries; where
-            several ranks may call, give all of them the same.
+        idempotency_key: The restore is done once for each key. One is made for each call and its
+            retries; where several ranks may call, give all of them the same.
 
     Raises:
         NotFound: There is no such run, or no such snapshot that stands.
@@ -767,7 +812,7 @@ def restore(run: str, tag: str, *, idempotency_key: str | None = None) -> Call[w
     )
 
 
-# ---- health ------------------------------------------------------------------------------------------------
+# ---- health --------------------------------------------------------------------------------------
 
 
 def ready() -> Call[wire.Ready]:

@@ -1,4 +1,7 @@
-"""`PromptGPS`, the client for threads. Its methods are the functions of `calls.py`, asked and waited for."""
+"""`PromptGPS`, the client for threads.
+
+Its methods are the functions of `calls.py`, asked and waited for.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,10 @@ class PromptGPS:
         self._transport = Transport(base_url, api_key, Options(**options))
 
     def with_options(self, **options: Unpack[OptionFields]) -> Self:
-        """A client with other patience on the same connections, which stay this client's to close."""
+        """A client with other patience on the same connections.
+
+        They stay this client's to close.
+        """
         sibling = copy(self)
         sibling._transport = self._transport.with_options(**options)
         return sibling
@@ -126,14 +132,20 @@ class PromptGPS:
     restore = _asks(calls.restore)
 
     def ready(self) -> Ready:
-        """Readiness part by part, not retried; a service that is not ready is an answer, not an error."""
+        """Readiness part by part, not retried.
+
+        A service that is not ready is an answer, not an error.
+        """
         try:
             return self._transport.ask(calls.ready())
         except ServerFault as fault:
             return answers.not_ready(fault)
 
     def healthy(self) -> bool:
-        """Whether the service is alive: it answers, and with success. Not retried, and raises nothing."""
+        """Whether the service is alive: it answers, and with success.
+
+        It is not retried, and raises nothing.
+        """
         try:
             return self._transport.ask(calls.healthy())
         except (NoAnswer, BadAnswer):

@@ -1,4 +1,6 @@
-"""Columns of any kind as Python's lists, and long ones cut into requests. No array library is imported.
+"""Columns of any kind as Python's lists, and long ones cut into requests.
+
+No array library is imported.
 
 A column is a list, a tuple, a range, a view of a dict, an iterator (read once), or an array of any
 library: NumPy, torch, pandas, polars, pyarrow, Hugging Face's `Column`; also several of these in
@@ -91,11 +93,13 @@ class Column:
         """
         if self.one_for_all and _is_one(value):
             return self.cell(_own(value))
+
         if self.any_order and isinstance(value, set | frozenset):
             # in one order: another rank's, or a restarted trainer's, must be the same request
             value = sorted(
                 (_own(item) for item in value), key=lambda item: (str(type(item)), str(item))
             )
+
         return [
             self.cell(None if self.gaps and _is_missing(item) else item) for item in items(value)
         ]
@@ -115,11 +119,13 @@ def items(value: Any) -> list[Any]:
         raise NoColumn(f"{shown(value)} is one value, not a column; give a list")
     if isinstance(value, ItemsView):
         raise NoColumn("the items() of a dict are pairs; give its keys() or its values()")
+
     held = _held(value)
     if not isinstance(held, list):
         if _is_one(held):
             raise NoColumn(f"{shown(value)} is one value, not a column; give a list")
         held = list(held)
+
     return [item if type(item) in _PLAIN else _own(item) for item in held]
 
 
@@ -139,6 +145,7 @@ def _number(value: Any) -> Any:
         return int(value)
     if isinstance(value, Decimal):
         return nan if value.is_nan() else float(value)  # a signaling one cannot be converted
+
     return value
 
 
@@ -149,6 +156,7 @@ def _integer(value: Any) -> Any:
             if value.is_finite() and value == value.to_integral_value()
             else _number(value)
         )
+
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -208,9 +216,11 @@ def plain(value: Any) -> Any:
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple | range):
         return [plain(item) for item in value]
+
     held = _held(value)
     if held is not value:
         return plain(held)
+
     return list(map(plain, value)) if isinstance(value, Iterator) else value
 
 
@@ -230,6 +240,7 @@ def _own(value: Any) -> Any:
         return value.value
     if isinstance(value, bool | int | float | str):
         return _base(value)
+
     held = _held(value)
     return held if held is value or not isinstance(held, bool | int | float | str) else _base(held)
 
@@ -254,14 +265,17 @@ def _held(value: Any) -> Any:
         or isinstance(value, type)
     ):
         return value
+
     try:
         if hasattr(value, "as_py"):  # a scalar of pyarrow
             return value.as_py()
         if hasattr(value, "columns") and hasattr(value, "to_numpy"):  # a data frame: its rows
             return value.to_numpy().tolist()
+
         for method in _METHODS:
             if hasattr(value, method):
                 return getattr(value, method)()
+
         if hasattr(value, "__array__"):
             return value.__array__().tolist()
         if (
@@ -272,12 +286,12 @@ def _held(value: Any) -> Any:
             return list(value[:])  # Hugging Face's `Column`, whose rows one by one are slow
     except NoColumn:
         raise
-    except (
-        Exception
-    ) as fault:  # whatever a foreign library raises, the caller is told which column it was
+    except Exception as fault:
+        # whatever a foreign library raises, the caller is told which column it was
         if isinstance(value, Iterable):
             return list(value)
         raise NoColumn(f"a {type(value).__name__} cannot be read as a column: {fault}") from fault
+
     return value
 
 
@@ -309,6 +323,7 @@ def rows_of(vectors: Any) -> Any:
         return vectors
     if isinstance(vectors, list | tuple):
         return vectors
+
     return (
         vectors.to_numpy()
         if hasattr(vectors, "columns") and hasattr(vectors, "to_numpy")
@@ -322,17 +337,20 @@ def agree(columns: Mapping[str, Any]) -> bool:
 
 
 def parts(columns: Mapping[str, Any]) -> Iterator[slice]:
-    """Cut columns of one length into requests, by rows and by an estimate of their bytes; at least one."""
+    """Cut columns of one length into requests, by rows and by estimated bytes; at least one."""
     small = [column for name, column in columns.items() if name != "vectors"]
     of_vector = BYTES_OF_NUMBER * _width(columns.get("vectors", ()))
     rows = len(next(iter(columns.values())))
     start = size = 0
+
     for row in range(rows):
         more = of_vector + sum(_bytes(column[row]) for column in small)
         if row - start == ROWS_IN_REQUEST or (row > start and size + more > BYTES_IN_REQUEST):
             yield slice(start, row)
-            start, size = row, 0
+            start = row
+            size = 0
         size += more
+
     yield slice(start, rows)
 
 

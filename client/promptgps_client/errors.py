@@ -1,11 +1,11 @@
 """Everything that a call can raise.
 
     PromptGPSError
-    ├── NoAnswer               nothing came back, and the service may have done it all the same, except with
+    ├── NoAnswer               no answer; the service may have done it, except with ConnectFailed
     │   ├── ConnectFailed      the request was certainly not sent
     │   └── TimedOut           sent, and silence for longer than the timeout
     ├── BadAnswer              a problem came back: status, problem (RFC 9457), request_id
-    │   ├── InvalidRequest     400, 422; also raised before anything is sent, then request_id is None
+    │   ├── InvalidRequest     400, 422; also raised before sending, then request_id is None
     │   ├── Unauthenticated    401
     │   ├── Forbidden          403
     │   ├── NotFound           404
@@ -14,11 +14,12 @@
     │   ├── TooBusy            429
     │   └── ServerFault        5xx
     ├── UnreadableAnswer       success came back in a form that this client cannot read
-    ├── ExistingRun            a new training would go on with the run of an old one; raised by `Selector`
+    ├── ExistingRun            a new training would go on in an old run; raised by `Selector`
     └── OutcomesRefused        outcomes that the service will never take; raised by `Selector`
 
-Whatever is worth a retry has been retried before it is raised. Each error keeps its arguments in `args`, so
-that it survives pickling: trainers raise across process borders (Ray, data loader workers).
+Whatever is worth a retry has been retried before it is raised. Each error keeps its arguments in
+`args`, so that it survives pickling: trainers raise across process borders (Ray, data loader
+workers).
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ SNAPSHOTS_SHOWN = 8
 
 
 class PromptGPSError(Exception):
-    """Root of the tree. `call` is method and path, `request_id` finds the request in the service's log."""
+    """Root of the tree.
+
+    `call` is method and path, `request_id` finds the request in the service's log.
+    """
 
     call: str
     request_id: str | None
@@ -53,7 +57,9 @@ class NoAnswer(PromptGPSError):
 
     def __init__(self, call: str, reason: str, request_id: str) -> None:
         super().__init__(call, reason, request_id)
-        self.call, self.reason, self.request_id = call, reason, request_id
+        self.call = call
+        self.reason = reason
+        self.request_id = request_id
 
     def __str__(self) -> str:
         return f"{self.call}: {self.reason} (request {self.request_id})"
@@ -68,7 +74,10 @@ class TimedOut(NoAnswer):
 
 
 class BadAnswer(PromptGPSError):
-    """The service answered with a problem. `retry_after` is its wish in seconds, 0 to 60, or None."""
+    """The service answered with a problem.
+
+    `retry_after` is its wish in seconds, 0 to 60, or None.
+    """
 
     def __init__(
         self,
@@ -78,12 +87,10 @@ class BadAnswer(PromptGPSError):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(call, problem, request_id, retry_after)
-        self.call, self.problem, self.request_id, self.retry_after = (
-            call,
-            problem,
-            request_id,
-            retry_after,
-        )
+        self.call = call
+        self.problem = problem
+        self.request_id = request_id
+        self.retry_after = retry_after
 
     @property
     def status(self) -> int:
@@ -91,12 +98,15 @@ class BadAnswer(PromptGPSError):
         return self.problem.status
 
     def __str__(self) -> str:
-        faults, detail = self.problem.errors, self.problem.detail or self.problem.title
-        # The service repeats its first fault in the detail, by the request's row; ours are the caller's rows.
+        faults = self.problem.errors
+        detail = self.problem.detail or self.problem.title
+        # The service repeats its first fault in the detail, by the request's row; ours are the
+        # caller's rows.
         lead = [] if any(fault.detail in detail for fault in faults) else [detail]
         told = "; ".join([*lead, *map(_told, faults[:FAULTS_SHOWN])])
         more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
         request = f" (request {self.request_id})" if self.request_id else ""
+
         return f"{self.call}: {self.status}: {told}{more}{request}"
 
 
@@ -140,13 +150,11 @@ class UnreadableAnswer(PromptGPSError):
 
     def __init__(self, call: str, reason: str, status: int, body: str, request_id: str) -> None:
         super().__init__(call, reason, status, body, request_id)
-        self.call, self.reason, self.status, self.body, self.request_id = (
-            call,
-            reason,
-            status,
-            body,
-            request_id,
-        )
+        self.call = call
+        self.reason = reason
+        self.status = status
+        self.body = body
+        self.request_id = request_id
 
     def __str__(self) -> str:
         begins = f"it begins {self.body!r}" if self.body else "no body"
@@ -157,7 +165,8 @@ class UnreadableAnswer(PromptGPSError):
 class ExistingRun(PromptGPSError):
     """A training without a loaded state was about to be given the batches of one before it.
 
-    `run` is its name, `snapshots` the tags that it can be put back to, `new_name` what `on_existing="new"` opens.
+    `run` is its name, `snapshots` the tags that it can be put back to, `new_name` what
+    `on_existing="new"` opens.
     """
 
     def __init__(
@@ -181,17 +190,21 @@ class ExistingRun(PromptGPSError):
         )
         there_are = f"({more}{latest})" if latest else "(there is none now)"
         return (
-            f"run {self.run!r} has been trained on before: outcomes of its draws are stored, up to draw "
-            f"{self.draws - 1}, and batch {self.sequence} was answered then. No state was loaded, so this training "
-            "would roll out the old draws again, and nothing of it would be learned. Either resume: load the "
-            "trainer's checkpoint and with it the selector's state, or say on_existing='resume' for new batches "
-            f"after the old ones. Or restore: put the run back to a snapshot {there_are} before going on from its "
-            f"checkpoint. Or start anew: on_existing='new' opens {self.new_name!r}; another name does as well."
+            f"run {self.run!r} has been trained on before: outcomes of its draws are stored, up to "
+            f"draw {self.draws - 1}, and batch {self.sequence} was answered then. No state was "
+            "loaded, so this training would roll out the old draws again, and nothing of it would "
+            "be learned. Either resume: load the trainer's checkpoint and with it the selector's "
+            "state, or say on_existing='resume' for new batches after the old ones. Or restore: "
+            f"put the run back to a snapshot {there_are} before going on from its checkpoint. Or "
+            f"start anew: on_existing='new' opens {self.new_name!r}; another name does as well."
         )
 
 
 class OutcomesRefused(PromptGPSError):
-    """Outcomes of this training that the service will never take. `kept` is the file that has them."""
+    """Outcomes of this training that the service will never take.
+
+    `kept` is the file that has them.
+    """
 
     def __init__(self, run: str, rows: int, reason: str, kept: str) -> None:
         super().__init__(run, rows, reason, kept)
@@ -204,8 +217,9 @@ class OutcomesRefused(PromptGPSError):
 
     def __str__(self) -> str:
         return (
-            f"{self.rows} outcomes reported to run {self.run!r} are refused: {self.reason}. They are kept in "
-            f"{self.kept}; mended and renamed to 1.jsonl there, they are sent again by the next selector"
+            f"{self.rows} outcomes reported to run {self.run!r} are refused: {self.reason}. They "
+            f"are kept in {self.kept}; mended and renamed to 1.jsonl there, they are sent again by "
+            "the next selector"
         )
 
 
@@ -229,9 +243,12 @@ def bad_answer(
     retry_after: float | None = None,
     first_row: int = 0,
 ) -> BadAnswer:
-    """The error for an answer that is no success; a body that is no problem document (a proxy's) is quoted.
+    """The error for an answer that is no success.
 
-    Columns may go out in several requests: `first_row` is where this one's begin in the caller's columns.
+    A body that is no problem document (a proxy's) is quoted.
+
+    Columns may go out in several requests: `first_row` is where this one's begin in the caller's
+    columns.
     """
     try:
         problem = Problem.model_validate_json(body, extra="ignore").model_copy(
@@ -241,6 +258,7 @@ def bad_answer(
         title = responses.get(status, "Unknown status")
         detail = f"{title}: {shown(body)}" if body.strip() else title
         problem = Problem(type="about:blank", title=title, status=status, detail=detail)
+
     moved = [
         fault.model_copy(update={"row": fault.row + first_row}) if fault.row is not None else fault
         for fault in problem.errors

@@ -1,4 +1,4 @@
-"""Files of prompts as requests: by their ending, and, where that says too little, by how they begin."""
+"""Files of prompts as requests: by their ending, or, if it says too little, by how they begin."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class UnknownFile(ValueError):
 
 
 def body_of(path: str | Path) -> tuple[bytes | Path, Mapping[str, str]]:
-    """What to send of a file, and with which headers; the file itself wherever it can be sent as it is.
+    """What to send of a file, and with which headers.
+
+    It is the file itself wherever that can be sent as it is.
 
     Raises:
         OSError: The file cannot be read.
@@ -42,22 +44,30 @@ def body_of(path: str | Path) -> tuple[bytes | Path, Mapping[str, str]]:
         raise UnknownFile(f"{str(path)!r} must end with one of {', '.join(HEADERS)}")
     if ending != ".json":
         return Path(path), HEADERS[ending]
+
     return _json(Path(path))
 
 
 def _json(path: Path) -> tuple[bytes | Path, Mapping[str, str]]:
-    """A `.json` file: the API's own columns, or records: a list, columns by row (pandas), one a line (datasets)."""
+    """A `.json` file: the API's own columns, or records.
+
+    Records are a list, columns by row (pandas), or one a line (datasets).
+    """
     with path.open("rb") as file:
         first = file.readline()
         more = any(line.strip() for line in file)
+
     if more and _is_object(first):
         return path, LINES
+
     try:
         content = json.loads(path.read_bytes().removeprefix(MARK))
     except ValueError as fault:
         raise UnknownFile(f"{path} is no JSON: {fault}") from fault
+
     if isinstance(content, dict) and COLUMN_NAMES & content.keys():
         return path, COLUMNS
+
     return b"".join(
         json.dumps(record).encode() + b"\n" for record in _records(path, content)
     ), LINES

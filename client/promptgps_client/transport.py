@@ -39,8 +39,9 @@ PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 REFUSED_UNDONE = frozenset({429, 503})
 LONGEST_RETRY_AFTER = 60.0
 FILE_CHUNK = 1 << 20
-# Below uvicorn's keep-alive of 5 s. A kept connection that the service closes just as it is used again looks
-# like a request that may have been done, and such a `select_batch` without a sequence is not retried.
+# Below uvicorn's keep-alive of 5 s. A kept connection that the service closes just as it is used
+# again looks like a request that may have been done, and such a `select_batch` without a sequence
+# is not retried.
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=4.0)
 
 
@@ -62,10 +63,11 @@ class Options:
     Attributes:
         timeout: Longest silence of the service; a call's own `wait_seconds` comes on top.
         connect_timeout: Longest time to make a connection.
-        retry_seconds: No retry begins later than this after the call's start; 0 switches retries off.
+        retry_seconds: No retry begins later than this after the call's start; 0 switches retries
+            off.
         attempts: Most attempts of one call.
-        first_wait: Wait before the first retry; it doubles from retry to retry, plus jitter. A Retry-After of
-            the service is obeyed instead.
+        first_wait: Wait before the first retry; it doubles from retry to retry, plus jitter. A
+            Retry-After of the service is obeyed instead.
         longest_wait: Longest of these waits.
     """
 
@@ -89,9 +91,10 @@ class Options:
 
 
 def seconds_to_wait(retry_after: str | None, now: datetime) -> float | None:
-    """A Retry-After header (seconds, or an HTTP date) as seconds in 0..60; None if it cannot be read."""
+    """A Retry-After header (seconds, or an HTTP date) as seconds in 0..60; None if unreadable."""
     if retry_after is None:
         return None
+
     try:
         seconds = float(retry_after)
     except ValueError:
@@ -100,6 +103,7 @@ def seconds_to_wait(retry_after: str | None, now: datetime) -> float | None:
         except ValueError:
             return None
         seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
+
     return None if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
 
 
@@ -114,6 +118,7 @@ class Sending(Generic[A]):
         self.headers = {**call.headers, "X-Request-ID": self._request_id}
         if call.method == "POST":
             self.headers["Idempotency-Key"] = call.idempotency_key or uuid4().hex
+
         self.timeout = httpx.Timeout(
             options.timeout,
             connect=options.connect_timeout,
@@ -121,7 +126,7 @@ class Sending(Generic[A]):
         )
 
     def patience(self, error: Exception) -> bool | float:
-        """Stamina's hook: False gives up, True waits the usual time, a number is the wait in seconds."""
+        """Stamina's hook: False gives up, True waits as usual, a number is the wait in seconds."""
         match self.call.retry, error:
             case Retry.SAFE, NoAnswer():
                 return True
@@ -131,6 +136,7 @@ class Sending(Generic[A]):
                 return True
             case Retry.UNLESS_DONE, BadAnswer(status=status) if status in REFUSED_UNDONE:
                 return self._wait(error.retry_after)
+
         return False
 
     def _wait(self, retry_after: float | None) -> bool | float:
@@ -146,7 +152,9 @@ class Sending(Generic[A]):
             BadAnswer: The status is no success.
             UnreadableAnswer: It is, but the body is not what this call answers.
         """
-        status, body, call = response.status_code, response.content, self.call
+        status = response.status_code
+        body = response.content
+        call = self.call
         if response.is_success or status in call.also_answers:
             try:
                 return call.read(body)
@@ -156,6 +164,7 @@ class Sending(Generic[A]):
                     raise UnreadableAnswer(
                         str(call), reason, status, shown(body), self._request_id
                     ) from fault
+
         request_id = response.headers.get("X-Request-ID", self._request_id)
         retry_after = seconds_to_wait(response.headers.get("Retry-After"), datetime.now(UTC))
         raise bad_answer(str(call), status, body, request_id, retry_after, call.first_row)
@@ -163,7 +172,8 @@ class Sending(Generic[A]):
     @contextmanager
     def failures(self) -> Iterator[None]:
         """Httpx's errors as ours."""
-        call, request_id = str(self.call), self._request_id
+        call = str(self.call)
+        request_id = self._request_id
         try:
             yield
         except (
@@ -227,6 +237,7 @@ class Transport(_Shared):
                 headers=sending.headers,
                 timeout=sending.timeout,
             )
+
             return sending.read(response)
 
     def close(self) -> None:
@@ -249,7 +260,8 @@ class AsyncTransport(_Shared):
         return await retrying(sending.patience, self._once, sending)
 
     async def _once(self, sending: Sending[A]) -> A:
-        call, headers = sending.call, sending.headers
+        call = sending.call
+        headers = sending.headers
         with sending.failures(), _opened(call.body) as opened:
             content: bytes | AsyncIterator[bytes] | None
             if isinstance(opened, bytes | None):
@@ -257,6 +269,7 @@ class AsyncTransport(_Shared):
             else:
                 content = _chunks(opened)
                 headers = {**headers, "Content-Length": str(os.fstat(opened.fileno()).st_size)}
+
             response = await self._http.request(
                 call.method, call.path, content=content, headers=headers, timeout=sending.timeout
             )
@@ -269,7 +282,7 @@ class AsyncTransport(_Shared):
 
 
 def _opened(body: bytes | Path | None) -> AbstractContextManager[bytes | BinaryIO | None]:
-    """The body of one attempt; a file is opened anew for each, since the last attempt has read it."""
+    """The body of one attempt; a file is opened anew for each, since the last one has read it."""
     return body.open("rb") if isinstance(body, Path) else nullcontext(body)
 
 
@@ -293,6 +306,7 @@ def _standing_headers(api_key: str) -> dict[str, str]:
                 "api_key (or PROMPTGPS_API_KEY) must be printable ASCII without spaces"
             )
         headers["Authorization"] = f"Bearer {api_key}"
+
     return headers
 
 

@@ -134,7 +134,9 @@ def upgrade() -> None:
     sa.UniqueConstraint('run_id', 'ordinal', name=op.f('uq_selections_run_id_ordinal'))
     )
     with op.batch_alter_table('selections', schema=None) as batch_op:
-        batch_op.create_index('ix_selections_run_id_first_draw', ['run_id', 'first_draw'], unique=False)
+        batch_op.create_index(
+            'ix_selections_run_id_first_draw', ['run_id', 'first_draw'], unique=False
+        )
 
     op.create_table('steps',
     sa.Column('run_id', sa.Integer(), nullable=False),

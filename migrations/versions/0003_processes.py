@@ -23,7 +23,9 @@ def upgrade() -> None:
     op.create_table('leases',
     sa.Column('run_id', sa.Integer(), nullable=False),
     sa.Column('holder', sa.String(length=64), nullable=False),
-    sa.ForeignKeyConstraint(['holder'], ['workers.id'], name=op.f('fk_leases_holder'), ondelete='CASCADE'),
+    sa.ForeignKeyConstraint(
+        ['holder'], ['workers.id'], name=op.f('fk_leases_holder'), ondelete='CASCADE'
+    ),
     sa.ForeignKeyConstraint(['run_id'], ['runs.id'], name=op.f('fk_leases_run_id')),
     sa.PrimaryKeyConstraint('run_id', name=op.f('pk_leases'))
     )
@@ -51,7 +53,9 @@ def upgrade() -> None:
     sa.Column('superseded_in', sa.Integer(), nullable=False),
     sa.ForeignKeyConstraint(['run_id'], ['runs.id'], name=op.f('fk_snapshots_run_id')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_snapshots')),
-    sa.UniqueConstraint('run_id', 'tag', 'superseded_in', name=op.f('uq_snapshots_run_id_tag_superseded_in'))
+    sa.UniqueConstraint(
+        'run_id', 'tag', 'superseded_in', name=op.f('uq_snapshots_run_id_tag_superseded_in')
+    )
     )
     op.create_table('superseded_outcomes',
     sa.Column('run_id', sa.Integer(), nullable=False),
@@ -67,8 +71,16 @@ def upgrade() -> None:
     sa.Column('received_at', sa.Float(), nullable=False),
     sa.Column('superseded_in', sa.Integer(), nullable=False),
     sa.ForeignKeyConstraint(['run_id'], ['runs.id'], name=op.f('fk_superseded_outcomes_run_id')),
-    sa.PrimaryKeyConstraint('run_id', 'superseded_in', 'position', name=op.f('pk_superseded_outcomes')),
-    sa.UniqueConstraint('run_id', 'superseded_in', 'draw', 'rollout', name=op.f('uq_superseded_outcomes_run_id_superseded_in_draw_rollout'))
+    sa.PrimaryKeyConstraint(
+        'run_id', 'superseded_in', 'position', name=op.f('pk_superseded_outcomes')
+    ),
+    sa.UniqueConstraint(
+        'run_id',
+        'superseded_in',
+        'draw',
+        'rollout',
+        name=op.f('uq_superseded_outcomes_run_id_superseded_in_draw_rollout'),
+    )
     )
     op.create_table('superseded_selections',
     sa.Column('run_id', sa.Integer(), nullable=False),
@@ -94,9 +106,16 @@ def upgrade() -> None:
     sa.Column('waited', sa.SmallInteger(), nullable=False),
     sa.Column('superseded_in', sa.Integer(), nullable=False),
     sa.ForeignKeyConstraint(['run_id'], ['runs.id'], name=op.f('fk_superseded_selections_run_id')),
-    sa.PrimaryKeyConstraint('run_id', 'superseded_in', 'ordinal', name=op.f('pk_superseded_selections'))
+    sa.PrimaryKeyConstraint(
+        'run_id', 'superseded_in', 'ordinal', name=op.f('pk_superseded_selections')
     )
-    op.create_index(op.f('ix_superseded_selections_run_id_epoch_first_draw'), 'superseded_selections', ['run_id', 'epoch', 'first_draw'], unique=False)
+    )
+    op.create_index(
+        op.f('ix_superseded_selections_run_id_epoch_first_draw'),
+        'superseded_selections',
+        ['run_id', 'epoch', 'first_draw'],
+        unique=False,
+    )
     op.create_table('superseded_steps',
     sa.Column('run_id', sa.Integer(), nullable=False),
     sa.Column('version', sa.BigInteger(), nullable=False),
@@ -107,16 +126,38 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['run_id'], ['runs.id'], name=op.f('fk_superseded_steps_run_id')),
     sa.PrimaryKeyConstraint('run_id', 'superseded_in', 'version', name=op.f('pk_superseded_steps'))
     )
-    op.add_column('receipts', sa.Column('log_position', sa.BigInteger(), server_default=sa.text('0'), nullable=False))
-    op.add_column('runs', sa.Column('epoch', sa.Integer(), server_default=sa.text('0'), nullable=False))
-    op.add_column('runs', sa.Column('revision', sa.Integer(), server_default=sa.text('0'), nullable=False))
-    op.add_column('runs', sa.Column('model_version', sa.BigInteger(), server_default=sa.text('0'), nullable=False))
-    op.add_column('runs', sa.Column('trained_through', sa.BigInteger(), server_default=sa.text('0'), nullable=False))
-    op.add_column('runs', sa.Column('wanted', sa.BigInteger(), server_default=sa.text('0'), nullable=False))
-    op.add_column('runs', sa.Column('touched', sa.BigInteger(), server_default=sa.text('0'), nullable=False))
+    op.add_column(
+        'receipts',
+        sa.Column('log_position', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    )
+    op.add_column(
+        'runs', sa.Column('epoch', sa.Integer(), server_default=sa.text('0'), nullable=False)
+    )
+    op.add_column(
+        'runs', sa.Column('revision', sa.Integer(), server_default=sa.text('0'), nullable=False)
+    )
+    op.add_column(
+        'runs',
+        sa.Column('model_version', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    )
+    op.add_column(
+        'runs',
+        sa.Column('trained_through', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    )
+    op.add_column(
+        'runs', sa.Column('wanted', sa.BigInteger(), server_default=sa.text('0'), nullable=False)
+    )
+    op.add_column(
+        'runs', sa.Column('touched', sa.BigInteger(), server_default=sa.text('0'), nullable=False)
+    )
     op.create_index('ix_runs_touched', 'runs', ['touched'], unique=False)
-    op.add_column('selections', sa.Column('epoch', sa.Integer(), server_default=sa.text('0'), nullable=False))
-    op.add_column('selections', sa.Column('waited', sa.SmallInteger(), server_default=sa.text('0'), nullable=False))
+    op.add_column(
+        'selections', sa.Column('epoch', sa.Integer(), server_default=sa.text('0'), nullable=False)
+    )
+    op.add_column(
+        'selections',
+        sa.Column('waited', sa.SmallInteger(), server_default=sa.text('0'), nullable=False),
+    )
     newest = "SELECT {} FROM model_versions WHERE run_id = runs.id ORDER BY version DESC LIMIT 1"
     for column, of in (("model_version", "version"), ("trained_through", "trained_through")):
         op.execute(f"UPDATE runs SET {column} = COALESCE(({newest.format(of)}), 0)")

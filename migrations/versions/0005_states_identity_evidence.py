@@ -21,7 +21,8 @@ OUTCOMES = {
 # What hangs on a run and on a pool, in an order in which it can go.
 OWNED = {
     'runs': ('run_id', (
-        'leases', 'run_segments', 'run_subsets', 'selections', 'outcomes', 'receipts', 'model_versions', 'steps',
+        'leases', 'run_segments', 'run_subsets', 'selections', 'outcomes', 'receipts',
+        'model_versions', 'steps',
         'snapshots', 'restores', 'superseded_selections', 'superseded_outcomes', 'superseded_steps',
     )),
     'pools': ('pool_id', ('prompts', 'prompt_aliases', 'pool_chunks')),
@@ -67,13 +68,22 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_write_probes'))
     )
     for table in ('runs', 'pools'):
-        op.add_column(table, sa.Column('state', sa.String(length=16), server_default=sa.text("'open'"), nullable=False))
-    op.add_column('pools', sa.Column('aliases', sa.Integer(), server_default=sa.text('0'), nullable=False))
+        op.add_column(
+            table,
+            sa.Column(
+                'state', sa.String(length=16), server_default=sa.text("'open'"), nullable=False
+            ),
+        )
+    op.add_column(
+        'pools', sa.Column('aliases', sa.Integer(), server_default=sa.text('0'), nullable=False)
+    )
     op.add_column('runs', sa.Column('fault', sa.Text(), nullable=True))
     op.add_column('api_keys', sa.Column('revoked_at', sa.String(length=32), nullable=True))
     with op.batch_alter_table('prompts') as batch_op:
         batch_op.drop_constraint(op.f('uq_prompts_pool_id_digest'), type_='unique')
-        batch_op.create_index('ix_prompts_pool_id_digest', ['pool_id', 'digest', 'position'], unique=False)
+        batch_op.create_index(
+            'ix_prompts_pool_id_digest', ['pool_id', 'digest', 'position'], unique=False
+        )
     for table, columns in OUTCOMES.items():
         name = '_'.join(['uq', table, *columns])
         with op.batch_alter_table(table) as batch_op:
@@ -87,7 +97,10 @@ def upgrade() -> None:
 
 
 def drop_hidden() -> None:
-    """Drop what is deleted and not all gone yet, or half imported: without states everybody would see it."""
+    """Drop what is deleted and not all gone yet, or half imported.
+
+    Without states everybody would see it.
+    """
     for head, (owner, tables) in OWNED.items():
         hidden = f"SELECT id FROM {head} WHERE state IN ('deleting', 'importing')"
         for table in tables:

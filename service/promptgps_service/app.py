@@ -1,4 +1,7 @@
-"""Composition root: settings in, an application out. There is no module-level app, engine or settings."""
+"""Composition root: settings in, an application out.
+
+There is no module-level app, engine or settings.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,10 @@ ROOMS = (
     events,
 )
 SCHEMAS = "#/components/schemas/"
-DESCRIPTION = "Prompt selection beside an RL post-training job: learns prompt difficulty from rollout outcomes."
+DESCRIPTION = (
+    "Prompt selection beside an RL post-training job: learns prompt difficulty from rollout "
+    "outcomes."
+)
 
 
 def pick_device(name: str) -> torch.device:
@@ -111,12 +117,16 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.readers = Readers()
         app.state.bodies = Bodies(int(settings.max_body_mb * 1e6))
         app.state.turns = RunTurns()
-        app.state.context, app.state.keyring = context, make_keyring(settings, context.store)
+        app.state.context = context
+        app.state.keyring = make_keyring(settings, context.store)
+
         context.watch("keys", app.state.keyring.ticker)
         context.follow()
         context.probe_writes()
         threading.Thread(target=_open_all, args=(context,), name="open-runs", daemon=True).start()
+
         yield
+
         app.state.keyring.close()
         context.close()
 
@@ -131,11 +141,13 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.router.routes.extend(docs.ROUTES)
+
     for room in ROOMS:
         app.include_router(room.router, dependencies=GUARDS)
     app.include_router(health.metrics_router, dependencies=GUARDS)
     app.include_router(health.router)
     problems.install(app)
+
     app.add_middleware(
         Edge,
         admission=_Admission(app),
@@ -144,6 +156,7 @@ def create_app(settings: Settings) -> FastAPI:
         max_body=int(settings.max_body_mb * 1e6),
         max_file=int(settings.max_file_mb * 1e6),
     )
+
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -167,7 +180,10 @@ class _Admission:
 
 
 def _open_all(context: Context) -> None:
-    """Read every run, until it is done: readiness waits for it, and the database may be away at the start."""
+    """Read every run, until it is done.
+
+    Readiness waits for it, and the database may be away at the start.
+    """
     while context.queue.alive:
         try:
             return context.open_all()
@@ -187,6 +203,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             description=app.description,
             routes=[*app.routes, *documents],
         )
+
         for document in documents:
             del schema["paths"][document.path]
         for route, model in taken:
@@ -196,13 +213,16 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                     "content": content,
                     "required": True,
                 }
+
         for model in (wire.AddPrompts, wire.Problem):
             own = model.model_json_schema(ref_template=SCHEMAS + "{model}")
             schema["components"]["schemas"] |= own.pop("$defs", {}) | {model.__name__: own}
+
         for path in schema["paths"].values():
             for operation in path.values():
                 _problem_for_validation(operation)
         app.openapi_schema = schema
+
     return app.openapi_schema
 
 

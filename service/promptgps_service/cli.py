@@ -23,16 +23,19 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # it takes the [env: …] of the help for markup, and drops it
-    pretty_exceptions_enable=False,  # they show the values of variables, keys and passwords among them
-    help="Prompt selection beside an RL post-training job. Settings come from flags, else from PROMPTGPS_… in the "
-    "environment, else from /run/secrets/promptgps_…; `promptgps settings` lists them all.",
+    # they show the values of variables, keys and passwords among them
+    pretty_exceptions_enable=False,
+    help="Prompt selection beside an RL post-training job. Settings come from flags, else from "
+    "PROMPTGPS_… in the environment, else from /run/secrets/promptgps_…; `promptgps settings` "
+    "lists them all.",
 )
 
 keys = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="API keys. With one, here or in PROMPTGPS_API_KEYS, requests need `Authorization: Bearer KEY`. Running "
-    "services heed a change within seconds. Once there has been a key here, none is open without.",
+    help="API keys. With one, here or in PROMPTGPS_API_KEYS, requests need `Authorization: Bearer "
+    "KEY`. Running services heed a change within seconds. Once there has been a key here, none is "
+    "open without.",
 )
 app.add_typer(keys, name="keys")
 cli_objects.register(app)
@@ -48,7 +51,8 @@ Port = Annotated[
 Url = Annotated[
     str | None,
     typer.Option(
-        help="sqlite:///FILE or postgresql://… [env: PROMPTGPS_DATABASE_URL; default sqlite:///promptgps.db]"
+        help="sqlite:///FILE or postgresql://… [env: PROMPTGPS_DATABASE_URL; default "
+        "sqlite:///promptgps.db]"
     ),
 ]
 Device = Annotated[
@@ -108,7 +112,10 @@ def train(
     device: Device = None,
     migrate: Migrate = True,
 ) -> None:
-    """Learn what there is and exit; with --watch go on as one of any number of workers that share the runs."""
+    """Learn what there is and exit; with --watch go on.
+
+    Any number of workers with --watch share the runs.
+    """
     if (runs and every) or not (runs or every or watch):
         raise Invalid("name the runs to learn, or say --all")
     settings = _settings(database_url=database_url, device=device, train=True)
@@ -178,7 +185,10 @@ def list_keys(
 
 @keys.command("revoke")
 def revoke_key(name: str, database_url: Url = None) -> None:
-    """Make a key worthless; running services heed it within seconds, and are not open without one."""
+    """Make a key worthless.
+
+    Running services heed it within seconds, and are not open without one.
+    """
     with _store(database_url) as store, store.write() as unit:
         if not unit.keys.revoke(name):
             raise NotFound(f"there is no key {name!r}, or it has been revoked")
@@ -217,11 +227,15 @@ def import_(
     name: Annotated[str | None, typer.Option(help="Another name for the run.")] = None,
     database_url: Url = None,
 ) -> None:
-    """Put an exported run into this database, all of it or nothing; it goes on with the same draws."""
+    """Put an exported run into this database, all of it or nothing.
+
+    It goes on with the same draws.
+    """
     from promptgps_service.flow.archive_import import import_run
 
     with _store(database_url) as store:
         done = import_run(store, folder, name)
+
     typer.echo(f"{done.run}: {done.selections} selections, {done.outcomes} outcomes")
     if not done.same_draw_ids:
         typer.echo(
@@ -256,7 +270,10 @@ def replay(
     api_key: Annotated[str | None, typer.Option(envvar="PROMPTGPS_API_KEY")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table as JSON too.")] = None,
 ) -> None:
-    """Closed-loop replay: the service chooses, and gets what the chosen prompts recorded at that visit."""
+    """Replay a history in closed loop.
+
+    The service chooses, and gets what the chosen prompts recorded at that visit.
+    """
     from promptgps_client import PromptGPSError as ClientError
 
     from promptgps_service.replay import print_replays, replay_history
@@ -275,6 +292,7 @@ def replay(
         )
     except ClientError as error:
         raise Unavailable(str(error)) from error
+
     print_replays(replays)
     if out is not None:
         out.write_text(json.dumps([vars(one) for one in replays], indent=1))

@@ -1,4 +1,4 @@
-"""`promptgps runs`, `promptgps pools` and `promptgps events`: what there is, on the database itself."""
+"""`promptgps runs`, `pools` and `events`: what there is, on the database itself."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
     app.command("events")(events)
 
 
-# ---- runs ----------------------------------------------------------------------------------------------------
+# ---- runs ----------------------------------------------------------------------------------------
 
 
 @runs.command("list")
@@ -108,7 +108,7 @@ def delete_run(
         _delete(store, remove_run, "run", name, dry_run=dry_run, yes=yes)
 
 
-# ---- pools ---------------------------------------------------------------------------------------------------
+# ---- pools ---------------------------------------------------------------------------------------
 
 
 @pools.command("list")
@@ -160,7 +160,7 @@ def delete_pool(
         _delete(store, remove_pool, "pool", name, dry_run=dry_run, yes=yes)
 
 
-# ---- events --------------------------------------------------------------------------------------------------
+# ---- events --------------------------------------------------------------------------------------
 
 
 def events(
@@ -176,6 +176,7 @@ def events(
 
     if run is not None and pool is not None:
         raise Invalid.at("--pool", "goes without --run")
+
     with opened_store(database_url) as store:
         if run is not None:
             page = flow.run_events(store, run, before=before, limit=limit)
@@ -186,7 +187,7 @@ def events(
         _print(page.events, EVENT_COLUMNS, as_json)
 
 
-# ---- what they share -----------------------------------------------------------------------------------------
+# ---- what they share -----------------------------------------------------------------------------
 
 
 def _delete(
@@ -200,10 +201,12 @@ def _delete(
     if dry_run:
         typer.echo(f"{what} {name} would be deleted: {told or 'nothing belongs to it'}")
         return
+
     if not yes:
         typer.confirm(
             f"Delete {what} {name} for good ({told or 'nothing belongs to it'})?", abort=True
         )
+
     remove(store, name, None, dry_run=False)
     sweep(store, _rest)
     typer.echo(f"{what} {name} is deleted: {told or 'nothing belonged to it'}")
@@ -245,4 +248,5 @@ def _cell(value: Any) -> str:
         value = value.model_dump(exclude_none=True)
     if isinstance(value, dict):
         return " ".join(f"{name}={_cell(each)}" for name, each in value.items())
+
     return " ".join(str(value).split())

@@ -1,6 +1,7 @@
-"""One connection: how many there may be, and how long a stranger may take to say what he wants and to hear the answer.
+"""One connection: how many there may be, and how long a stranger may take.
 
-uvicorn limits none of this. What is refused here never became a request, so it has no problem+json answer.
+That is the time to say what he wants and to hear the answer. uvicorn limits none of this. What is
+refused here never became a request, so it has no problem+json answer.
 """
 
 from __future__ import annotations
@@ -22,12 +23,18 @@ SWEEP_SECONDS = 0.25
 
 
 def limited(most: int, seconds: float) -> type[HttpToolsProtocol]:
-    """The connection class of a server that takes ``most`` connections and gives each ``seconds`` for each part."""
+    """The connection class of a server.
+
+    The server takes ``most`` connections and gives each ``seconds`` for each part.
+    """
     return type("Connection", (Connection,), {"most": most, "seconds": seconds})
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that is looked at every so often, by one sweep over all of them, and closed when it is too slow."""
+    """A connection that is looked at every so often, and closed when it is too slow.
+
+    One sweep looks at all of them.
+    """
 
     most: int
     seconds: float
@@ -43,7 +50,7 @@ class Connection(HttpToolsProtocol):
         self._unread = 0  # bytes of answers that the peer has not taken yet
         self._unread_since = 0.0
 
-    # ---- what uvicorn and its parser call --------------------------------------------------------------------
+    # ---- what uvicorn and its parser call --------------------------------------------------------
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Take the connection, or close it where there are too many; those that are there go on."""
@@ -77,7 +84,8 @@ class Connection(HttpToolsProtocol):
         if not self.url.startswith(b"/"):
             self._heed_authority()
         self._head_since = None
-        self._body_since, self._body_bytes = self.loop.time(), 0
+        self._body_since = self.loop.time()
+        self._body_bytes = 0
         super().on_headers_complete()
 
     def _heed_authority(self) -> None:
@@ -102,12 +110,13 @@ class Connection(HttpToolsProtocol):
                 "request_id": None,
             }
         ).encode()
+
         head = b"content-type: application/problem+json\r\ncontent-length: %d\r\n" % len(body)
         self.transport.write(STATUS_LINE[400] + head + b"connection: close\r\n\r\n" + body)
         self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Go on without a word: clients may offer another protocol, and are answered in this one."""
+        """Go on without a word: who offers another protocol is answered in this one."""
 
     def on_body(self, body: bytes) -> None:
         """Count the body."""
@@ -124,15 +133,19 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let the answer under way end quietly; uvicorn only knows of the last request that it has read."""
+        """Let the answer under way end quietly.
+
+        Uvicorn only knows of the last request that it has read.
+        """
         if self._answering is not None:
             self._answering.disconnected = True
         super().connection_lost(exc)
 
-    # ---- the sweep -------------------------------------------------------------------------------------------
+    # ---- the sweep -------------------------------------------------------------------------------
 
     def _begin_head(self) -> None:
-        self._head_since, self._head_bytes = self.loop.time(), 0
+        self._head_since = self.loop.time()
+        self._head_bytes = 0
 
     def _sweep(self) -> None:
         """Look at every connection of the server, and again as long as there is any."""
@@ -148,6 +161,7 @@ class Connection(HttpToolsProtocol):
         unread = self.transport.get_write_buffer_size()
         if unread == 0 or unread < self._unread:
             self._unread_since = now
+
         self._unread = unread
         if now - self._unread_since > self.seconds:
             self.transport.abort()

@@ -1,7 +1,7 @@
 """Logs on standard error: ours and those of every library in one form, a line each.
 
-Everything goes through the standard library's `logging`: structlog's lines, uvicorn's and alembic's,
-warnings, and the tracebacks of whatever ends a thread or the process.
+Everything goes through the standard library's `logging`: structlog's lines, uvicorn's and
+alembic's, warnings, and the tracebacks of whatever ends a thread or the process.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def configure_logs(form: str, level: str) -> None:
         level: least severe line that is written.
     """
     global _form
+
     _form = form
     common: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -44,6 +45,7 @@ def configure_logs(form: str, level: str) -> None:
     for old in [one for one in root.handlers if isinstance(one, _StandardError)]:
         root.removeHandler(old)
     root.addHandler(handler)
+
     least = logging.getLevelNamesMapping()[level.upper()]
     root.setLevel(least)
     for name in _TALKATIVE:
@@ -94,6 +96,7 @@ def _formatter(
                 exception_formatter=structlog.dev.plain_traceback,
             )
         )
+
     return structlog.stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=common)
 
 
@@ -116,6 +119,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
         error = sys.exc_info()[1]
         if isinstance(error, OSError) or self.stream.closed:
             return
+
         told = {"event": "a log line could not be made", "level": "error", "logger": record.name}
         line = json.dumps({**told, "line": repr(record.msg)[:1000], "exception": repr(error)})
         try:

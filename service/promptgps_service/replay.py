@@ -1,7 +1,8 @@
 """Closed-loop replay of a recorded history against a running service.
 
-At each step the service chooses, and gets what the chosen prompts recorded at that visit. The policy is taken to move
-as it did in the recorded run, so this measures prediction and choice, not learning.
+At each step the service chooses, and gets what the chosen prompts recorded at that visit. The
+policy is taken to move as it did in the recorded run, so this measures prediction and choice, not
+learning.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from rich.table import Table
 
 from promptgps_service.errors import Invalid
 
-# Settings under which nothing but prediction and utility is measured: any prompt may come at any step.
+# Settings under which nothing but prediction and utility is measured: any prompt may come at any
+# step.
 FREE_REUSE = {"cooldown": 0, "candidate_factor": None, "uniform_share": 0.0}
 WAIT_SECONDS = 60.0
 
@@ -68,6 +70,7 @@ def read_history(folder: Path) -> History:
         if line["key"] not in outcomes:
             raise Invalid.at("outcomes.key", f"{line['key']!r} is not among the prompts", number)
         outcomes[line["key"]][line["visit"]] = (line["successes"], line["trials"])
+
     return History(texts, outcomes)
 
 
@@ -85,6 +88,7 @@ def _lines(folder: Path, name: str, fields: Sequence[str]) -> Iterator[dict[str,
                             raise Invalid.at(f"{name}.{field}", "is missing", number)
                     yield record
             return
+
     raise Invalid.at(name, f"{folder} has neither {name}.jsonl.gz nor {name}.jsonl")
 
 
@@ -108,6 +112,7 @@ def replay_history(
     steps = history.steps if steps is None else steps
     if steps > history.steps:
         raise Invalid.at("steps", f"only {history.steps} visits are recorded for every prompt")
+
     tag = secrets.token_hex(3)
     pool = f"replay-{folder.resolve().name}-{tag}"
     replays = []
@@ -122,6 +127,7 @@ def replay_history(
                     name=run, pool=pool, seed=seed, selection={"strategy": strategy, **reuse}
                 )
                 replays.append(_one(gps, history, run, strategy, seed, batch_size, steps))
+
     return replays
 
 
@@ -134,7 +140,10 @@ def _one(
     batch_size: int,
     steps: int,
 ) -> Replay:
-    shares, variances, chosen = [], [], set()
+    shares = []
+    variances = []
+    chosen = set()
+
     for step in track(range(steps), description=f"{strategy}, seed {seed}", transient=True):
         batch = gps.select_batch(
             run=run,
@@ -143,6 +152,7 @@ def _one(
             policy_version=step,
             wait_seconds=WAIT_SECONDS,
         )
+
         outcomes = [history.outcomes[key][step] for key in batch.draws.prompt]
         gps.report_groups(
             run=run,
@@ -151,9 +161,11 @@ def _one(
             successes=[successes for successes, _ in outcomes],
             trials=[trials for _, trials in outcomes],
         )
+
         shares.append(mean(0 < successes < trials for successes, trials in outcomes))
         variances.append(mean(s / n * (1 - s / n) for s, n in outcomes))
         chosen.update(batch.draws.prompt)
+
     quarter = max(steps // 4, 1)
     return Replay(
         strategy,
@@ -180,11 +192,13 @@ def print_replays(replays: Sequence[Replay]) -> None:
         "distinct",
     ):
         table.add_column(heading, justify="left" if heading == "strategy" else "right")
+
     for strategy in dict.fromkeys(one.strategy for one in replays):
         own = [one for one in replays if one.strategy == strategy]
         columns = ("effective_share", "first_quarter", "last_quarter", "reward_variance")
         cells = [_spread([getattr(one, column) for one in own]) for column in columns]
         table.add_row(strategy, str(len(own)), *cells, f"{mean(one.distinct for one in own):.0f}")
+
     Console().print(table)
 
 

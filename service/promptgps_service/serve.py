@@ -18,12 +18,12 @@ from promptgps_service.store.engine import make_engine
 from promptgps_service.store.migrate import upgrade
 from promptgps_service.store.unit import Store
 
-# Each of the thousands of short operations of a training step gives the interpreter up and waits to get it back: beside
-# threads that compute, 5 ms a time, the interpreter's default, would make seconds of one step.
+# Each of the thousands of short operations of a training step gives the interpreter up and waits to
+# get it back: beside threads that compute, 5 ms a time, the interpreter's default, would make
+# seconds of one step.
 SWITCH_SECONDS = 0.00005
-KEEP_ALIVE_SECONDS = (
-    30  # longer than clients keep an idle connection, or they would write into one that just closes
-)
+# Longer than clients keep an idle connection, or they would write into one that just closes.
+KEEP_ALIVE_SECONDS = 30
 OTHER_FILES = 512  # open files besides connections: the database, spooled bodies, modules
 
 
@@ -37,6 +37,7 @@ def run_server(settings: Settings, *, migrate: bool) -> None:
     shown = f"[{host}]" if ":" in host else host
     announce(f"promptgps: API http://{shown}:{port}  docs http://{shown}:{port}/docs")
     _allow_connections(settings.max_connections)
+
     config = uvicorn.Config(
         create_app(settings),
         log_config=None,
@@ -49,7 +50,9 @@ def run_server(settings: Settings, *, migrate: bool) -> None:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    gc.freeze()  # what was imported stays: to look through it again and again would stop every thread for .2 s
+
+    # what was imported stays: to look through it again and again would stop every thread for .2 s
+    gc.freeze()
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -71,13 +74,15 @@ def _refuse_to_be_open(settings: Settings) -> None:
     """Say no before anybody on the network can do as he likes."""
     if settings.api_keys or settings.open_without_keys():
         return
+
     store = Store(settings.database_url)
     known = has_had_keys(store)
     store.close()
     if not known:
         raise Invalid(
-            f"{settings.host} can be reached from other machines, and there is no API key: make one with "
-            "`promptgps keys add NAME`, or serve everybody with --insecure (PROMPTGPS_ALLOW_OPEN=true)"
+            f"{settings.host} can be reached from other machines, and there is no API key: make "
+            "one with `promptgps keys add NAME`, or serve everybody with --insecure "
+            "(PROMPTGPS_ALLOW_OPEN=true)"
         )
 
 
@@ -102,5 +107,6 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise Invalid(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
     listener.listen(512)
     return listener

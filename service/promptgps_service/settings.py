@@ -1,4 +1,7 @@
-"""Settings: from flags, the environment (`PROMPTGPS_…`) or files, in this order, with a reason for each default."""
+"""Settings, with a reason for each default.
+
+They come from flags, the environment (`PROMPTGPS_…`) or files, in this order.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from promptgps_service.errors import Invalid
 
-# Where Docker and others mount secrets: the file `promptgps_database_url` is what PROMPTGPS_DATABASE_URL would be.
+# Where Docker and others mount secrets: the file `promptgps_database_url` is what
+# PROMPTGPS_DATABASE_URL would be.
 SECRETS = Path("/run/secrets")
 PREFIX = "PROMPTGPS_"
 
@@ -41,7 +45,8 @@ OTHER_PREFIXES = ("PROMPTGPS_TEST_",)
 
 # What Kubernetes tells every container about a Service whose name begins with "promptgps".
 _SERVICE_LINK = re.compile(
-    r"PROMPTGPS_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
+    r"PROMPTGPS_(\w+_)?"
+    r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
 )
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
@@ -71,8 +76,8 @@ class Settings(BaseSettings):
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),
-        description="Comma-separated keys with all rights, besides those of `promptgps keys`; with a key in either "
-        "place, all but the health checks want `Authorization: Bearer KEY`.",
+        description="Comma-separated keys with all rights, besides those of `promptgps keys`; with "
+        "a key in either place, all but the health checks want `Authorization: Bearer KEY`.",
     )
     allow_open: bool = Field(
         False,
@@ -80,14 +85,15 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Comma-separated names that requests may be sent to (`Host`), without ports; `*` stands for any "
-        "part, alone for every name. Unset: any name where a key is asked for, else only numbers, localhost, the "
-        "address listened on and, beyond loopback, this machine's name.",
+        description="Comma-separated names that requests may be sent to (`Host`), without ports; "
+        "`*` stands for any part, alone for every name. Unset: any name where a key is asked for, "
+        "else only numbers, localhost, the address listened on and, beyond loopback, this "
+        "machine's name.",
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Comma-separated origins (https://HOST[:PORT], or `*`) whose web pages may call the service; "
-        "unset, only its own.",
+        description="Comma-separated origins (https://HOST[:PORT], or `*`) whose web pages may "
+        "call the service; unset, only its own.",
     )
     train: bool = Field(
         True, description="Whether this process learns; false for a replica that only serves."
@@ -102,7 +108,8 @@ class Settings(BaseSettings):
         32,
         ge=1,
         le=96,
-        description="Requests that may wait for the device, half of them of one run; others get 429.",
+        description="Requests that may wait for the device, half of them of one run; others get "
+        "429.",
     )
     learn_groups: int = Field(
         32, ge=1, description="Complete groups that are learned from without waiting for the rest."
@@ -142,11 +149,13 @@ class Settings(BaseSettings):
     request_seconds: float = Field(
         20.0,
         gt=0,
-        description="Longest time for the head of a request, and for its body besides a second per 16 kB.",
+        description="Longest time for the head of a request, and for its body besides a second "
+        "per 16 kB.",
     )
     embedding_root: Path | None = Field(
         None,
-        description="Folder of sentence-transformers models that pools may name; unset, no pool may name one.",
+        description="Folder of sentence-transformers models that pools may name; unset, no pool "
+        "may name one.",
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -154,7 +163,10 @@ class Settings(BaseSettings):
     )
 
     def open_without_keys(self) -> bool:
-        """Whether a service without a single key lets everybody in: only where no other machine reaches it."""
+        """Whether a service without a single key lets everybody in.
+
+        That is only where no other machine reaches it.
+        """
         return self.allow_open or _is_loopback(self.host)
 
     def listens_on_loopback(self) -> bool:
@@ -187,6 +199,7 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"{origin!r} is not an origin: https://HOST[:PORT], without a path"
                 )
+
         return value
 
     @field_validator("database_url", mode="after")
@@ -251,10 +264,12 @@ def load_settings(*, secrets: Path | None = None, **flags: Any) -> Settings:
         except OSError as error:
             settings = None
             found.append(f"{error.filename}: {error.strerror}")
+
     found += [str(warning.message) for warning in noted]
     if settings is None or found:
         lines = found if len(found) == 1 else [f"{len(found)} settings cannot be", *found]
         raise Invalid("\n  ".join(lines))
+
     return settings
 
 
@@ -326,11 +341,14 @@ def _empty(flags: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, str
         source, value = environment.get(variable(field), ("", None))
         path = files.get(variable(field))
         if value is None and path is not None and path.is_file():
-            source, value = str(path), path.read_text(errors="replace")
+            source = str(path)
+            value = path.read_text(errors="replace")
+
         if value is not None and not any(_split(value)):
             found[field] = (
                 f"{source} is empty: take it away for the default, or say what it should be"
             )
+
     return found
 
 
@@ -354,7 +372,7 @@ def _source(field: str, flags: Mapping[str, Any], files: Mapping[str, Path]) -> 
 
 
 def _is_host_pattern(name: str) -> bool:
-    """Whether a name, with `*` for any part, or a number may be the host of a request, without its port."""
+    """Whether a name (`*` for any part) or number may be the host of a request, without port."""
     if _HOST_PATTERN.fullmatch(name):
         return True
     try:

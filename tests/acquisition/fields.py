@@ -33,7 +33,10 @@ def field(
     dimension: int = 4,
     anchors: int = 0,
 ) -> Field:
-    """A pool of random prompts: logit-normal posteriors, unit embeddings, every prompt free unless said otherwise."""
+    """A pool of random prompts: logit-normal posteriors, unit embeddings.
+
+    Every prompt is free unless said otherwise.
+    """
     random = np.random.default_rng(seed)
     embedding = random.normal(size=(count, dimension)).astype(np.float32)
     embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)

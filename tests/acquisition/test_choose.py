@@ -1,4 +1,7 @@
-"""The batch: exact in size, best of what is free, filled up in a stated order, never with what is forbidden."""
+"""The batch: exact in size, best of what is free, never with what is forbidden.
+
+It is filled up in a stated order.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +32,12 @@ def drawn_tiers(tier: torch.Tensor, choice: Choice) -> list[int]:
     "name", sorted(set(UTILITIES) - {"uniform", "thompson"})
 )  # these depend on luck
 def test_without_a_candidate_factor_the_best_of_the_pool_are_taken(name: str) -> None:
-    pool, aim = field(200), Aim(name, rollouts=8)
+    pool = field(200)
+    aim = Aim(name, rollouts=8)
     choice = choose(pool, rules(aim), 20, seed=3)
     values = utility(pool.posterior, aim, torch.zeros(200, dtype=torch.float64))
-    chosen, left = (
-        values[choice.rows],
-        values[[row for row in range(200) if row not in choice.rows.tolist()]],
-    )
+    chosen = values[choice.rows]
+    left = values[[row for row in range(200) if row not in choice.rows.tolist()]]
     assert float(chosen.min()) >= float(left.max())
 
 
@@ -63,7 +65,8 @@ def test_candidates_raise_the_utility_of_a_batch_and_the_whole_pool_raises_it_mo
 
 def test_the_monitors_share_is_kept_on_the_average() -> None:
     pool = field(300)
-    # 2,000 selections of 7 picks with a share of 5 %: 0.35 a selection, between 0 and 1 by a fair coin of 35 %.
+    # 2,000 selections of 7 picks with a share of 5 %: 0.35 a
+    # selection, between 0 and 1 by a fair coin of 35 %.
     rule = rules(uniform_share=0.05, candidate_factor=8)
     flags = [int(choose(pool, rule, 7, seed).uniform.sum()) for seed in range(2_000)]
     assert set(flags) == {0, 1}
@@ -143,16 +146,19 @@ def test_groups_get_their_shares_and_what_is_in_no_group_gets_nothing() -> None:
 def test_the_order_of_a_batch_says_nothing_about_utility() -> None:
     pool = field(400)
     values = utility(pool.posterior, Aim("mixed", 8), torch.zeros(400, dtype=torch.float64))
-    first, last = 0.0, 0.0
+    first = 0.0
+    last = 0.0
     for seed in range(200):
         rows = choose(pool, rules(candidate_factor=4, uniform_share=0.25), 10, seed).rows
-        first, last = first + float(values[rows[0]]), last + float(values[rows[-1]])
+        first = first + float(values[rows[0]])
+        last = last + float(values[rows[-1]])
     spread = float(values.std()) * (2 / 200) ** 0.5
     assert abs(first - last) / 200 < 4 * spread  # four standard errors of a difference of two means
 
 
 def test_diversity_spreads_the_batch_and_costs_utility() -> None:
-    pool, aim = field(500, dimension=8), Aim("information", 8)
+    pool = field(500, dimension=8)
+    aim = Aim("information", 8)
     values = utility(pool.posterior, aim, torch.zeros(500, dtype=torch.float64))
     plain, spread = (
         choose(pool, rules(aim, diversity=weight), 16, seed=2).rows for weight in (0.0, 5.0)

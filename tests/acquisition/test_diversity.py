@@ -54,11 +54,10 @@ def test_without_weight_it_is_the_top_by_utility() -> None:
 def test_weight_spreads_the_batch_and_keeps_it_away_from_its_anchors() -> None:
     random = torch.Generator().manual_seed(1)
     topics = torch.zeros(2000, 16)
-    topics[:, 0], topics[200:, 0], topics[200:, 1] = (
-        2.0,
-        0.0,
-        0.5,
-    )  # a narrow topic of 200 prompts, slightly better
+    # a narrow topic of 200 prompts, slightly better
+    topics[:, 0] = 2.0
+    topics[200:, 0] = 0.0
+    topics[200:, 1] = 0.5
     x = torch.nn.functional.normalize(topics + 0.3 * torch.randn(2000, 16, generator=random), dim=1)
     utility = 0.01 * torch.rand(2000, generator=random, dtype=torch.float64)
     utility[:200] += 0.01
@@ -68,7 +67,8 @@ def test_weight_spreads_the_batch_and_keeps_it_away_from_its_anchors() -> None:
         chosen = x[greedy(utility, x, anchors, 32, weight)]
         return float(distances(chosen, chosen).mean()), float(distances(chosen, anchors).mean())
 
-    (plain, near), (spread_out, far) = spread(0.0), spread(1.0)
+    (plain, near) = spread(0.0)
+    (spread_out, far) = spread(1.0)
     assert spread_out > plain + 0.3
     assert far > near + 0.3
 

@@ -1,4 +1,4 @@
-"""Exact shares: by hand, where draws went by other shares before, and where the obvious rule fails."""
+"""Exact shares: by hand, after draws by other shares, and where the obvious rule fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from promptgps_service.acquisition.quotas import apportion
 
 def worst_gap(shares: list[float], sizes: list[int]) -> float:
     """Furthest that any group's total gets from its exact share, looked at after every batch."""
-    issued, worst = [0] * len(shares), 0.0
+    issued = [0] * len(shares)
+    worst = 0.0
     for size in sizes:
         given = apportion(shares, issued, size)
         assert sum(given) == size

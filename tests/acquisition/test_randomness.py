@@ -95,9 +95,8 @@ def test_equal_parts_are_no_special_case() -> None:
 
 
 def test_large_and_negative_parts_are_taken() -> None:
-    assert (
-        len({derive(2**53 - 1, part) for part in (0, -1, 2**53 - 1, 2**63 - 1, 2**64 - 1)}) == 4
-    )  # −1 is 2^64 − 1
+    # −1 is 2^64 − 1
+    assert len({derive(2**53 - 1, part) for part in (0, -1, 2**53 - 1, 2**63 - 1, 2**64 - 1)}) == 4
 
 
 def test_equal_identities_become_distinct_and_the_first_of_them_stays() -> None:

@@ -25,17 +25,20 @@ def groups(*told: tuple[int, list[float]]) -> Groups:
 def beta_groups(
     row: int, concentration: float, gamma: NDArray[np.float64], seed: int
 ) -> list[tuple[int, list[float]]]:
-    """Groups of eight Beta(cγ, c(1 − γ)) rewards, of variance γ (1 − γ) / (1 + c): softness c / (1 + c)."""
+    """Groups of eight Beta(cγ, c(1 − γ)) rewards, of variance γ (1 − γ) / (1 + c).
+
+    Their softness is c / (1 + c).
+    """
     random = np.random.default_rng(seed)
     return [(row, list(random.beta(concentration * g, concentration * (1 - g), 8))) for g in gamma]
 
 
 def test_one_group_by_hand() -> None:
-    # r(1 − r): 1/4, 1/4, 0, 0, mean 1/8. Squares around 1/2: 1/2 over 3 degrees of freedom, 1/6. 1/8 of 7/24 is 3/7.
+    # r(1 − r): 1/4, 1/4, 0, 0, mean 1/8. Squares around 1/2:
+    # 1/2 over 3 degrees of freedom, 1/6. 1/8 of 7/24 is 3/7.
     found = softness(groups((1, [0.5, 0.5, 1.0, 0.0])), 3)
-    assert found == pytest.approx(
-        [3 / 7] * 3
-    )  # a prompt never tried has the softness of the others
+    # a prompt never tried has the softness of the others
+    assert found == pytest.approx([3 / 7] * 3)
 
 
 @given(
@@ -64,7 +67,7 @@ def test_single_rewards_say_nothing() -> None:
 
 @pytest.mark.parametrize("concentration", [0.2, 1.0, 6.0])
 def test_it_is_found_though_the_policy_moves(concentration: float) -> None:
-    """Sums over all visits as if γ had stood still would take its rise for variance of the reward."""
+    """Sums over all visits as if γ stood still would take its rise for variance of the reward."""
     gamma = np.linspace(0.1, 0.9, 600)
     found = softness(groups(*beta_groups(0, concentration, gamma, seed=1)), 1)
     assert found == pytest.approx([concentration / (1 + concentration)], abs=0.03)

@@ -54,9 +54,8 @@ def test_the_chance_of_a_mixed_group(gamma: float, rollouts: int, expected: floa
     ],
 )
 def test_where_the_success_rate_is_known(aim: Aim, gamma: float, expected: float) -> None:
-    assert value(certain(gamma), aim) == pytest.approx(
-        expected, abs=2e-4
-    )  # 1e9 trials leave a spread of 1e-5
+    # 1e9 trials leave a spread of 1e-5
+    assert value(certain(gamma), aim) == pytest.approx(expected, abs=2e-4)
 
 
 def test_the_bonus_counts_standard_deviations_of_the_utility() -> None:
@@ -64,9 +63,8 @@ def test_the_bonus_counts_standard_deviations_of_the_utility() -> None:
     flat = BetaPosterior(torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
     plain, double = (value(flat, Aim("information", 8, bonus=bonus)) for bonus in (0.0, 2.0))
     assert plain == pytest.approx(1 / 6, abs=0.002)
-    assert double - plain == pytest.approx(
-        2 * 0.0745356, abs=0.02
-    )  # nine nodes stand for a flat density
+    # nine nodes stand for a flat density
+    assert double - plain == pytest.approx(2 * 0.0745356, abs=0.02)
 
 
 def test_the_mixed_utility_of_a_flat_posterior() -> None:
@@ -115,13 +113,13 @@ def test_softness_takes_its_share_of_the_variance_and_of_its_spread() -> None:
     assert float(values[1]) == pytest.approx(0.75 * float(values[0]), abs=TIE)
     assert float(values[2]) == 0.0
     others = utility(flat, Aim("mixed", 8), LUCK.expand(3), softness)
-    assert others.tolist() == pytest.approx(
-        [float(others[0])] * 3, abs=TIE
-    )  # no other utility knows of it
+    # no other utility knows of it
+    assert others.tolist() == pytest.approx([float(others[0])] * 3, abs=TIE)
 
 
 def test_thompson_prefers_a_prompt_as_often_as_its_posterior_says() -> None:
-    # Prompt 0 is at 0.5 for sure; prompt 1 is Beta(1, 1), nearer to the target than 0.1 with probability 0.2.
+    # Prompt 0 is at 0.5 for sure; prompt 1 is Beta(1, 1),
+    # nearer to the target than 0.1 with probability 0.2.
     luck = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
     flat = BetaPosterior(
         torch.ones(10_000, dtype=torch.float64), torch.ones(10_000, dtype=torch.float64)

@@ -1,7 +1,7 @@
 """What the tests of all adapters share: a real service, and a run of its own for each test.
 
-They run in a trainer's environment, which has only the client. The service is started with the python that the variable
-PROMPTGPS_SERVICE names, by default that of `.venv`.
+They run in a trainer's environment, which has only the client. The service is started with the
+python that the variable PROMPTGPS_SERVICE names, by default that of `.venv`.
 """
 
 from __future__ import annotations

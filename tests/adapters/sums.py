@@ -31,7 +31,10 @@ class Run:
         return self._rows("SELECT * FROM selections WHERE run_id = ? ORDER BY sequence")
 
     def outcomes(self) -> list[sqlite3.Row]:
-        """By position: `draw` (null for a report by prompt), `row` (of `KEYS`), `rollout`, `reward` and so on."""
+        """By position: `draw`, `row` (of `KEYS`), `rollout`, `reward` and so on.
+
+        `draw` is null for a report by prompt.
+        """
         return self._rows("SELECT * FROM outcomes WHERE run_id = ? ORDER BY position")
 
     def _rows(self, question: str) -> list[sqlite3.Row]:

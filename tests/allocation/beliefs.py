@@ -22,7 +22,7 @@ rivals = st.sampled_from([0.0, 0.3, 1.0])
 def curves(
     moments: Sequence[tuple[float, float]], objective: str = "best_of_n", rival: float = 1.0
 ) -> Curves:
-    """Curves of prompts with normal log-odds of these means and standard deviations, none of them tried."""
+    """Curves of untried prompts with normal log-odds of these means and standard deviations."""
     mu, sd = np.array(moments, np.float64).T
     none = np.zeros(len(moments), np.int64)
     return curves_of(objective, masses(mu, sd), none, none, rival)
@@ -39,7 +39,10 @@ def tried(
 
 
 def learned(seed: int, count: int, told: float = 1.0, doubt: float = 1.0) -> tuple[Tried, Floats]:
-    """A world of the model's own: predictions with standard deviation ``told``, truths ``doubt`` away; (Tried, p)."""
+    """A world of the model's own, as (Tried, p).
+
+    Predictions have standard deviation ``told``, truths are ``doubt`` away.
+    """
     random = np.random.default_rng(seed)
     mu = random.normal(0.0, told, count)
     return tried(mu, np.full(count, doubt)), expit(mu + doubt * random.normal(size=count))

@@ -41,7 +41,8 @@ def test_moments_are_kept_within_the_grid(mu: float, sd: float) -> None:
 def test_the_gain_of_one_more_sample_is_right_where_nine_nodes_are_not(
     mu: float, sd: float, failures: int
 ) -> None:
-    p, mass = expit(DENSE), density(mu, sd)
+    p = expit(DENSE)
+    mass = density(mu, sd)
     truth = [
         (mass * p * (1 - p) ** (failures + b)).sum() / (mass * (1 - p) ** failures).sum()
         for b in (0, 3, 15)

@@ -1,4 +1,7 @@
-"""Corrections by outcomes: little by few, right by many, none for a predictor that is right, flat for a useless one."""
+"""Corrections by outcomes: little by few, right by many.
+
+None for a predictor that is right, flat for a useless one.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def test_a_biased_and_overconfident_predictor_is_put_right(seed: int) -> None:
 
 @pytest.mark.parametrize("sign", [0, -1])
 def test_a_useless_predictor_becomes_flat(sign: int) -> None:
-    """Of four logits between the predictions less than half a one is left, the noise of eight bins."""
+    """Of four logits between the predictions less than half a one is left: eight bins' noise."""
     left = []
     for seed in range(8):
         mu, sd, theta = world(seed, 4000)
@@ -93,6 +96,7 @@ def test_rows_in_another_order_say_the_same() -> None:
     mu, sd, theta = world(3, 600)
     s, n = outcomes(3, theta, 4)
     order = np.random.default_rng(1).permutation(600)
-    straight, other = correction(mu, sd, s, n), correction(mu[order], sd[order], s[order], n[order])
+    straight = correction(mu, sd, s, n)
+    other = correction(mu[order], sd[order], s[order], n[order])
     assert other.corrected == pytest.approx(straight.corrected)
     assert other.spread == pytest.approx(straight.spread)

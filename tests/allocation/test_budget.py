@@ -157,9 +157,7 @@ def test_a_sure_prompt_gets_one_sample_and_a_hopeless_one_none() -> None:
     assert plan.samples.tolist() == [1, 11, 0]
 
 
-def test_a_vote_gives_up_on_prompts_that_are_more_often_wrong_and_spends_on_those_near_the_middle() -> (
-    None
-):
+def test_a_vote_gives_up_on_prompts_more_often_wrong_and_spends_on_those_near_the_middle() -> None:
     plan = spread(curves(certain(0.3, 0.6, 0.95), "majority_vote"), 40, 0, 64)
     assert plan.samples[0] == 1
     assert plan.samples[1] > 20 > plan.samples[2] >= 3

@@ -23,7 +23,7 @@ SOME = [20, 40, 48, 52, 70]  # points of the grid
 
 
 def plurality(p: float, rival: float, b: int) -> float:
-    """By enumeration: each sample is right, the rival, or wrong in a way of its own; ties by lot."""
+    """By enumeration: each sample is right, the rival, or wrong in its own way; ties by lot."""
     chances = (p, rival * (1 - p), (1 - rival) * (1 - p))
     value = 0.0
     for kinds in itertools.product(range(3), repeat=b):
@@ -63,7 +63,8 @@ def test_best_of_n_and_average_are_their_formulas() -> None:
 
 
 def test_the_mean_of_b_samples_is_as_far_off_as_the_average_says() -> None:
-    p, b = P[44], 6
+    p = P[44]
+    b = 6
     wins = np.arange(b + 1)
     error = stats.binom.pmf(wins, b, p) @ (wins / b - p) ** 2
     assert average(b)[44, b] == pytest.approx(1 - error)
@@ -71,7 +72,8 @@ def test_the_mean_of_b_samples_is_as_far_off_as_the_average_says() -> None:
 
 def test_earlier_samples_count_for_the_vote_and_the_mean_and_a_solved_prompt_is_done() -> None:
     belief = masses(np.zeros(3), np.ones(3))
-    successes, trials = np.array([0, 1, 2]), np.array([3, 3, 5])
+    successes = np.array([0, 1, 2])
+    trials = np.array([3, 3, 5])
     rows = np.arange(3)
     mean = curves_of("average", belief, successes, trials, 1.0).values(rows, 0, 4)
     assert mean[0] == pytest.approx(belief[0] @ average(7)[:, 3:8])

@@ -1,4 +1,7 @@
-"""From predictions to plans, over rounds: what is claimed of them, on simulated prompts whose truth is known."""
+"""From predictions to plans, over rounds: what is claimed of them, on simulated prompts.
+
+The truth of the prompts is known.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from promptgps_service.allocation.plan import Tried, plan
 from tests.allocation.beliefs import OBJECTIVES, learned, tried
 
 SEEDS = range(8)
-COUNT, MEAN = 2000, 4
+COUNT = 2000
+MEAN = 4
 FREE = {"minimum": 0, "maximum": 4096}
 
 
@@ -44,7 +48,10 @@ def test_what_is_expected_is_what_comes() -> None:
 
 
 def test_a_good_predictor_gains_at_once_and_rounds_gain_more() -> None:
-    """Measured over the eight seeds: 0.040 ± 0.007 at once, 0.130 ± 0.010 in four rounds (± one standard deviation)."""
+    """Measured over the eight seeds: 0.040 ± 0.007 at once, 0.130 ± 0.010 in four rounds.
+
+    ± one standard deviation.
+    """
     gains = []
     for seed in SEEDS:
         asked, p = learned(seed, COUNT, told=2.0, doubt=0.7)
@@ -57,7 +64,10 @@ def test_a_good_predictor_gains_at_once_and_rounds_gain_more() -> None:
 
 
 def test_a_useless_predictor_costs_little_once_outcomes_are_given() -> None:
-    """Predictions of other prompts cost six points; after 500 prompts of calibration, a tenth of a point."""
+    """Predictions of other prompts cost six points.
+
+    After 500 prompts of calibration they cost a tenth of a point.
+    """
     for seed in SEEDS:
         asked, p = learned(seed, COUNT, told=2.0, doubt=0.5)
         random = np.random.default_rng(seed)

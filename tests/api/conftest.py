@@ -17,7 +17,8 @@ from starlette.testclient import TestClient
 DIMENSION = 3
 PROMPTS = 12
 BATCH = 4
-# None of it may ever be in an answer: where the code lies, what it is made of, how it asks the database.
+# None of it may ever be in an answer: where the code lies,
+# what it is made of, how it asks the database.
 INSIDES = (
     "Traceback",
     "site-packages",
@@ -39,9 +40,8 @@ def settings_for(folder: Path, template: Path, **changes: Any) -> Settings:
     """Settings of one process on a fresh copy of a migrated file."""
     path = folder / f"api-{next(_number)}.db"
     shutil.copyfile(template, path)
-    of_the_client = {
-        "allowed_hosts": "testserver"
-    }  # what starlette's test client calls every service
+    # what starlette's test client calls every service
+    of_the_client = {"allowed_hosts": "testserver"}
     return Settings(
         database_url=f"sqlite:///{path}", device="cpu", torch_threads=1, **of_the_client | changes
     )
@@ -49,7 +49,10 @@ def settings_for(folder: Path, template: Path, **changes: Any) -> Settings:
 
 @pytest.fixture(scope="module")
 def http(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """A client of a fresh application; a fault of the application comes as its answer, not as an exception."""
+    """A client of a fresh application.
+
+    A fault of the application comes as its answer, not as an exception.
+    """
     app = create_app(
         settings_for(
             tmp_path_factory.mktemp("api"), sqlite_template, max_body_mb=1.0, max_file_mb=2.0
@@ -81,7 +84,8 @@ class World:
 
     def footprint(self) -> Any:
         """Everything that a refused request could have changed."""
-        pools, runs = self.http.get("/pools").json(), self.http.get("/runs").json()
+        pools = self.http.get("/pools").json()
+        runs = self.http.get("/runs").json()
         counted = (
             "name",
             "log_position",
@@ -122,7 +126,8 @@ def vectors(rows: int = PROMPTS) -> list[list[float]]:
 
 def make_world(http: TestClient) -> World:
     """A pool, a run on it and its first batch."""
-    name, keys = new_name(), [f"k{row}" for row in range(PROMPTS)]
+    name = new_name()
+    keys = [f"k{row}" for row in range(PROMPTS)]
     pool = {"name": name, "embedding": {"kind": "given", "dimension": DIMENSION}}
     assert http.post("/pools", json=pool).status_code == 201
     assert (

@@ -36,7 +36,8 @@ def world(http: TestClient) -> World:
 
 def asked(world: World) -> list[tuple[str, str, dict[str, Any]]]:
     """A sound request to every route that takes JSON."""
-    run, pool = world.run, world.pool
+    run = world.run
+    pool = world.pool
     return [
         ("POST", "/pools", {"name": pool, "embedding": {"kind": "given", "dimension": 3}}),
         ("POST", f"/pools/{pool}/prompts", {"keys": ["k0"], "vectors": [[1.0, 1.0, 0.0]]}),
@@ -123,7 +124,7 @@ def test_the_limit_is_of_what_is_inflated(world: World) -> None:
             assert answer.status_code == 413, answer.text
 
 
-# ---- before the body ---------------------------------------------------------------------------------------
+# ---- before the body -----------------------------------------------------------------------------
 
 
 KEYS: dict[str, str] = {}
@@ -184,7 +185,8 @@ def status_without_reading(
 
 def test_a_key_for_reading_is_refused_before_anything_is_read(guarded: TestClient) -> None:
     world = make_world(guarded)
-    reader, limited = KEYS["reader"], KEYS["limited"]
+    reader = KEYS["reader"]
+    limited = KEYS["limited"]
     for method, path, _ in asked(world):
         if path not in ("/predict_difficulty", "/allocate_budget"):
             assert status_without_reading(guarded, method, path, reader) == 403, path
@@ -200,7 +202,8 @@ def test_a_key_for_reading_is_refused_before_anything_is_read(guarded: TestClien
 def test_type_pool_and_imports_under_way_are_settled_before_a_file_is_read(
     guarded: TestClient,
 ) -> None:
-    world, key = make_world(guarded), "all-rights"
+    world = make_world(guarded)
+    key = "all-rights"
     path = f"/pools/{world.pool}/prompts"
     assert status_without_reading(guarded, "POST", path, key, "application/xml") == 415
     assert status_without_reading(guarded, "POST", "/outcomes", key, "text/plain") == 422

@@ -75,7 +75,8 @@ def test_mean_is_total_by_another_name(world: World) -> None:
 
 def test_rounds_leave_solved_prompts_alone_and_outcomes_move_the_rest(world: World) -> None:
     so_far = {"successes": [1, *[0] * 11], "trials": [1, *[0] * 10, 40]}
-    before, after = asked(world), asked(world, outcomes_so_far=so_far)
+    before = asked(world)
+    after = asked(world, outcomes_so_far=so_far)
     assert after["samples"][0] == 0
     assert after["samples"][11] < before["samples"][11]
     assert after["expected_value"] > 1 / 12

@@ -68,7 +68,8 @@ def test_the_policy_allows_nothing_but_the_service_itself(opened: TestClient) ->
 
 @pytest.mark.parametrize("name", ASSETS)
 def test_assets_have_their_types_and_answer_a_head(opened: TestClient, name: str) -> None:
-    got, head = opened.get(f"/docs/{name}"), opened.head(f"/docs/{name}")
+    got = opened.get(f"/docs/{name}")
+    head = opened.head(f"/docs/{name}")
     kind = {"js": "text/javascript", "css": "text/css", "png": "image/png"}[name.rpartition(".")[2]]
     assert got.headers["content-type"].startswith(kind)
     assert (head.status_code, head.content) == (200, b"")

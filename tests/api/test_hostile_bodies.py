@@ -1,4 +1,7 @@
-"""Bodies that no honest client sends: broken JSON, numbers and strings that JSON can say and nobody can store."""
+"""Bodies that no honest client sends.
+
+Broken JSON, numbers and strings that JSON can say and nobody can store.
+"""
 
 from __future__ import annotations
 
@@ -167,7 +170,8 @@ def test_strings_that_no_database_holds_are_refused_everywhere_else(
         ("/runs", f'{{"name": "r", "pool": "{text}"}}'),
         (
             "/runs",
-            f'{{"name": "r", "pool": "{world.pool}", "selection": {{"domain_quotas": {{"{text}": 1.0}}}}}}',
+            f'{{"name": "r", "pool": "{world.pool}", '
+            f'"selection": {{"domain_quotas": {{"{text}": 1.0}}}}}}',
         ),
         ("/runs", f'{{"name": "r", "pool": "{world.pool}", "{text}": 1}}'),
         ("/select_batch", f'{{{run}, "batch_size": 1, "candidates": ["{text}"]}}'),

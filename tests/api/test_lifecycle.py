@@ -12,7 +12,8 @@ from tests.api.conftest import World, make_world, new_name, refused, vectors
 
 
 def test_an_archived_run_is_a_409_of_its_own_kind_until_it_is_opened(world: World) -> None:
-    http, run = world.http, world.run
+    http = world.http
+    run = world.run
     assert http.post(f"/runs/{run}/archive").json()["state"] == "archived"
     asked: list[tuple[str, str, Any]] = [
         ("POST", "/select_batch", {"run": run, "batch_size": 1}),
@@ -37,7 +38,8 @@ def test_an_archived_run_is_a_409_of_its_own_kind_until_it_is_opened(world: Worl
 
 
 def test_an_archived_pool_is_a_409_of_its_own_kind_until_it_is_opened(world: World) -> None:
-    http, pool = world.http, world.pool
+    http = world.http
+    pool = world.pool
     assert http.post(f"/pools/{pool}/archive").json()["state"] == "archived"
     add: dict[str, Any] = {"json": {"vectors": [[5.0, 5.0, 9.0]]}}
     refused(http.post(f"/pools/{pool}/prompts", **add), 409, "pool-not-open")
@@ -49,7 +51,8 @@ def test_an_archived_pool_is_a_409_of_its_own_kind_until_it_is_opened(world: Wor
 
 
 def test_a_run_is_deleted_for_good_and_a_dry_run_only_says_what_would_go(world: World) -> None:
-    http, run = world.http, world.run
+    http = world.http
+    run = world.run
     http.post("/outcomes", json=world.outcomes())
     would = http.delete(f"/runs/{run}", params={"dry_run": True})
     assert would.status_code == 200
@@ -86,7 +89,8 @@ def test_a_pool_goes_after_its_runs(world: World) -> None:
 
 
 def test_a_run_that_another_started_from_stays(http: TestClient) -> None:
-    world, second = make_world(http), new_name()
+    world = make_world(http)
+    second = new_name()
     assert http.post("/outcomes", json=world.outcomes()).status_code == 200
     deadline = time.monotonic() + 30
     while http.get(f"/runs/{world.run}").json()["model_version"] == 0:
@@ -102,7 +106,8 @@ def test_a_run_that_another_started_from_stays(http: TestClient) -> None:
 
 
 def test_events_tell_what_was_done_page_by_page(world: World) -> None:
-    http, run = world.http, world.run
+    http = world.http
+    run = world.run
     http.patch(f"/runs/{run}", json={"rollouts_per_prompt": 5})
     http.post(f"/runs/{run}/archive")
     http.delete(f"/runs/{run}")

@@ -1,4 +1,7 @@
-"""Keys that are limited: to names, to reading, or to both. Of what is another's they learn and change nothing."""
+"""Keys that are limited: to names, to reading, or to both.
+
+Of what is another's they learn and change nothing.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,8 @@ KEYS: dict[str, dict[str, Any]] = {
     "reader": {"patterns": [], "read_only": True},
     "alices-reader": {"patterns": ["alice-*"], "read_only": True},
 }
-READING = {
-    ("POST", "/predict_difficulty"),
-    ("POST", "/allocate_budget"),
-}  # with a question that comes in a body
+# with a question that comes in a body
+READING = {("POST", "/predict_difficulty"), ("POST", "/allocate_budget")}
 EMBEDDING = {"kind": "given", "dimension": 3}
 
 
@@ -81,8 +82,12 @@ def clients(app: Any) -> Iterator[dict[str, TestClient]]:
 
 
 def operations(owner: str) -> dict[tuple[str, str], tuple[str, str, Any]]:
-    """Every guarded operation, aimed at what is an owner's: by its place in the document, method, path and body."""
-    pool, run = f"{owner}-pool", f"{owner}-2" if owner == "alice" else f"{owner}-1"
+    """Every guarded operation, aimed at what is an owner's.
+
+    By its place in the document, method, path and body.
+    """
+    pool = f"{owner}-pool"
+    run = f"{owner}-2" if owner == "alice" else f"{owner}-1"
     predict = {"run": run, "vectors": [[1.0, 2.0, 3.0]]}
     return {
         ("GET", "/pools/p"): ("GET", f"/pools/{pool}", None),
@@ -219,15 +224,15 @@ def test_events_show_what_is_ones_own_page_by_page(clients: dict[str, TestClient
         mine = [event for event in every if str(event["run"] or event["pool"]).startswith(own)]
         assert [told(key, limit) for limit in (1, 3, 200)] == [mine] * 3
     refused(clients["alice"].get("/pools/bob-pool/events"), *FORBIDDEN)
-    assert (
-        clients["alice"].get("/pools/shared/events").status_code == 200
-    )  # a run of her own draws from it
+    # a run of her own draws from it
+    assert clients["alice"].get("/pools/shared/events").status_code == 200
 
 
 def test_runs_of_others_that_stand_in_the_way_are_counted_and_not_named(
     clients: dict[str, TestClient],
 ) -> None:
-    admin, alice = clients["admin"], clients["alice"]
+    admin = clients["admin"]
+    alice = clients["alice"]
     assert (
         admin.post("/pools", json={"name": "alice-crowd", "embedding": EMBEDDING}).status_code
         == 201

@@ -23,7 +23,9 @@ from tests.api.conftest import BATCH, World, make_world, refused, settings_for
 
 LARGE = (413, "too-large")
 JSON = {"content-type": "application/json"}
-BODY, FILE = 1_000_000, 2_000_000  # limits of the fixture's application, in bytes
+# limits of the fixture's application, in bytes
+BODY = 1_000_000
+FILE = 2_000_000
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,8 @@ def test_a_file_may_be_larger_than_a_body_but_not_than_its_own_limit(
     world: World, chunked: bool
 ) -> None:
     line = json.dumps({"key": "k0", "vector": [1.0, 1.0, 0.0]}).encode()
-    path, headers = f"/pools/{world.pool}/prompts", {"content-type": "application/jsonl"}
+    path = f"/pools/{world.pool}/prompts"
+    headers = {"content-type": "application/jsonl"}
     before = world.footprint()
     for size, status in ((FILE - 1, 200), (FILE + 1, 413)):
         body = line.ljust(size)
@@ -159,7 +162,8 @@ def test_who_draws_and_never_reports_gets_no_more_until_he_does(
     )
     with TestClient(create_app(settings), raise_server_exceptions=False) as http:
         world = make_world(http)  # which has drawn one batch
-        before, asked = world.footprint(), {"run": world.run, "sequence": 1, "batch_size": 2}
+        before = world.footprint()
+        asked = {"run": world.run, "sequence": 1, "batch_size": 2}
         answer = http.post("/select_batch", json=asked)
         refused(answer, 429, "busy")
         assert int(answer.headers["retry-after"]) >= 1
@@ -168,8 +172,7 @@ def test_who_draws_and_never_reports_gets_no_more_until_he_does(
         again = http.post(
             "/select_batch", json={"run": world.run, "sequence": 0, "batch_size": BATCH}
         )
-        assert (
-            again.json()["draws"]["draw_id"] == world.draws
-        )  # what was drawn already can be had at any time
+        # what was drawn already can be had at any time
+        assert again.json()["draws"]["draw_id"] == world.draws
         assert http.post("/outcomes", json=world.outcomes()).status_code == 200
         assert http.post("/select_batch", json=asked | {"sequence": 2}).status_code == 200

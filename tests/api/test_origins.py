@@ -73,7 +73,8 @@ def http(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="module")
 def chosen(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """With names and origins of its own choice."""
-    names, pages = "gps.example, *.internal, localhost", "https://app.example,http://localhost:3000"
+    names = "gps.example, *.internal, localhost"
+    pages = "https://app.example,http://localhost:3000"
     folder = tmp_path_factory.mktemp("chosen")
     with served(folder, sqlite_template, allowed_hosts=names, allowed_origins=pages) as client:
         yield client
@@ -290,7 +291,8 @@ def test_a_header_that_counts_once_is_there_once(http: TestClient, name: str) ->
     "path", ["/pools", "/runs", "/healthz", "/readyz", "/metrics", "/openapi.json"]
 )
 def test_every_get_has_a_head(http: TestClient, path: str) -> None:
-    head, got = http.head(path), http.get(path)
+    head = http.head(path)
+    got = http.get(path)
     assert (head.status_code, head.content) == (got.status_code, b"")
     assert head.headers["content-type"] == got.headers["content-type"]
 

@@ -1,4 +1,7 @@
-"""Every way to ask wrongly: which problem, which field and row it names, and that nothing of it is stored."""
+"""Every way to ask wrongly: which problem, which field and row it names.
+
+And that nothing of it is stored.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ Cases: TypeAlias = list[tuple[str, dict[str, Any], tuple[int, str], str | None, 
 
 
 def cases(table: Cases) -> dict[str, Any]:
-    """Pytest's parameters of a table: a name, what is changed in a sound request, the problem with field and row."""
+    """Pytest's parameters of a table.
+
+    A name, what is changed in a sound request, the problem with field and row.
+    """
     return {"argvalues": [case[1:] for case in table], "ids": [case[0] for case in table]}
 
 

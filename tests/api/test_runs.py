@@ -1,4 +1,4 @@
-"""Runs, selections and outcomes where they are asked for rightly: what is repeated, changed and re-sent."""
+"""Runs, selections and outcomes, asked for rightly: what is repeated, changed and re-sent."""
 
 from __future__ import annotations
 

@@ -51,7 +51,8 @@ def test_what_cannot_be_a_subset_is_refused(world: World) -> None:
 
 
 def test_keys_of_two_pools_are_told_apart_by_their_pool(http: TestClient) -> None:
-    run, pools = new_name(), [new_name(), new_name()]
+    run = new_name()
+    pools = [new_name(), new_name()]
     for number, pool in enumerate(pools):
         made = {"name": pool, "embedding": {"kind": "given", "dimension": 2}}
         assert http.post("/pools", json=made).status_code == 201

@@ -87,7 +87,8 @@ def test_ranks_that_ask_for_one_sequence_wait_for_the_first_of_them() -> None:
 def test_where_the_first_comes_to_nothing_the_others_go_on(ending: str) -> None:
     async def scenario() -> None:
         turns = RunTurns()
-        begun, done = asyncio.Event(), []
+        begun = asyncio.Event()
+        done = []
 
         async def first() -> None:
             async with turns.turn("run", sequence=1):

@@ -1,4 +1,7 @@
-"""A real browser: Debian's chromium, or what PROMPTGPS_TEST_BROWSER names. `make browser` installs it."""
+"""A real browser: Debian's chromium, or what PROMPTGPS_TEST_BROWSER names.
+
+`make browser` installs it.
+"""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ def test_the_documentation_needs_no_other_site_and_takes_a_key(
         expect(
             operation.locator(".live-responses-table .response-col_status").last
         ).to_contain_text("401")
-        refused, complaints[:] = complaints[:], []
+        refused = complaints[:]
+        complaints[:] = []
         assert all("401" in line for line in refused), refused  # the browser notes failed requests
 
         page.locator("button.authorize").first.click()

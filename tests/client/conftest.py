@@ -228,7 +228,10 @@ def ask(service: Service, connect: Connect) -> Asker:
 
 @pytest.fixture
 def make(service: Service, tmp_path: Path) -> Iterator[Callable[..., Selector]]:
-    """Makes selectors of the scripted service, whose parts are scripted each on its own, and closes them."""
+    """Makes selectors of the scripted service and closes them.
+
+    The service's parts are scripted each on its own.
+    """
     service.at = {"/select_batch": deque(), "/outcomes": deque(), "/readyz": deque()}
     service.standing = {"/runs/r": Reply(200, run()), "/runs/r/subsets": Reply(201, subset())}
     made: list[Selector] = []

@@ -14,7 +14,10 @@ Make = Callable[..., Selector]
 
 
 def answer(sequence: int, *numbers: int, replayed: bool = False, rollouts: int = 8) -> Reply:
-    """The service's batch of the prompts with these numbers, which it predicts to succeed in a hundredth of that."""
+    """The service's batch of the prompts with these numbers.
+
+    It predicts each to succeed in a hundredth of its number.
+    """
     draws = {
         "draw_id": [f"d1-{sequence}{number:02d}" for number in numbers],
         "prompt": [f"k{number}" for number in numbers],

@@ -59,7 +59,8 @@ def test_the_message_names_field_row_and_request(service: Service, ask: Asker) -
     with pytest.raises(gps.InvalidRequest) as raised:
         ask("report_groups", run="r", draw_id=["d"], successes=[1.0], trials=[8])
     assert str(raised.value) == (
-        "POST /outcomes: 422: nothing was stored; successes, row 3: 9 of 8: more successes than trials (request r-1)"
+        "POST /outcomes: 422: nothing was stored; successes, row 3: 9 of 8: "
+        "more successes than trials (request r-1)"
     )
     assert raised.value.problem.errors[0].row == 3
 
@@ -211,7 +212,7 @@ def test_what_cannot_be_right_is_refused_before_it_is_sent(
 
 
 def test_only_the_branch_that_was_meant_is_told(ask: Asker) -> None:
-    """A policy version is a number or a list of them; of a wrong row only the list's fault is of use."""
+    """A policy version is a number or a list; of a wrong row only the list's fault is of use."""
     report = {"run": "r", "draw_id": ["a", "b"], "successes": [1.0, 1.0], "trials": [8, 8]}
     with pytest.raises(gps.InvalidRequest) as raised:
         ask("report_groups", **report, policy_version=[3, -1])

@@ -27,7 +27,8 @@ def test_a_batch_is_whole_distinct_and_repeatable(
     kind: Fallback, pool: tuple[int, int], seed: int, rollouts: int, told: list[tuple[float, int]]
 ) -> None:
     prompts, size = pool
-    ours, theirs = LocalDraws(kind, prompts, size, seed), LocalDraws(kind, prompts, size, seed)
+    ours = LocalDraws(kind, prompts, size, seed)
+    theirs = LocalDraws(kind, prompts, size, seed)
     keys = [f"k{index}" for index in range(prompts)]
     for sequence in range(12):
         drawn = ours.draw(sequence, rollouts)
@@ -85,7 +86,8 @@ def test_by_score_groups_are_mixed_more_often_than_by_chance() -> None:
     success = [luck.choice([0.01, 0.5, 0.99, 0.99]) for _ in range(400)]
     shares = {}
     for kind in ("uniform", "scores"):
-        draws, worth = LocalDraws(kind, 400, 10, 0), []  # type: ignore[arg-type]
+        draws = LocalDraws(kind, 400, 10, 0)  # type: ignore[arg-type]
+        worth = []
         for sequence in range(60):
             batch = draws.draw(sequence, 8)
             draws.learn(sequence, batch, [draws.predicted(index) for index in batch])

@@ -40,7 +40,8 @@ def test_both_clients_have_the_same_methods() -> None:
 
 @pytest.mark.parametrize("name", methods(PromptGPS))
 def test_methods_are_documented_and_keyword_only_but_for_names(name: str) -> None:
-    ours, theirs = getattr(PromptGPS, name), getattr(AsyncPromptGPS, name)
+    ours = getattr(PromptGPS, name)
+    theirs = getattr(AsyncPromptGPS, name)
     assert ours.__name__ == theirs.__name__ == name
     assert ours.__doc__
     assert theirs.__doc__

@@ -463,7 +463,8 @@ def test_with_options_shares_the_connections(service: Service, connect: Connect)
     ask = connect(service.url)
     service.says(Reply(200, {"pools": []}), Reply(503), Reply(200, {"pools": []}))
     ask("pools")
-    owner, ask.client = ask.client, ask.client.with_options(retry_seconds=0, timeout=1.0)
+    owner = ask.client
+    ask.client = ask.client.with_options(retry_seconds=0, timeout=1.0)
     with pytest.raises(gps.ServerFault):
         ask("pools")
     ask("close")
@@ -472,7 +473,7 @@ def test_with_options_shares_the_connections(service: Service, connect: Connect)
     assert service.accepted == 1
 
 
-# ---- many prompts ------------------------------------------------------------------------------------------
+# ---- many prompts --------------------------------------------------------------------------------
 
 
 def test_long_columns_go_out_in_requests(service: Service, ask: Asker) -> None:

@@ -1,4 +1,4 @@
-"""Reports of a run that is not open wait in the spool, and keep those of other runs up by nothing."""
+"""Reports of a run that is not open wait in the spool, and don't hold up those of other runs."""
 
 from __future__ import annotations
 

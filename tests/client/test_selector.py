@@ -1,4 +1,7 @@
-"""The loop against a scripted service: whose draws it hands out, when it asks, what it sends, what it raises."""
+"""The loop against a scripted service.
+
+Whose draws it hands out, when it asks, what it sends, what it raises.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,15 @@ from tests.server import wait_for
 from .conftest import KEYS, SUBSET, Reply, Service
 from .scripted import READY, Make, answer, asked, batches, problem
 
-# ---- draws ---------------------------------------------------------------------------------------------------
+# ---- draws ---------------------------------------------------------------------------------------
 
 
 def test_the_services_draws(service: Service, make: Make) -> None:
     rows = {key: {"text": key.upper()} for key in KEYS}
     selector = make(prompts=rows, rollouts=4, wait_seconds=7.0)
     batches(service, answer(0, 30, 7, rollouts=4), answer(1, 9, 8, replayed=True, rollouts=4))
-    first, second = selector.next_batch(5), selector.next_batch(6)
+    first = selector.next_batch(5)
+    second = selector.next_batch(6)
     assert first == DrawnBatch(
         sequence=0,
         source="service",
@@ -85,7 +89,7 @@ def test_draws_by_position(service: Service, make: Make) -> None:
     assert selector.state_dict()["sequence"] == 0
 
 
-# ---- silence -------------------------------------------------------------------------------------------------
+# ---- silence -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -129,9 +133,8 @@ def test_nobody_there_at_all(tmp_path: Path) -> None:
 def test_a_sign_of_life_ends_the_pause_and_is_looked_for_only_until_then(
     service: Service, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        asking, "SHORTER_WHEN_ALIVE", 80
-    )  # 80 s without a sign of life, 1 s with one
+    # 80 s without a sign of life, 1 s with one
+    monkeypatch.setattr(asking, "SHORTER_WHEN_ALIVE", 80)
     selector = make(deadline=40.0)
     service.at["/readyz"].extend(
         [Reply(503, {"ready": False, "checks": {}}), Reply(drop=True), READY]
@@ -173,18 +176,17 @@ def test_local_draws_are_the_same_for_the_same_seed_and_sequence(
     make: Make, service: Service
 ) -> None:
     service.at["/select_batch"] = deque()  # 501: no answer, at once
-    ours, theirs, other = (
-        make(seed=3, batch_size=8),
-        make(seed=3, batch_size=8),
-        make(seed=4, batch_size=8),
-    )
+    ours = make(seed=3, batch_size=8)
+    theirs = make(seed=3, batch_size=8)
+    other = make(seed=4, batch_size=8)
     drawn = [
         [selector.next_batch(7).draw_id for _ in range(20)] for selector in (ours, theirs, other)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
     script = f"""
 from promptgps_client.selector.fallback import LocalDraws
-print([[f"k{{at}}" for at in LocalDraws("uniform", {len(KEYS)}, 8, 3).draw(s, 8)] for s in range(20)])
+print([[f"k{{at}}" for at in LocalDraws("uniform", {len(KEYS)}, 8, 3).draw(s, 8)] \
+for s in range(20)])
 """
     elsewhere = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -194,7 +196,7 @@ print([[f"k{{at}}" for at in LocalDraws("uniform", {len(KEYS)}, 8, 3).draw(s, 8)
     )
 
 
-# ---- refusals ------------------------------------------------------------------------------------------------
+# ---- refusals ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 413, 422])
@@ -211,7 +213,8 @@ def test_a_refusal_is_raised_until_the_service_has_answered_once(
 
 def test_a_restarted_trainer_is_not_stopped_by_a_refusal(service: Service, make: Make) -> None:
     batches(service, answer(0, 1, 2), problem(404))
-    first, second = make(), make()
+    first = make()
+    second = make()
     first.next_batch()
     second.load_state_dict(first.state_dict())
     batch = second.next_batch()
@@ -264,7 +267,7 @@ def test_settings_that_cannot_be(make: Make, options: dict[str, Any], told: str)
         make(**options)
 
 
-# ---- checkpoint and prefetch ---------------------------------------------------------------------------------
+# ---- checkpoint and prefetch ---------------------------------------------------------------------
 
 
 def test_a_state_goes_through_json_and_on_at_the_same_sequence(

@@ -1,4 +1,7 @@
-"""The loop against a real service: that is killed, it is killed, it has no disk; the log has every report once."""
+"""The loop against a real service: that is killed, it is killed, it has no disk.
+
+The log has every report once.
+"""
 
 from __future__ import annotations
 
@@ -67,10 +70,12 @@ class Service:
         )
 
     def log(self) -> list[Line]:
-        """(draw or key, rollout, successes, trials, policy version) of each line of the log, in its order."""
+        """(draw or key, rollout, successes, trials, policy version) of each line, in log order."""
         lines = self.query(
-            "o.draw, p.key, o.rollout, o.successes, o.trials, o.policy_version FROM outcomes o, prompts p, pools"
-            " WHERE o.run_id = {run} AND pools.name = :name AND p.pool_id = pools.id AND p.position = o.row"
+            "o.draw, p.key, o.rollout, o.successes, o.trials, o.policy_version"
+            " FROM outcomes o, prompts p, pools"
+            " WHERE o.run_id = {run} AND pools.name = :name"
+            " AND p.pool_id = pools.id AND p.position = o.row"
             " ORDER BY o.position"
         )
         return [(key if draw is None else draw, *rest) for draw, key, *rest in lines]
@@ -110,7 +115,10 @@ def selector_of(service: Service, spool: Path, **options: Any) -> Iterator[Selec
 
 
 def solved(draw_id: str) -> int:
-    """Successes of a draw, which depend only on the end of its id: the number of the draw, or the prompt."""
+    """Successes of a draw, which depend only on the end of its id.
+
+    That is the number of the draw, or the prompt.
+    """
     return sum(map(ord, draw_id.split("-")[-1])) % (ROLLOUTS + 1)
 
 
@@ -141,7 +149,7 @@ def report(selector: Selector, draw_ids: list[str], version: int) -> list[Line]:
     return list(dict.fromkeys(named(draw_id, rollout, version) for draw_id, rollout in single))
 
 
-# ---- the service is killed -----------------------------------------------------------------------------------
+# ---- the service is killed -----------------------------------------------------------------------
 
 
 @pytest.mark.timeout(240)
@@ -183,7 +191,8 @@ def test_the_service_is_killed_and_comes_back_under_a_running_loop(
     assert sorted(service.log(), key=str) == sorted(expected, key=str)
     run = service.up().wait_trained(service.run)
     assert run["log_position"] == len(expected)
-    # the numbers that the service never answered are skipped, and do not keep those after them from being replayed
+    # the numbers that the service never answered are skipped,
+    # and do not keep those after them from being replayed
     issued = [
         row.sequence
         for row in service.query("sequence FROM selections WHERE run_id = {run} ORDER BY ordinal")
@@ -224,7 +233,7 @@ def test_a_service_that_stands_still_is_not_waited_for_and_its_late_draws_are_no
     assert sorted(log, key=str) == sorted(expected, key=str)
 
 
-# ---- the trainer is killed -----------------------------------------------------------------------------------
+# ---- the trainer is killed -----------------------------------------------------------------------
 
 TRAINER = """
 import json, os, sys
@@ -234,7 +243,8 @@ from tests.client.test_selector_outage import BATCH, KEYS, report
 from promptgps_client import Selector
 
 home = Path(sys.argv[4])
-selector = Selector(sys.argv[1], run=sys.argv[2], batch_size=BATCH, prompts=KEYS, spool=home / "spool", deadline=1.0)
+selector = Selector(sys.argv[1], run=sys.argv[2], batch_size=BATCH, prompts=KEYS, \
+spool=home / "spool", deadline=1.0)
 journal = home / "journal.jsonl"
 if (home / "state.json").exists():
     selector.load_state_dict(json.loads((home / "state.json").read_text()))
@@ -254,7 +264,8 @@ with journal.open("a") as notes:
 def test_a_trainer_that_is_killed_again_and_again_reports_everything_once(
     service: Service, tmp_path: Path
 ) -> None:
-    home, luck = tmp_path / "trainer", random.Random(5)
+    home = tmp_path / "trainer"
+    luck = random.Random(5)
     home.mkdir()
     journal = home / "journal.jsonl"
 
@@ -304,7 +315,7 @@ def lines_of(version: int, draw_ids: list[str]) -> list[Line]:
     return [named(draw_id, rollout, version) for draw_id in draw_ids for rollout in rollouts]
 
 
-# ---- the trainer's disk is full ------------------------------------------------------------------------------
+# ---- the trainer's disk is full ------------------------------------------------------------------
 
 FULL = """
 import os, resource, sys
@@ -313,7 +324,8 @@ sys.path.insert(0, sys.argv[3])
 from tests.client.test_selector_outage import BATCH, KEYS, report
 from promptgps_client import Selector
 
-selector = Selector(sys.argv[1], run=sys.argv[2], batch_size=BATCH, prompts=KEYS, spool=sys.argv[4], deadline=30.0)
+selector = Selector(sys.argv[1], run=sys.argv[2], batch_size=BATCH, prompts=KEYS, \
+spool=sys.argv[4], deadline=30.0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 for version in range(6):
     report(selector, selector.next_batch(version).draw_id, version)
@@ -341,7 +353,7 @@ def test_without_disk_a_report_is_delivered_before_it_returns(
     ]
 
 
-# ---- ranks, waiting, prefetch --------------------------------------------------------------------------------
+# ---- ranks, waiting, prefetch --------------------------------------------------------------------
 
 
 def test_ranks_draw_the_same_and_each_reports_its_part(service: Service, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The loop against a scripted service: what it sends of reports, and what becomes of those that are refused."""
+"""The loop against a scripted service: the reports it sends, and what becomes of refused ones."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ def test_local_groups_travel_by_prompt_with_the_version_of_their_draw(
     service: Service, make: Make
 ) -> None:
     selector = make()
-    batch, later = local_batch(service, selector, 42), selector.next_batch(43)
+    batch = local_batch(service, selector, 42)
+    later = selector.next_batch(43)
     service.at["/outcomes"].extend([stored()] * 9)
     selector.report(["d1-7", *batch.draw_id], successes=[1.0, 2.0, 3.0], trials=[8, 8, 8])
     selector.report(later.draw_id, successes=[2.0, 3.0], trials=[8, 8], policy_version=50)
@@ -114,7 +115,8 @@ def test_equal_outcomes_of_two_local_draws_are_two_and_a_repetition_is_none(
     service: Service, make: Make
 ) -> None:
     selector = make(prompts=["only"], batch_size=1)
-    first, second = local_batch(service, selector, None), selector.next_batch()
+    first = local_batch(service, selector, None)
+    second = selector.next_batch()
     service.at["/outcomes"].extend([stored()] * 9)
     for draw_id in (first.draw_id, second.draw_id, first.draw_id):
         selector.report(draw_id, successes=[2.0], trials=[8])
@@ -155,9 +157,8 @@ def test_local_rollouts_travel_as_groups_under_the_runs_own_reward(
         },
         {"run": "r", "prompt": keys[1:], "successes": [0.0], "trials": [0], "policy_version": [9]},
     ]
-    assert (
-        len(service.asked("/runs/r")) == 3
-    )  # as the selector is made, and for the reward, once it is answered
+    # as the selector is made, and for the reward, once it is answered
+    assert len(service.asked("/runs/r")) == 3
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,10 @@ def test_a_report_that_cannot_be_is_raised_at_first_and_set_aside_later(
 def test_a_refused_report_is_set_aside_and_the_others_are_delivered(
     service: Service, make: Make, tmp_path: Path, refusal: Reply, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Four reports: the first is on its way while the others gather to one request, which is refused as a whole."""
+    """Four reports: the first is on its way while the others gather to one request.
+
+    That request is refused as a whole.
+    """
     first = threading.Event()
     selector = make()
     service.at["/outcomes"].extend(
@@ -301,7 +305,8 @@ def test_a_long_report_goes_out_in_several_requests(service: Service, make: Make
 def test_a_waiting_report_does_not_keep_the_process_from_ending(tmp_path: Path) -> None:
     script = f"""
 from promptgps_client import Selector
-selector = Selector("http://127.0.0.1:9", run="r", batch_size=1, prompts=["k"], spool={str(tmp_path)!r}, deadline=0.2)
+selector = Selector("http://127.0.0.1:9", run="r", batch_size=1, prompts=["k"], \
+spool={str(tmp_path)!r}, deadline=0.2)
 selector.report(selector.next_batch().draw_id, successes=[1.0], trials=[8])
 """
     ended = subprocess.run(

@@ -1,4 +1,7 @@
-"""The spool: nothing acknowledged is lost, whatever crashes; it stays within its bounds; it belongs to one process."""
+"""The spool: nothing acknowledged is lost, whatever crashes.
+
+It stays within its bounds, and it belongs to one process.
+"""
 
 from __future__ import annotations
 
@@ -60,11 +63,14 @@ def segments(spool: Spool) -> list[Path]:
     return sorted(path for path in spool._folder.glob("*.jsonl") if path.stem.isdecimal())
 
 
-# ---- the law -------------------------------------------------------------------------------------------------
+# ---- the law -------------------------------------------------------------------------------------
 
 
 class SpoolMachine(RuleBasedStateMachine):
-    """A spool beside a list. A delivery is known by its content, as the service knows it by its id."""
+    """A spool beside a list.
+
+    A delivery is known by its content, as the service knows it by its id.
+    """
 
     folder: Path  # set by the test
 
@@ -86,7 +92,10 @@ class SpoolMachine(RuleBasedStateMachine):
         assert not segments(self.spool)
 
     def receive(self, lines: list[tuple[Line, bytes]], answered: bool = True) -> None:
-        """What the service does: it takes what it does not know; then the answer reaches the spool, or not."""
+        """What the service does: it takes what it does not know.
+
+        Then the answer reaches the spool, or not.
+        """
         self.received += [content for _, content in lines if content not in self.received]
         if answered:
             self.spool.done([line for line, _ in lines])
@@ -123,7 +132,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule(torn=st.binary(max_size=30).map(lambda part: part.replace(b"\n", b"")))
     def crash_in_a_write(self, torn: bytes) -> None:
-        """The process dies; of the line that was being written a part, without its newline, is on disk."""
+        """The process dies; of the line being written a part, without newline, is on disk."""
         self.spool.close()
         if paths := segments(self.spool):
             with paths[-1].open("ab") as file:
@@ -162,7 +171,7 @@ def test_every_complete_line_is_delivered_once_and_in_order(tmp_path: Path) -> N
     )
 
 
-# ---- crashes -------------------------------------------------------------------------------------------------
+# ---- crashes -------------------------------------------------------------------------------------
 
 
 def test_lines_wait_for_the_next_process(opened: Open) -> None:
@@ -207,7 +216,7 @@ def test_a_segment_that_cannot_be_read_keeps_nothing_else_up(opened: Open) -> No
     assert spool.dropped == 1
 
 
-# ---- bounds --------------------------------------------------------------------------------------------------
+# ---- bounds --------------------------------------------------------------------------------------
 
 
 def on_disk(spool: Spool) -> int:
@@ -306,7 +315,10 @@ import os; os.kill(os.getpid(), 9)
 def test_where_the_disk_takes_nothing_memory_does_and_the_order_stays(
     tmp_path: Path, room: int, lost: int
 ) -> None:
-    """The kernel's file size limit stands for a full disk: a write stores a part, the next one fails."""
+    """The kernel's file size limit stands for a full disk.
+
+    A write stores a part, the next one fails.
+    """
     ended = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path), str(room)],
         capture_output=True,
@@ -349,7 +361,7 @@ def test_nothing_is_written_behind_a_torn_line(tmp_path: Path) -> None:
     spool.close()
 
 
-# ---- one process ---------------------------------------------------------------------------------------------
+# ---- one process ---------------------------------------------------------------------------------
 
 HOLD = """
 import os, sys, time
@@ -358,7 +370,8 @@ from promptgps_client.selector.spool import Spool
 
 spool = Spool(Path(sys.argv[1]), 1 << 20)
 holder = os.getpid()
-if sys.argv[2] == "alone" or os.fork() == 0:  # a child tells it, which has let go of the lock by then
+if sys.argv[2] == "alone" or os.fork() == 0:  \
+# a child tells it, which has let go of the lock by then
     print(holder, flush=True)
 time.sleep(60)
 """

@@ -49,7 +49,8 @@ def test_a_revoked_key_stays_known_until_all_are_forgotten(store: Store) -> None
 
 
 def test_use_is_noted_for_the_keys_that_were_used(store: Store) -> None:
-    first, second = key("first"), key("second")
+    first = key("first")
+    second = key("second")
     with store.write() as unit:
         unit.keys.add(first)
         unit.keys.add(second)
@@ -59,11 +60,9 @@ def test_use_is_noted_for_the_keys_that_were_used(store: Store) -> None:
 
 
 def test_runs_are_told_with_the_pools_they_draw_from(store: Store) -> None:
-    pool, other, run = (
-        make_pool(store, "pool", prompts=4),
-        make_pool(store, "other", prompts=2),
-        make_run(store),
-    )
+    pool = make_pool(store, "pool", prompts=4)
+    other = make_pool(store, "other", prompts=2)
+    run = make_run(store)
     with store.write() as unit:
         assert unit.runs.pools() == []
         unit.runs.add_segment(run.id, Segment(0, pool.id, 0, 2))

@@ -51,7 +51,8 @@ def test_every_field_of_a_line_comes_back(store: Store) -> None:
 
 
 def test_a_rollout_of_a_draw_is_stored_once(store: Store) -> None:
-    run, other = make_run(store), make_run(store, "other")
+    run = make_run(store)
+    other = make_run(store, "other")
     append_outcomes(store, run, [outcome(0, 0), outcome(0, 1), outcome(1, 0)])
     append_outcomes(store, other, [outcome(0, 0)])
     with pytest.raises(IntegrityError):
@@ -74,7 +75,8 @@ def test_a_position_is_never_written_twice(store: Store) -> None:
 
 
 def test_the_log_of_one_run_is_not_that_of_another(store: Store) -> None:
-    run, other = make_run(store), make_run(store, "other")
+    run = make_run(store)
+    other = make_run(store, "other")
     append_outcomes(store, run, [outcome(0), outcome(1)])
     assert append_outcomes(store, other, [outcome(5)]) == 1
     with store.read() as unit:

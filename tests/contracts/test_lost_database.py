@@ -1,4 +1,4 @@
-"""A database that is taken away under a running process: nothing is acknowledged that would not last."""
+"""A database is taken from a running process: nothing is acknowledged that would not last."""
 
 from __future__ import annotations
 

@@ -88,7 +88,8 @@ def test_a_second_import_is_refused_while_the_first_is_under_way(store: Store) -
 
 
 def test_an_import_into_one_pool_does_not_hold_up_another(store: Store) -> None:
-    one, other = make_pool(store, "one"), make_pool(store, "other")
+    one = make_pool(store, "one")
+    other = make_pool(store, "other")
     with store.write() as unit:
         unit.pools.begin_import(one, "first")
         assert unit.pools.begin_import(other, "second") == 0
@@ -108,9 +109,8 @@ def test_a_dead_import_is_taken_over_and_can_write_no_more(store: Store) -> None
     with pytest.raises(Busy), store.write() as unit:
         unit.pools.finish_import(pool.id, "dead", 4)
     with store.write() as unit:
-        unit.pools.abandon_import(
-            pool.id, "dead"
-        )  # it gives up, and does not touch what is the heir's
+        # it gives up, and does not touch what is the heir's
+        unit.pools.abandon_import(pool.id, "dead")
     with store.write() as unit:
         unit.pools.stage(pool.id, "heir", 1, chunk(1, 2))
         unit.pools.finish_import(pool.id, "heir", 3)

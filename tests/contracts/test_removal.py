@@ -1,4 +1,7 @@
-"""Deleted runs and pools: out of sight at once, gone slice by slice, and their ids never come again."""
+"""Deleted runs and pools: out of sight at once, gone slice by slice.
+
+Their ids never come again.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,8 @@ def test_every_table_of_a_run_is_filled_here(store: Store) -> None:
 
 
 def test_a_deleted_run_is_out_of_sight_at_once_and_gone_after_some_slices(store: Store) -> None:
-    run, other = full_run(store), full_run(store, "other")
+    run = full_run(store)
+    other = full_run(store, "other")
     kept = rows(store, other.id)
     assert delete_run(store, "run") == run.id
     with store.read() as unit:
@@ -91,10 +95,8 @@ def test_a_deleted_run_is_out_of_sight_at_once_and_gone_after_some_slices(store:
             with pytest.raises(RunGone):
                 reach(run.id)
         assert unit.runs.over_pool(1) == []
-    assert make_run(store, "run").id not in (
-        run.id,
-        other.id,
-    )  # its name is free while its rows still go
+    # its name is free while its rows still go
+    assert make_run(store, "run").id not in (run.id, other.id)
     assert sweep(store, "runs", run.id) > 5
     assert not any(rows(store, run.id).values())
     assert rows(store, other.id) == kept
@@ -116,9 +118,11 @@ def test_two_processes_that_sweep_at_once_do_it_together(store: Store, database_
 
 
 def test_ids_of_runs_and_pools_never_come_again(store: Store) -> None:
-    run_ids, pool_ids = set(), set()
+    run_ids = set()
+    pool_ids = set()
     for number in range(4):
-        pool, run = make_pool(store, "pool", prompts=2), make_run(store, "run")
+        pool = make_pool(store, "pool", prompts=2)
+        run = make_run(store, "run")
         assert run.id not in run_ids
         assert pool.id not in pool_ids
         run_ids.add(run.id)
@@ -134,7 +138,8 @@ def test_ids_of_runs_and_pools_never_come_again(store: Store) -> None:
 
 
 def test_a_deleted_pool_takes_its_prompts_along_and_leaves_others_alone(store: Store) -> None:
-    pool, other = make_pool(store, prompts=5), make_pool(store, "other", prompts=4)
+    pool = make_pool(store, prompts=5)
+    other = make_pool(store, "other", prompts=4)
     with store.write() as unit:
         alias = {"pool_id": pool.id, "ordinal": 0, "key": "alias", "position": 1}
         unit.connection.execute(metadata.tables["prompt_aliases"].insert(), alias)
@@ -150,7 +155,8 @@ def test_a_deleted_pool_takes_its_prompts_along_and_leaves_others_alone(store: S
 
 
 def test_what_is_hidden_does_not_come_to_light_in_an_older_schema(store: Store) -> None:
-    run, _ = full_run(store), full_run(store, "other")
+    run = full_run(store)
+    _ = full_run(store, "other")
     delete_run(store, "run")
     with store.write() as unit:
         unit.pools.hide(unit.pools.get("run-pool").id)
@@ -169,8 +175,9 @@ def test_what_is_hidden_does_not_come_to_light_in_an_older_schema(store: Store) 
 def test_a_deletion_waits_for_whoever_refers_to_the_pool_and_then_sees_it(
     store: Store, database_url: str
 ) -> None:
-    """A run that is opened over a pool at the moment in which the pool is deleted: one of them comes first."""
-    pool, run = make_pool(store, prompts=2), make_run(store)
+    """A run is opened over a pool at the moment in which it is deleted: one of them comes first."""
+    pool = make_pool(store, prompts=2)
+    run = make_run(store)
     with opened_store(database_url) as other:
         with store.write() as unit:
             found = unit.pools.get("pool", keep=True)

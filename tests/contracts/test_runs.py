@@ -29,7 +29,8 @@ def test_runs_are_listed_by_name_and_an_unknown_one_is_not_found(store: Store) -
 
 
 def test_heads_move_apart_from_each_other_and_from_other_runs(store: Store) -> None:
-    run, other = make_run(store), make_run(store, "other")
+    run = make_run(store)
+    other = make_run(store, "other")
     with store.write() as unit:
         unit.runs.advance(run.id, log_position=2**40)
         unit.runs.advance(run.id, draws=9, selections=2)
@@ -50,11 +51,9 @@ def test_settings_are_replaced_and_the_request_is_not(store: Store) -> None:
 
 
 def test_segments_come_in_the_order_of_rows_from_a_row_on(store: Store) -> None:
-    pool, other, run = (
-        make_pool(store, prompts=5),
-        make_pool(store, "other", prompts=2),
-        make_run(store),
-    )
+    pool = make_pool(store, prompts=5)
+    other = make_pool(store, "other", prompts=2)
+    run = make_run(store)
     segments = [Segment(0, pool.id, 0, 3), Segment(3, other.id, 0, 2), Segment(5, pool.id, 3, 2)]
     with store.write() as unit:
         for segment in reversed(segments):
@@ -66,7 +65,8 @@ def test_segments_come_in_the_order_of_rows_from_a_row_on(store: Store) -> None:
 
 
 def test_a_receipt_is_kept_per_run_and_key(store: Store) -> None:
-    run, other = make_run(store), make_run(store, "other")
+    run = make_run(store)
+    other = make_run(store, "other")
     with store.write() as unit:
         unit.runs.keep_receipt(run.id, "key", "digest", {"stored": 3, "conflicts": [1, 2]}, 3)
     with store.read() as unit:

@@ -16,7 +16,8 @@ from tests.contracts.samples import make_run, selection
 def assert_equal(found: SelectionRecord | None, expected: SelectionRecord) -> None:
     assert found is not None
     for field in fields(SelectionRecord):
-        mine, theirs = getattr(found, field.name), getattr(expected, field.name)
+        mine = getattr(found, field.name)
+        theirs = getattr(expected, field.name)
         if isinstance(theirs, np.ndarray):
             assert mine.dtype == theirs.dtype
             np.testing.assert_array_equal(mine, theirs)
@@ -26,7 +27,8 @@ def assert_equal(found: SelectionRecord | None, expected: SelectionRecord) -> No
 
 @pytest.mark.parametrize("size", [0, 1, 3, 16_384])
 def test_a_selection_comes_back_as_it_was(store: Store, size: int) -> None:
-    run, written = make_run(store), selection(size=size, policy_version=2**53 - 1)
+    run = make_run(store)
+    written = selection(size=size, policy_version=2**53 - 1)
     with store.write() as unit:
         unit.selections.add(run.id, written)
     with store.read() as unit:
@@ -65,7 +67,8 @@ def test_the_next_sequence_is_one_past_the_highest(store: Store) -> None:
 def test_neither_a_sequence_nor_an_ordinal_is_used_twice(
     store: Store, twin: SelectionRecord
 ) -> None:
-    run, other = make_run(store), make_run(store, "other")
+    run = make_run(store)
+    other = make_run(store, "other")
     with store.write() as unit:
         unit.selections.add(run.id, selection(0))
         unit.selections.add(other.id, twin)

@@ -15,7 +15,8 @@ ROWS = np.array([0, 3, 2**31 - 1])
 def test_a_subset_is_there_for_another_process_and_for_its_run_alone(
     store: Store, database_url: str
 ) -> None:
-    run, other = make_run(store), make_run(store, "other")
+    run = make_run(store)
+    other = make_run(store, "other")
     with store.write() as unit:
         unit.subsets.add(run.id, subset_id(ROWS), ROWS)
     with opened_store(database_url) as process, process.read() as unit:

@@ -71,7 +71,8 @@ def touch_everything(unit: Unit, pool_id: int, run_id: int) -> None:
 
 
 def test_an_error_in_the_block_leaves_no_trace(store: Store) -> None:
-    pool, run = make_pool(store, prompts=3), make_run(store)
+    pool = make_pool(store, prompts=3)
+    run = make_run(store)
     before = counts(store)
 
     def work() -> None:
@@ -88,7 +89,8 @@ def test_an_error_in_the_block_leaves_no_trace(store: Store) -> None:
 
 
 def test_what_is_written_is_there_for_another_process(store: Store, database_url: str) -> None:
-    pool, run = make_pool(store, prompts=3), make_run(store)
+    pool = make_pool(store, prompts=3)
+    run = make_run(store)
     before = counts(store)
     with store.write() as unit:
         touch_everything(unit, pool.id, run.id)
@@ -109,7 +111,8 @@ def test_nobody_sees_half_of_a_unit_of_work(store: Store, database_url: str) -> 
 def test_a_reader_sees_one_state_of_the_database_to_its_end(
     store: Store, database_url: str
 ) -> None:
-    # Else a process that opens a run while another serves it reads outcomes of draws that it has not read.
+    # Else a process that opens a run while another serves it
+    # reads outcomes of draws that it has not read.
     run = make_run(store)
     with opened_store(database_url) as other, store.read() as reader:
         before = reader.runs.get("run")
@@ -128,7 +131,8 @@ def test_a_reader_sees_one_state_of_the_database_to_its_end(
 def test_outcomes_of_many_threads_are_gapless_and_none_is_lost(
     store: Store, database_url: str
 ) -> None:
-    run, other = make_run(store), make_run(store, "other")
+    run = make_run(store)
+    other = make_run(store, "other")
 
     def work(thread: int, own: Store) -> list[int]:
         heads = []

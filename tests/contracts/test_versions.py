@@ -19,7 +19,8 @@ def test_without_a_version_there_is_nothing(store: Store) -> None:
 
 
 def test_the_newest_version_comes_back_byte_for_byte(store: Store) -> None:
-    run, other = make_run(store), make_run(store, "other")
+    run = make_run(store)
+    other = make_run(store, "other")
     with store.write() as unit:
         unit.versions.add(run.id, VersionRecord(1, 10, "beta", b"old"))
         unit.versions.add(run.id, VersionRecord(4, 2**40, "hierarchical", STATE))
@@ -29,7 +30,8 @@ def test_the_newest_version_comes_back_byte_for_byte(store: Store) -> None:
 
 
 def test_only_the_newest_two_versions_are_kept(store: Store) -> None:
-    run, other = make_run(store), make_run(store, "other")
+    run = make_run(store)
+    other = make_run(store, "other")
     with store.write() as unit:
         unit.versions.add(other.id, VersionRecord(1, 1, "beta", STATE))
         for version in range(1, 6):

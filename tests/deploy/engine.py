@@ -16,9 +16,8 @@ from typing import Any, NoReturn
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-TOOL = (
-    PROJECT.parent / "shared" / "tools" / "local-docker"
-)  # an engine for machines that reach no registry
+# an engine for machines that reach no registry
+TOOL = PROJECT.parent / "shared" / "tools" / "local-docker"
 TRAINER = Path(__file__).with_name("trainer.py")
 IMAGE = "promptgps:test"
 
@@ -137,14 +136,13 @@ def running_engine() -> Iterator[dict[str, str]]:
 
     Where there is none, the test fails on CI and is skipped elsewhere.
     """
-    environment, own = dict(os.environ), _exports_of_tool()
+    environment = dict(os.environ)
+    own = _exports_of_tool()
     if environment.get("DOCKER_HOST") != own.get("DOCKER_HOST", "") and _answers(environment):
         yield environment
     elif own:
-        environment |= own | {
-            "BUILD_NETWORK": "host",
-            "TORCH_INDEX_URL": "",
-        }  # no NAT; its base image has torch
+        # no NAT; its base image has torch
+        environment |= own | {"BUILD_NETWORK": "host", "TORCH_INDEX_URL": ""}
         found = _answers(environment)
         if (
             subprocess.run(
@@ -180,7 +178,7 @@ def _exports_of_tool() -> dict[str, str]:
 
 @contextmanager
 def built_stack(folder: Path) -> Iterator[Stack]:
-    """A stack whose image is built and of which nothing runs yet; in the end nothing of it is left."""
+    """A stack whose image is built and of which nothing runs yet; in the end nothing is left."""
     with running_engine() as environment:
         stack = Stack(environment, folder)
         stack.compose("build", "secrets")

@@ -1,4 +1,7 @@
-"""docker-compose.yml for real: a trainer in a third container, while others are killed, restarted, restored."""
+"""docker-compose.yml for real, with a trainer in a third container.
+
+Meanwhile others are killed, restarted, restored.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,10 @@ def test_a_stack_that_is_killed_part_by_part_loses_nothing(tmp_path: Path) -> No
 
 
 def steps(lines: Iterable[Any], count: int) -> list[Any]:
-    """The acknowledged steps among a trainer's lines, once exactly ``count`` steps of its run are learned."""
+    """The acknowledged steps among a trainer's lines.
+
+    Once exactly ``count`` steps of its run are learned.
+    """
     *done, run = lines
     assert run["log_position"] == count * BATCH
     assert run["model_version"] >= 1

@@ -1,6 +1,9 @@
-"""A trainer in a container of its own: prints a line of JSON for each step acknowledged, then the run as learned.
+"""A trainer in a container of its own.
 
-Run as `python - FIRST LAST`: steps FIRST to LAST - 1 of one run. A step done before must come out the same again.
+Prints a line of JSON for each step acknowledged, then the run as learned.
+
+Run as `python - FIRST LAST`: steps FIRST to LAST - 1 of one run. A step done before must come out
+the same again.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import time
 
 from promptgps_client import PromptGPS
 
-PROMPTS, BATCH, ROLLOUTS = 200, 8, 8
+PROMPTS = 200
+BATCH = 8
+ROLLOUTS = 8
 LEARN_SECONDS = 120.0
 
 

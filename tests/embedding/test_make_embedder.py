@@ -129,7 +129,8 @@ def test_a_folder_without_a_model_or_of_another_dimension(sentence_transformers,
 
 
 def test_folders_outside_the_root_are_as_good_as_not_there(sentence_transformers, tmp_path):
-    root, secret = tmp_path / "root", tmp_path / "secret"
+    root = tmp_path / "root"
+    secret = tmp_path / "secret"
     root.mkdir()
     secret.mkdir()
     (tmp_path / "root-of-another").mkdir()

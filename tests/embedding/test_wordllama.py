@@ -60,7 +60,8 @@ def test_meaning_is_in_the_angles():
             "sort the letters of a word",
         ]
     )
-    near, far = rows[0] @ rows[1], rows[0] @ rows[2]
+    near = rows[0] @ rows[1]
+    far = rows[0] @ rows[2]
     assert near > far
 
 

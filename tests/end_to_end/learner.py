@@ -1,4 +1,4 @@
-"""A simulated learner whose success at a prompt follows from the prompt's text, and the loop that trains it."""
+"""A simulated learner whose success at a prompt follows from its text, and the loop to train it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ ROLLOUTS = 8
 BATCH = 16
 STEPS = 20
 PROMPTS = 600
-# easy, middling and hard: most prompts always or never succeed, so that of uniform groups about 0.3 are mixed
+# easy, middling and hard: most prompts always or never
+# succeed, so that of uniform groups about 0.3 are mixed
 SHARES = (0.45, 0.27, 0.28)
 KINDS = ("easy", "middling", "hard")
 _OBJECTS = ("apples", "marbles", "coins", "books", "tickets", "stamps", "pencils")
@@ -31,16 +32,21 @@ class Task:
 
 
 def make_tasks(seed: int, count: int = PROMPTS) -> list[Task]:
-    """Word problems of three kinds; the size of the numbers and the length of the chain make the difficulty."""
+    """Word problems of three kinds.
+
+    The size of the numbers and the length of the chain make the difficulty.
+    """
     rng = random.Random(seed)
     return [_task(rng, f"task-{seed}-{row}") for row in range(count)]
 
 
 def _task(rng: random.Random, key: str) -> Task:
     kind = rng.choices(KINDS, SHARES)[0]
-    person, thing = rng.choice(_PEOPLE), rng.choice(_OBJECTS)
+    person = rng.choice(_PEOPLE)
+    thing = rng.choice(_OBJECTS)
     if kind == "easy":
-        a, b = rng.randint(1, 9), rng.randint(1, 9)
+        a = rng.randint(1, 9)
+        b = rng.randint(1, 9)
         return Task(
             key,
             f"{person} has {a} {thing} and gets {b} more. How many {thing} are there? ({key})",
@@ -48,11 +54,17 @@ def _task(rng: random.Random, key: str) -> Task:
             0.99,
         )
     if kind == "middling":
-        a, b, c = rng.randint(10, 99), rng.randint(2, 9), rng.randint(10, 99)
-        text = f"{person} packs {a} boxes of {b} {thing}, then loses {c}. Compute {a} * {b} - {c}. ({key})"
+        a = rng.randint(10, 99)
+        b = rng.randint(2, 9)
+        c = rng.randint(10, 99)
+        text = (
+            f"{person} packs {a} boxes of {b} {thing}, then loses {c}. "
+            f"Compute {a} * {b} - {c}. ({key})"
+        )
         return Task(key, text, kind, 1 / (1 + math.exp((a - 55) / 30)))
     terms = " * ".join(str(rng.randint(10_000, 99_999)) for _ in range(rng.randint(3, 5)))
-    modulus, power = rng.randint(1000, 9999), rng.randint(7, 19)
+    modulus = rng.randint(1000, 9999)
+    power = rng.randint(7, 19)
     text = (
         f"Let x = {terms} mod {modulus}. Find the sum of the digits of x^{power}, exactly. ({key})"
     )
@@ -61,7 +73,7 @@ def _task(rng: random.Random, key: str) -> Task:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run came to: the share of mixed groups in each step, and how often each prompt was drawn."""
+    """What a run came to: the share of mixed groups in each step, and each prompt's draws."""
 
     mixed: list[float]
     distinct: int
@@ -93,7 +105,8 @@ def train(
         seed=seed,
         selection={"strategy": strategy},
     )
-    mixed, drawn = [], set()
+    mixed = []
+    drawn = set()
     for step in range(STEPS):
         batch = client.select_batch(
             run=run, sequence=step, batch_size=BATCH, policy_version=step, wait_seconds=30.0

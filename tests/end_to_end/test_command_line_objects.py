@@ -1,4 +1,4 @@
-"""`promptgps runs`, `pools` and `events` as a user meets them, on the database of a running service."""
+"""`promptgps runs`, `pools` and `events` as a user meets them, on a running service's database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Two replicas that only serve and a worker that only learns, on one PostgreSQL: together they are one service."""
+"""Two replicas that only serve and a worker that only learns, on one PostgreSQL.
+
+Together they are one service.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,10 @@ def test_every_sequence_asked_of_both_by_many_at_once_has_one_answer(fleet: Flee
 
 
 def drive(fleet: Fleet, run: str, steps: range) -> list[Batch]:
-    """A trainer behind a load balancer: each request goes to the other replica, and it waits for the model."""
+    """A trainer behind a load balancer, which waits for the model.
+
+    Each request goes to the other replica.
+    """
     batches = []
     for step in steps:
         with (

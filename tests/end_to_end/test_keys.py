@@ -1,4 +1,7 @@
-"""Keys as an operator meets them: on the command line, and at a server that refuses to be open to all."""
+"""Keys as an operator meets them.
+
+On the command line, and at a server that refuses to be open to all.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole loop through the real client: the default strategy finds the prompts that give a gradient."""
+"""The whole loop through the real client: the default finds the prompts that give a gradient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from tests.end_to_end.learner import (
 from tests.server import Server
 
 SEEDS = (11, 12, 13)
-# Share of mixed groups in the last half. Measured: uniform 0.24, 0.24, 0.27; the default 0.65, 0.68, 0.71.
+# Share of mixed groups in the last half. Measured: uniform
+# 0.24, 0.24, 0.27; the default 0.65, 0.68, 0.71.
 MARGIN = 0.3
 
 
@@ -43,11 +44,13 @@ def test_the_default_strategy_beats_uniform_by_the_stated_margin(
         strategy: [trained[strategy, seed][1].last_half for seed in SEEDS]
         for strategy in ("uniform", "promptgps")
     }
-    uniform, ours = np.array(shares["uniform"]), np.array(shares["promptgps"])
+    uniform = np.array(shares["uniform"])
+    ours = np.array(shares["promptgps"])
     assert 0.15 < uniform.mean() < 0.45, shares
     assert ours.mean() - uniform.mean() >= MARGIN, shares
     assert (ours > uniform).all(), shares
-    # a high share on few prompts is no success: at least two thirds of the draws were of different prompts
+    # a high share on few prompts is no success: at least two
+    # thirds of the draws were of different prompts
     assert all(trained["promptgps", seed][1].distinct >= 2 / 3 * STEPS * BATCH for seed in SEEDS)
 
 
@@ -57,14 +60,17 @@ def test_predictions_tell_the_kinds_of_prompts_apart_and_their_intervals_cover(
 ) -> None:
     tasks, _ = trained["promptgps", seed]
     told = client.predict_difficulty(run=f"promptgps-{seed}", keys=[task.key for task in tasks])
-    truth, mean = np.array([task.success for task in tasks]), np.array(told.success_mean)
-    lower, upper = np.array(told.lower), np.array(told.upper)
+    truth = np.array([task.success for task in tasks])
+    mean = np.array(told.success_mean)
+    lower = np.array(told.lower)
+    upper = np.array(told.upper)
     assert told.difficulty == pytest.approx(list(1 - mean))
     assert ((lower >= 0) & (lower <= mean) & (mean <= upper) & (upper <= 1)).all()
     means = [
         mean[[task.kind == kind for task in tasks]].mean() for kind in ("easy", "middling", "hard")
     ]
-    # At 0.99 or 0.004 an interval may miss by less than a hundredth, which no choice of prompts depends on.
+    # At 0.99 or 0.004 an interval may miss by less than a
+    # hundredth, which no choice of prompts depends on.
     covered = ((lower - 0.01 <= truth) & (truth <= upper + 0.01)).mean()
     middling = np.array([task.kind == "middling" for task in tasks])
     assert ((lower <= truth) & (truth <= upper))[middling].mean() >= 0.8

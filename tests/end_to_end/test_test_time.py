@@ -1,4 +1,7 @@
-"""Test-time budgets through the real client: a trained run spreads samples over texts it has never seen, in rounds."""
+"""Test-time budgets through the real client, in rounds.
+
+A trained run spreads samples over texts it has never seen.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,11 @@ def test_rounds_solve_more_than_an_even_share(client: PromptGPS, run: str) -> No
     """Measured on the three seeds: 5.2, 4.5 and 4.8 points; uniform's own noise is about two."""
     gains = []
     for seed in (1, 2, 3):
-        tasks, rng = make_tasks(200 + seed, PROMPTS), random.Random(seed)
+        tasks = make_tasks(200 + seed, PROMPTS)
+        rng = random.Random(seed)
         texts = [task.text for task in tasks]
-        solved, tried = [0] * PROMPTS, [0] * PROMPTS
+        solved = [0] * PROMPTS
+        tried = [0] * PROMPTS
         for _ in range(ROUNDS):
             so_far = {"successes": solved, "trials": tried}
             budget = client.allocate_budget(

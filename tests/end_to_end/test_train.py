@@ -1,4 +1,7 @@
-"""`promptgps train`: what a replica has taken in is learned, then the command ends, or with --watch goes on."""
+"""`promptgps train`: what a replica has taken in is learned.
+
+Then the command ends, or with --watch goes on.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Two servers on one PostgreSQL: they share nothing but the database, and contradict each other in nothing."""
+"""Two servers on one PostgreSQL: they share nothing but the database.
+
+They contradict each other in nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Clients that never give up, and the account of what they were promised: nothing lost, nothing counted twice."""
+"""Clients that never give up, and the account of what they were promised.
+
+Nothing is lost, nothing counted twice.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def report_of(batch: Body) -> Body:
 
 
 class Crowd:
-    """Some clients of one server, each of which selects and reports in turn, for the length of a block."""
+    """Some clients of one server, each selecting and reporting in turn for a block's length."""
 
     def __init__(self, server: Server, clients: int = 4) -> None:
         self._server = server
@@ -121,7 +124,10 @@ class Crowd:
 
 
 def check_account(database_url: str, server: Server, crowd: Crowd) -> None:
-    """What the clients were promised is in the database, once, and nothing else; and the model has learned it, once."""
+    """What the clients were promised is in the database, once, and nothing else.
+
+    And the model has learned it, once.
+    """
     run = server.wait_trained("run", 120.0)
     own = "run_id = (SELECT id FROM runs WHERE name = 'run')"
     stored = query(

@@ -1,6 +1,9 @@
-"""A tenant that means no good, in a process of its own: `python -m tests.faults.hostile URL ATTACK SECONDS`.
+"""A tenant that means no good, in a process of its own.
 
-Everything it does is allowed to anybody with a key; its own requests may be refused as they deserve.
+`python -m tests.faults.hostile URL ATTACK SECONDS`.
+
+Everything it does is allowed to anybody with a key; its own requests may be refused as they
+deserve.
 """
 
 from __future__ import annotations

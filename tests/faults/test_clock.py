@@ -81,7 +81,8 @@ def test_an_import_under_way_is_not_taken_for_dead(
         json.dumps({"key": f"k{row}", "vector": vector(row)}).encode() + b"\n"
         for row in range(ROWS)
     )
-    clock, answers = Clock(tmp_path), []
+    clock = Clock(tmp_path)
+    answers = []
     with running(database_url, tmp_path, **clock.environment()) as server:
         server.json(
             "POST",

@@ -1,4 +1,7 @@
-"""The stored model is damaged: the service starts and serves all the same, learns again what was lost, and says so."""
+"""The stored model is damaged: the service starts and serves all the same.
+
+It learns again what was lost, and says so.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,8 @@ def test_a_damaged_model_is_learned_again(
     with running(database_url, tmp_path) as server:
         open_run(server)
         train(server)
-        before, head = predictions(server), server.json("GET", "/runs/run")
+        before = predictions(server)
+        head = server.json("GET", "/runs/run")
     versions = stored_versions(database_url)
     assert len(versions) == 2
     damage(database_url, DAMAGES[how], versions[-1:] if which == "newest" else versions)

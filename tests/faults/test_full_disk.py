@@ -1,6 +1,9 @@
-"""The disk is full: what does not fit is refused, what was promised stays, and with room again all goes on by itself.
+"""The disk is full: what does not fit is refused, what was promised stays.
 
-The errors are the system's own: a small file system where mounting one is allowed, and a limit on the size of files.
+With room again all goes on by itself.
+
+The errors are the system's own: a small file system where mounting one is allowed, and a limit on
+the size of files.
 """
 
 from __future__ import annotations
@@ -150,15 +153,18 @@ def test_postgresql_on_a_small_disk(tmp_path: Path) -> None:
 def test_postgresql_with_small_files(tmp_path: Path) -> None:
     with own_postgres() as postgres, running(postgres.url, tmp_path) as server:
         open_run(server)
-        # PostgreSQL's own log comes in files of 16 MB and has to go on, so the table begins with more than that
+        # PostgreSQL's own log comes in files of 16 MB and has
+        # to go on, so the table begins with more than that
         change(
             postgres.url,
-            "INSERT INTO runs (name, request, settings, log_position, draws, selections, created_at) "
+            "INSERT INTO runs "
+            "(name, request, settings, log_position, draws, selections, created_at) "
             "VALUES ('ballast', '{}', '{}', 0, 0, 0, '')",
         )
         change(
             postgres.url,
-            'INSERT INTO outcomes (run_id, position, "row", rollout, successes, trials, status, received_at) '
+            "INSERT INTO outcomes "
+            '(run_id, position, "row", rollout, successes, trials, status, received_at) '
             "SELECT id, number, 0, -1, 0, 1, 0, 0 FROM runs, generate_series(1, 300000) AS number "
             "WHERE name = 'ballast'",
         )
@@ -175,7 +181,8 @@ def test_a_pool_file_that_finds_no_room_is_refused_and_harms_nobody(
         open_run(server)
         disk = SmallFiles(lambda: [psutil.Process(server.process.pid)], 12 * MEGABYTE)
         disk.fill()
-        content, headers = b" " * (24 * MEGABYTE), {"content-type": "application/jsonl"}
+        content = b" " * (24 * MEGABYTE)
+        headers = {"content-type": "application/jsonl"}
         answer = server.request("POST", "/pools/run/prompts", content=content, headers=headers)
         assert answer.status_code == 503, answer.text
         assert "room" in answer.json()["detail"]

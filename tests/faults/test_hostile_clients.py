@@ -1,4 +1,7 @@
-"""Bodies made to hurt, sent to a real server by several clients at once, while a trainer goes on with its work."""
+"""Bodies made to hurt, sent to a real server by several clients at once.
+
+Meanwhile a trainer goes on with its work.
+"""
 
 from __future__ import annotations
 

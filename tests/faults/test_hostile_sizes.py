@@ -1,7 +1,9 @@
-"""Small uploads that unpack to much, and large bodies that are wrong everywhere: nobody else waits, memory is bounded.
+"""Small uploads that unpack to much, and large bodies that are wrong everywhere.
 
-Each is sent to a real server while another client asks `/healthz`, and the server's memory is looked at with that of
-its children.
+Nobody else waits, memory is bounded.
+
+Each is sent to a real server while another client asks `/healthz`, and the server's memory is
+looked at with that of its children.
 """
 
 from __future__ import annotations
@@ -30,14 +32,17 @@ MEGABYTE = 10**6
 LATE = 0.5  # seconds that `/healthz` may wait
 MEMORY = 300 * MEGABYTE  # that a small upload may take, above what the server has when it is idle
 SMALL_UPLOAD = MEGABYTE
-ATTEMPTS = 3  # another's load on the machine makes anybody wait at times; a fault of ours makes each attempt wait
+# another's load on the machine makes anybody wait at times; a fault of ours makes each attempt wait
+ATTEMPTS = 3
 LONG = "x" * 900_000
-LINES, PARQUET = "application/jsonl", "application/vnd.apache.parquet"
-ARROW, CSV = "application/vnd.apache.arrow.file", "text/csv"
+LINES = "application/jsonl"
+PARQUET = "application/vnd.apache.parquet"
+ARROW = "application/vnd.apache.arrow.file"
+CSV = "text/csv"
 
 
 class Watch(threading.Thread):
-    """Asks for a sign of life all the time, and looks at the memory of the server and its children."""
+    """Asks for a sign of life all the time, and looks at the server's and its children's memory."""
 
     def __init__(self, server: Server) -> None:
         super().__init__()
@@ -75,7 +80,10 @@ class Watch(threading.Thread):
 
 @pytest.fixture(scope="module")
 def server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a pool of texts and a run over a pool of vectors, warm: the text model is loaded."""
+    """A server with a pool of texts and a run over a pool of vectors.
+
+    Warm: the text model is loaded.
+    """
     folder = tmp_path_factory.mktemp("hostile")
     with running(copied_file(sqlite_template, folder), folder) as started:
         started.json("POST", "/pools", {"name": "texts"})
@@ -112,7 +120,7 @@ def send(server: Server, path: str, content: bytes, headers: dict[str, str]) -> 
     )
 
 
-# ---- bodies ------------------------------------------------------------------------------------------------
+# ---- bodies --------------------------------------------------------------------------------------
 
 HEAD = b'{"run":"r","batch_size":2,'
 BODIES: dict[str, tuple[str, Callable[[], bytes], int]] = {
@@ -220,7 +228,7 @@ def test_the_same_in_gzip_is_bounded_in_memory_too(server: Server, name: str) ->
     assert sent.taken < MEMORY
 
 
-# ---- files -------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def parquet(columns: dict[str, Any], **options: Any) -> bytes:
@@ -230,7 +238,8 @@ def parquet(columns: dict[str, Any], **options: Any) -> bytes:
 
 
 def arrow(columns: dict[str, Any], compression: str | None = None) -> bytes:
-    file, table = io.BytesIO(), pa.table(columns)
+    file = io.BytesIO()
+    table = pa.table(columns)
     options = pa.ipc.IpcWriteOptions(compression=compression)
     with pa.ipc.new_file(file, table.schema, options=options) as writer:
         writer.write_table(table)
@@ -336,7 +345,7 @@ def test_no_small_file_takes_much_memory_or_makes_others_wait(
     )
 
 
-# ---- who waits ---------------------------------------------------------------------------------------------
+# ---- who waits -----------------------------------------------------------------------------------
 
 
 def children(server: Server) -> list[psutil.Process]:

@@ -1,4 +1,7 @@
-"""A trainer and its server are killed, both start again, and the trainer goes on from a checkpoint."""
+"""A trainer and its server are killed and start again.
+
+The trainer goes on from a checkpoint.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ class Import(threading.Thread):
 
     def __init__(self, server: Server, content: bytes) -> None:
         super().__init__()
-        self._server, self._content = server, content
+        self._server = server
+        self._content = content
         self.answer: httpx.Response | None = None
 
     def run(self) -> None:
@@ -125,10 +126,8 @@ def test_sigterm_answers_the_import_under_way_and_takes_no_new_request(
         server.terminate()
         wait_for(lambda: _refuses(server), 10.0, "the server to take no new connection")
         importing.join()
-        assert server.wait() in (
-            0,
-            -signal.SIGTERM,
-        )  # uvicorn ends by the signal itself once all is answered
+        # uvicorn ends by the signal itself once all is answered
+        assert server.wait() in (0, -signal.SIGTERM)
     assert importing.answer is not None
     told = importing.answer.json()
     assert (told["added"], told["duplicates"], told["total"]) == (ROWS, 0, ROWS)

@@ -1,4 +1,7 @@
-"""Kill -9 while eight clients select and report: what was acknowledged is there, once, and goes on from there."""
+"""Kill -9 while eight clients select and report.
+
+What was acknowledged is there, once, and goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,10 @@ class Journal:
 
 
 def report_of(batch: Body, client: int) -> Body:
-    """Outcomes of a batch that depend only on its draws: by groups from even clients, by rollouts from odd ones."""
+    """Outcomes of a batch that depend only on its draws.
+
+    By groups from even clients, by rollouts from odd ones.
+    """
     draws = batch["draws"]["draw_id"]
     solved = [sum(map(ord, draw)) % (ROLLOUTS + 1) for draw in draws]
     if client % 2 == 0:
@@ -158,7 +164,7 @@ def _check_replays(server: Server, journal: Journal) -> None:
 
 
 def _send_again(server: Server, journal: Journal, head: int) -> None:
-    """Acknowledged reports are duplicates; those that nobody answered are stored whole or are duplicates whole."""
+    """Acknowledged reports are duplicates; unanswered ones are stored or duplicates, whole."""
     for report, _ in journal.reports:
         again = server.json("POST", "/outcomes", report)
         assert (again["stored"], again["duplicates"], again["conflicts"]) == (
@@ -180,7 +186,10 @@ def _send_again(server: Server, journal: Journal, head: int) -> None:
 
 
 def _check_steps(server: Server, database_url: str) -> None:
-    """The model has learned every rollout of the log once: the steps' rollouts sum to the log's trials."""
+    """The model has learned every rollout of the log once.
+
+    The steps' rollouts sum to the log's trials.
+    """
     metrics = server.json("GET", "/runs/run/metrics")
     ((trials,),) = query(database_url, "SELECT SUM(trials) FROM outcomes")
     assert sum(metrics["series"]["rollouts"]) == trials

@@ -1,4 +1,7 @@
-"""The database file of a running server is taken away: it says so, and acknowledges nothing until it is back."""
+"""The database file of a running server is taken away.
+
+It says so, and acknowledges nothing until it is back.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The database goes away and comes back: by itself the service goes on where it was, and nobody has lost anything.
+"""The database goes away and comes back.
+
+By itself the service goes on where it was, and nobody has lost anything.
 
 `PROMPTGPS_TEST_OUTAGE_SECONDS` says for how long it is away.
 """

@@ -1,4 +1,7 @@
-"""256 ranks that ask for one sequence at once, and wait for the model: one question, answered to all of them alike."""
+"""256 ranks that ask for one sequence at once, and wait for the model.
+
+It is one question, answered to all of them alike.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Clients that take their time: each is closed when its time is over, and nobody else notices that it was there."""
+"""Clients that take their time: each is closed when its time is over.
+
+Nobody else notices that it was there.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ LARGE = 65_536
 
 @pytest.fixture(scope="module")
 def server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with little patience, on which whoever waits for the model waits to the end: nobody trains one."""
+    """A server with little patience, on which nobody trains a model.
+
+    So whoever waits for the model waits to the end.
+    """
     folder = tmp_path_factory.mktemp("slow")
     limits = {"PROMPTGPS_REQUEST_SECONDS": str(SECONDS), "PROMPTGPS_MAX_CONNECTIONS": str(MOST)}
     with running(copied_file(sqlite_template, folder), folder, "--no-train", **limits) as started:
@@ -51,7 +57,8 @@ def head(path: str, length: int, kind: str = "application/json") -> bytes:
 
 def dribble(link: socket.socket, part: bytes, pause: float = 0.1) -> bytes:
     """Send a part again and again until the server has closed; answers what it said."""
-    deadline, heard = time.monotonic() + PATIENCE, b""
+    deadline = time.monotonic() + PATIENCE
+    heard = b""
     link.settimeout(pause)
     while time.monotonic() < deadline:
         try:
@@ -108,10 +115,8 @@ def test_a_body_that_dribbles_in_is_cut_off_and_nothing_is_stored(
     before = server.json("GET", "/pools"), server.json("GET", "/runs")
     with closing(connect(server)) as link:
         link.sendall(head(path, 1_000_000, kind))
-        known = path != "/nowhere" and (path, kind) != (
-            "/outcomes",
-            "application/jsonl",
-        )  # else refused unread
+        # else refused unread
+        known = path != "/nowhere" and (path, kind) != ("/outcomes", "application/jsonl")
         assert status(dribble(link, b" ")) in (
             ("HTTP/1.1 408",) if known else ("HTTP/1.1 404", "HTTP/1.1 422")
         )

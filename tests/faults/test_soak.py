@@ -1,4 +1,6 @@
-"""Clients at work while replicas and workers are killed, one every few seconds: the log is what was acknowledged.
+"""Clients at work while replicas and workers are killed, one every few seconds.
+
+The log is what was acknowledged.
 
 `PROMPTGPS_SOAK_SECONDS` says for how long; `make soak` does it for ten minutes.
 """
@@ -36,7 +38,8 @@ RUNS = ("one", "two", "three", "four")  # each of two clients
 BATCH = 8
 PAUSE = (1.0, 4.0)  # seconds from a start to the next kill
 LEASE = "2"
-PATIENCE = 90.0  # of a client, for an answer of either replica; of the test, for the workers to learn the rest
+# of a client, for an answer of either replica; of the test, for the workers to learn the rest
+PATIENCE = 90.0
 CHECKED = 100  # selections of each client that are asked for again
 A = TypeVar("A")
 _log = logging.getLogger(__name__)
@@ -46,7 +49,8 @@ class Fleet:
     """Two replicas that only serve and two workers that only learn."""
 
     def __init__(self, database_url: str, folder: Path) -> None:
-        self._url, self._folder = database_url, folder
+        self._url = database_url
+        self._folder = folder
         self.replicas: list[Server | None] = [None, None]
         self.workers: list[subprocess.Popen[bytes] | None] = [None, None]
         self.kills: Counter[str] = Counter()
@@ -205,7 +209,8 @@ def test_the_log_is_what_was_acknowledged_whoever_is_killed(
             _check_replays(own)
             _check_learned(fleet, url, name)
         _log.warning(  # a warning, to be shown without all that libraries tell
-            "%g s: %s killed; %d selections and %d outcomes acknowledged; %d calls repeated, the longest took %.1f s",
+            "%g s: %s killed; %d selections and %d outcomes acknowledged; "
+            "%d calls repeated, the longest took %.1f s",
             SECONDS,
             dict(fleet.kills),
             sum(len(client.batches) for client in clients),
@@ -223,7 +228,8 @@ def _replica(fleet: Fleet, place: int) -> Server:
 
 def _soak(fleet: Fleet, clients: list[Client]) -> None:
     """Kill until the time is up; a client that fails ends it at once."""
-    chance, stop = random.Random(7), threading.Event()
+    chance = random.Random(7)
+    stop = threading.Event()
     until = time.monotonic() + SECONDS
     order = [(kind, place) for kind in ("replica", "worker") for place in range(2)]
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -254,7 +260,8 @@ def _check_log(url: str, name: str, clients: list[Client]) -> None:
     )
     stored = query(
         url,
-        "SELECT position, draw, rollout, successes, trials FROM outcomes WHERE run_id = :run ORDER BY position",
+        "SELECT position, draw, rollout, successes, trials FROM outcomes"
+        " WHERE run_id = :run ORDER BY position",
         run=head.id,
     )
     assert [row.position for row in stored] == list(range(1, head.log_position + 1))
@@ -278,7 +285,10 @@ def _check_replays(clients: list[Client]) -> None:
 
 
 def _check_learned(fleet: Fleet, url: str, name: str) -> None:
-    """The workers learn the rest; every rollout was learned once, and both replicas serve the same."""
+    """The workers learn the rest.
+
+    Every rollout was learned once, and both replicas serve the same.
+    """
     ((trials,),) = query(
         url,
         "SELECT SUM(trials) FROM outcomes JOIN runs ON runs.id = run_id WHERE name = :name",

@@ -29,7 +29,8 @@ CALM = 7
 BATCH = 8
 PAUSE = 1.0  # of a calm tenant, between two steps
 PASSING = frozenset({429, 503})
-# Seconds at the 99th percentile, on any machine: who is starved waits for a minute. What is reached stands in the log.
+# Seconds at the 99th percentile, on any machine: who is starved
+# waits for a minute. What is reached stands in the log.
 LIMIT = 5.0
 ROOT = Path(__file__).parents[2]
 _log = logging.getLogger(__name__)
@@ -149,7 +150,8 @@ def test_one_tenant_costs_the_others_nothing(
         beside = worst(tenants)
         steps = sum(tenant.steps for tenant in tenants)
         _log.warning(
-            "%s: 99 %% of %d steps' requests within %.2f s beside it, %.2f s alone; it was answered %s",
+            "%s: 99 %% of %d steps' requests within %.2f s beside it, %.2f s alone; "
+            "it was answered %s",
             attack,
             steps,
             beside,
@@ -168,7 +170,8 @@ def nothing_is_lost(server: Server, database_url: str, tenants: list[Tenant]) ->
     for tenant in tenants:
         stored = query(
             database_url,
-            "SELECT draw FROM outcomes JOIN runs ON runs.id = run_id WHERE name = :name ORDER BY position",
+            "SELECT draw FROM outcomes JOIN runs ON runs.id = run_id"
+            " WHERE name = :name ORDER BY position",
             name=tenant.name,
         )
         assert [row.draw for row in stored] == [

@@ -1,4 +1,7 @@
-"""Workers are killed and stopped while they learn and publish: another takes over, and nothing is learned twice."""
+"""Workers are killed and stopped while they learn and publish.
+
+Another takes over, and nothing is learned twice.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def take_step(replica: Server, step: int) -> None:
 
 
 def check_learned_once(replica: Server, steps: int) -> None:
-    """The versions follow each other without a gap, and so do the outcomes that they were learned from."""
+    """The versions follow each other without a gap, as do the outcomes they were learned from."""
     run = replica.wait_trained("run", WAIT)
     assert run["log_position"] == steps * BATCH
     series = replica.json("GET", "/runs/run/metrics")["series"]
@@ -83,15 +86,21 @@ def test_a_killed_worker_is_replaced_by_another(
             assert query(database_url, "SELECT count(*) FROM workers")[0][0] == 1
 
 
-# ---- in the middle of publishing -----------------------------------------------------------------------------
+# ---- in the middle of publishing -----------------------------------------------------------------
 
 
 @contextmanager
 def publishing(database_url: str, replica: Server) -> Iterator[Callable[[], None]]:
-    """A worker is held up between storing a version and making it the run's; answers how to let it go on."""
+    """A worker is held up between storing a version and making it the run's.
+
+    Answers how to let it go on.
+    """
     take_step(replica, 0)
     engine = make_engine(database_url)
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
     with engine.connect() as connection:
         connection.execute(text("SELECT id FROM runs FOR NO KEY UPDATE"))
 
@@ -137,9 +146,8 @@ def test_a_worker_that_is_stopped_while_it_publishes_holds_nobody_up_and_learns_
         with working(database, tmp_path) as stopped:
             with publishing(database, replica) as wait_for_worker:
                 wait_for_worker()
-                os.kill(
-                    stopped.pid, signal.SIGSTOP
-                )  # its connection gets the lock of the run, and keeps it
+                # its connection gets the lock of the run, and keeps it
+                os.kill(stopped.pid, signal.SIGSTOP)
             take_step(replica, 1)
             with working(database, tmp_path):
                 check_learned_once(replica, 2)

@@ -1,4 +1,7 @@
-"""A trainer without HTTP: pools of given vectors, runs, batches, and a policy whose skill is a matter of the key."""
+"""A trainer without HTTP: pools of given vectors, runs, batches, and a policy.
+
+The policy's skill is a matter of the key.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,10 @@ def add(
     domains: list[str | None] | None = None,
     prior: list[tuple[float, float] | None] | None = None,
 ) -> PromptsAdded:
-    """Add prompts `{pool}-{number}`, with offline successes and trials; the pool is made where it is missing."""
+    """Add prompts `{pool}-{number}`, with offline successes and trials.
+
+    The pool is made where it is missing.
+    """
     create_pool(
         context, CreatePool(name=pool, embedding=Embedding(kind="given", dimension=DIMENSION))
     )

@@ -1,4 +1,6 @@
-"""Makes `archive-0.1.0`: a run as version 0.1.0 exported it (schema 0004), with a snapshot, a restore and a warm start.
+"""Makes `archive-0.1.0`: a run as version 0.1.0 exported it (schema 0004).
+
+With a snapshot, a restore and a warm start.
 
 It is made once, with that version's code on the path, from an empty folder:
 

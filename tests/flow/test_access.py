@@ -38,7 +38,8 @@ def test_a_key_owns_what_one_of_its_patterns_matches(name: str, patterns: list[s
 def test_a_key_for_reading_changes_nothing_and_reads_the_same(
     name: str, patterns: list[str]
 ) -> None:
-    access, reader = Access("key", tuple(patterns)), Access("key", tuple(patterns), read_only=True)
+    access = Access("key", tuple(patterns))
+    reader = Access("key", tuple(patterns), read_only=True)
     assert allowed(reader.may_read, name) == allowed(access.may_read, name)
     assert not allowed(reader.may_change, name)
 

@@ -1,4 +1,4 @@
-"""Budgets over the use cases, on both databases: keys in their order, prompts added since, versions."""
+"""Budgets over the use cases, on both databases: keys in order, prompts added since, versions."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ def test_keys_get_their_own_samples_in_whatever_order_they_are_named(context: Co
     straight, other = (asked(context, keys=named, mean=4) for named in (keys, keys[::-1]))
     assert sum(abs(a - b) for a, b in zip(straight.samples, other.samples[::-1], strict=True)) <= 2
     assert straight.model_version == version
-    hard, easy = (
-        straight.samples[5:15],
-        straight.samples[-10:],
-    )  # the hardest of all may seem hopeless
+    # the hardest of all may seem hopeless
+    hard = straight.samples[5:15]
+    easy = straight.samples[-10:]
     assert sum(hard) > 2 * sum(easy)
 
 
@@ -54,7 +53,10 @@ def test_prompts_added_since_the_model_was_fitted_have_a_budget_too(context: Con
 def test_one_answer_is_of_one_version_however_much_is_learned_meanwhile(
     context: Context, calibrated: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """New prompts come in parts, and between any two of them the model could learn; the sums tell whether it did."""
+    """New prompts come in parts, and between any two of them the model could learn.
+
+    The sums tell whether it did.
+    """
     monkeypatch.setattr(predict, "MAX_PREDICTIONS", 5)
     add(context, 40)
     open_run(context)

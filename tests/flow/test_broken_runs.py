@@ -1,4 +1,4 @@
-"""A run that is broken costs only itself, however it was broken: while it is open, and over a restart."""
+"""A broken run costs only itself, however it was broken: while it is open, and over a restart."""
 
 from __future__ import annotations
 
@@ -149,7 +149,10 @@ RUNS: dict[str, Damage] = {
 
 
 def prepare(context: Context) -> tuple[int, int]:
-    """Two runs over a pool each, both under way; the ids of the one that is to be broken and of its pool."""
+    """Two runs over a pool each, both under way.
+
+    Answers the ids of the one that is to be broken and of its pool.
+    """
     for name in ("broken", "sound"):
         add(context, 40, pool=f"pool-of-{name}")
         open_run(context, name=name, pool=f"pool-of-{name}")
@@ -255,10 +258,8 @@ def test_a_shortage_of_memory_is_no_fault_of_the_run(
 ) -> None:
     prepare(context)
     trainer = context.desk("broken").trainer
-    original, failures = (
-        trainer._step,
-        [MemoryError(), torch.cuda.OutOfMemoryError(), MemoryError()],
-    )
+    original = trainer._step
+    failures = [MemoryError(), torch.cuda.OutOfMemoryError(), MemoryError()]
 
     def short(*arguments: Any) -> Any:
         if failures:

@@ -1,4 +1,7 @@
-"""Many threads of two processes on one run: no draw twice, no outcome lost, and the model learns all the same."""
+"""Many threads of two processes on one run: no draw twice, no outcome lost.
+
+And the model learns all the same.
+"""
 
 from __future__ import annotations
 
@@ -146,6 +149,5 @@ def test_a_process_that_closes_in_the_middle_of_learning_has_stored_everything(
         assert settle(after).trained_through == 40
         with after.store.read() as unit:
             steps = unit.versions.metrics(unit.runs.get("run").id)
-        assert (
-            sum(step["rollouts"] for _, _, step in steps) == 320
-        )  # every outcome was learned from exactly once
+        # every outcome was learned from exactly once
+        assert sum(step["rollouts"] for _, _, step in steps) == 320

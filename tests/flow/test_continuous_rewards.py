@@ -1,4 +1,7 @@
-"""Continuous rewards: `variance` finds the prompts whose rewards differ, where `information` sees only their means."""
+"""Continuous rewards: `variance` finds the prompts whose rewards differ.
+
+`information` sees only their means.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from promptgps_service.flow.context import Context
 from tests.databases import opened_context
 from tests.flow.driving import WAIT, add, open_run, report, select, settle, skill
 
-LOW, HIGH = -1.0, 3.0  # of raw rewards
+# of raw rewards
+LOW = -1.0
+HIGH = 3.0
 SEEDS = (0, 1, 2, 3)
 
 
@@ -31,7 +36,8 @@ def roll_out(batch: Batch, luck: random.Random) -> list[list[float]]:
     """Rewards of each draw in [0, 1]."""
     groups = []
     for key, n in zip(batch.draws.prompt, batch.draws.rollouts, strict=True):
-        c, gamma = concentration(key), min(max(skill(key), 0.01), 0.99)
+        c = concentration(key)
+        gamma = min(max(skill(key), 0.01), 0.99)
         groups.append([luck.betavariate(c * gamma, c * (1 - gamma)) for _ in range(n)])
     return groups
 
@@ -57,7 +63,8 @@ def chosen_variance(context: Context, utility: str, seed: int) -> float:
     """Mean true reward variance of what was chosen over steps 5 to 14."""
     name = f"{utility}-{seed}"
     start(context, name=name, seed=seed, selection={"utility": utility, "cooldown": 2})
-    luck, variances = random.Random(seed), []
+    luck = random.Random(seed)
+    variances = []
     for _ in range(15):
         batch = select(context, 16, run=name, wait_seconds=WAIT)
         report_rewards(context, batch, roll_out(batch, luck))

@@ -1,4 +1,7 @@
-"""The device's queue: who waits gets an answer, or is told soon; nobody waits for all of another's work."""
+"""The device's queue: who waits gets an answer, or is told soon.
+
+Nobody waits for all of another's work.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,8 @@ def opened(callers: int = 8) -> Iterator[DeviceQueue]:
 @contextmanager
 def held_up(callers: int = 8) -> Iterator[tuple[DeviceQueue, threading.Event]]:
     """A queue at work on a job that lasts until the event is set."""
-    begun, over = threading.Event(), threading.Event()
+    begun = threading.Event()
+    over = threading.Event()
 
     def hold() -> None:
         begun.set()
@@ -114,7 +118,8 @@ def test_a_queue_that_is_held_up_sends_its_callers_away_and_does_not_do_their_jo
 
 def test_a_job_that_has_begun_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_queue, "CALL_SECONDS", 0.05)
-    begun, over = threading.Event(), threading.Event()
+    begun = threading.Event()
+    over = threading.Event()
 
     def work() -> str:
         begun.set()
@@ -177,7 +182,10 @@ def test_a_long_job_makes_way_for_others_where_it_yields() -> None:
 
 
 def test_the_device_is_shared_by_time_and_not_by_jobs() -> None:
-    """One owner's jobs are many and long, the other's few and short: each gets as much as it asks for, up to half."""
+    """One owner's jobs are many and long, the other's few and short.
+
+    Each gets as much as it asks for, up to half.
+    """
     used = {"flood": 0.0, "calm": 0.0}
     over = threading.Event()
 

@@ -1,4 +1,7 @@
-"""Evidence: what said nothing gives way, parts add up, only a contradiction is a conflict; in any order, and twice."""
+"""Evidence: what said nothing gives way, parts add up, only a contradiction is a conflict.
+
+In any order, and twice.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +125,7 @@ def test_a_contradiction_is_a_conflict_and_changes_nothing(before: list[Said], a
 
 @st.composite
 def honest_rollouts(draw: st.DrawFn) -> tuple[int, list[Said], tuple[float, int]]:
-    """Single rollouts, before some of which came that they failed, and the whole group where there is one."""
+    """Single rollouts, some first reported as failed, and the whole group where there is one."""
     n = draw(st.integers(1, 6))
     values = st.floats(0, 1) if draw(st.booleans()) else st.integers(0, 1).map(float)
     rewards = draw(st.lists(st.none() | values, min_size=n, max_size=n))
@@ -193,7 +196,8 @@ def batch(context: Context) -> Batch:
 
 
 def of_prompt(context: Context, key: str) -> tuple[float, float]:
-    row, state = int(key.split("-")[1]), context.desk("run").state
+    row = int(key.split("-")[1])
+    state = context.desk("run").state
     return float(state.successes[row]), float(state.trials[row])
 
 
@@ -212,7 +216,8 @@ def picture(state: RunState) -> list[list[float]]:
 
 @pytest.mark.parametrize("status", ["error", "timeout", "cancelled"])
 def test_a_rollout_that_failed_is_told_anew(context: Context, batch: Batch, status: str) -> None:
-    draw, key = batch.draws.draw_id[0], batch.draws.prompt[0]
+    draw = batch.draws.draw_id[0]
+    key = batch.draws.prompt[0]
     failed = {"draw_id": [draw], "rollout_index": [2], "reward": [None], "status": [status]}
     real = {"draw_id": [draw], "rollout_index": [2], "reward": [1.0]}
     for sent, expected in (
@@ -230,7 +235,8 @@ def test_a_rollout_that_failed_is_told_anew(context: Context, batch: Batch, stat
 
 
 def test_a_group_comes_in_parts_and_as_a_whole(context: Context, batch: Batch) -> None:
-    draw, key = batch.draws.draw_id[0], batch.draws.prompt[0]
+    draw = batch.draws.draw_id[0]
+    key = batch.draws.prompt[0]
     for successes, trials, counted in (
         (0, 0, (0, 0)),
         (2, 3, (2, 3)),
@@ -288,7 +294,10 @@ def test_late_reports_of_superseded_draws_follow_the_same_rules(context: Context
     draw = select(context, 2).draws.draw_id
     report(context, draw_id=[draw[0]], rollout_index=[0], reward=[None], status=["timeout"])
     restore(context, "start")
-    kept = "SELECT draw, sum(successes), sum(trials), count(*) FROM superseded_outcomes GROUP BY draw ORDER BY draw"
+    kept = (
+        "SELECT draw, sum(successes), sum(trials), count(*) FROM superseded_outcomes"
+        " GROUP BY draw ORDER BY draw"
+    )
     for _ in range(2):
         answer = report(
             context,

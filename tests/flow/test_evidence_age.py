@@ -95,7 +95,7 @@ def test_a_draw_whose_outcome_has_no_version_is_as_old_as_its_selection(context:
     assert moves[0] > moves[1] > 0
 
 
-# ---- lines to visits, without a database ---------------------------------------------------------------------
+# ---- lines to visits, without a database ---------------------------------------------------------
 
 
 def lines(*told: tuple[int, float, float, int]) -> LogSlice:
@@ -140,7 +140,8 @@ def test_lines_of_several_ages_are_merged_at_the_youngest_by_what_they_still_say
     state: RunState,
 ) -> None:
     timeline = Timeline(range(20))
-    fresh, old = (5, 8, 8, 19), (5, 0, 8, 3)
+    fresh = (5, 8, 8, 19)
+    old = (5, 0, 8, 3)
     visits = only(split_steps(lines(fresh, old), state, 9, timeline)).visits
     assert visits.age.tolist() == [0]
     assert float(visits.successes) == 8  # the fresh line whole
@@ -149,7 +150,10 @@ def test_lines_of_several_ages_are_merged_at_the_youngest_by_what_they_still_say
 
 
 def test_the_first_time_that_steps_are_learned_none_of_them_is_late(state: RunState) -> None:
-    """A trainer that draws one by one, or a process that reads the whole log after a change of predictor."""
+    """A trainer that draws one by one.
+
+    Or a process that reads the whole log after a change of predictor.
+    """
     timeline = Timeline()
     told = lines(
         *(

@@ -81,7 +81,8 @@ def test_growth_that_could_not_be_stored_is_taken_again(
     open_run(context)
     select(context, 2, sequence=0)
     add(context, 10, first=10)
-    committing, caller = [], threading.get_ident()
+    committing = []
+    caller = threading.get_ident()
 
     def fail_once(
         connection: Connection,

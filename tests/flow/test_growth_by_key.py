@@ -148,9 +148,8 @@ def test_growth_goes_together_with_a_restore(run: Context, database_url: str) ->
         report(other, prompt=["pool-12"], successes=[2], trials=[2])
         learned(run)
         restore_run(run, "run", Restore(tag="t"), None)
-        assert (
-            run.desk("run").state.rows == 15
-        )  # the rows stay, what was said of them is superseded
+        # the rows stay, what was said of them is superseded
+        assert run.desk("run").state.rows == 15
         other.desk("run").trainer.update()  # it would follow by itself a moment later
         assert predict(other, "pool-12") == pytest.approx(predict(run, "pool-12"))
         add(other, 5, first=15)

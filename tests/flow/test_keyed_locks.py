@@ -1,4 +1,7 @@
-"""Locks by key: one holder a key, nobody waits for another key, and keys that nobody holds cost nothing."""
+"""Locks by key: one holder a key, nobody waits for another key.
+
+Keys that nobody holds cost nothing.
+"""
 
 from __future__ import annotations
 

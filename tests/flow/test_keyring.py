@@ -52,18 +52,19 @@ def admits(keyring: Keyring, header: bytes) -> bool:
 
 
 def test_a_key_brings_the_rights_it_was_made_with(store: Store) -> None:
-    every, some = make(store, "every"), make(store, "some", "exp-*", "other", read_only=True)
+    every = make(store, "every")
+    some = make(store, "some", "exp-*", "other", read_only=True)
     with opened(store) as keyring:
         assert keyring.admit(bearer(every)) == Access("every")
         assert keyring.admit(bearer(some)) == Access("some", ("exp-*", "other"), True)
-        assert (
-            keyring.admit(b"bearer " + some.encode()).key == "some"
-        )  # the scheme's case is free (RFC 9110)
+        # the scheme's case is free (RFC 9110)
+        assert keyring.admit(b"bearer " + some.encode()).key == "some"
 
 
 def test_the_database_does_not_know_the_key(store: Store) -> None:
     key = make(store)
-    identity, secret = key[5:17], key[18:]
+    identity = key[5:17]
+    secret = key[18:]
     with store.read() as unit:
         (row,) = unit.connection.execute(text("SELECT * FROM api_keys")).all()
     assert len(secret) == 43
@@ -126,7 +127,10 @@ def revoke(store: Store, name: str) -> None:
 def test_the_last_key_that_goes_does_not_open_the_service(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Revoked or expired, found so at the start or while it runs; only forgetting them on purpose opens it."""
+    """Revoked or expired, found so at the start or while it runs.
+
+    Only forgetting them on purpose opens it.
+    """
     with opened(store, open_without_keys=True) as keyring:
         assert keyring.open
         revoked = make(store, "revoked")
@@ -183,9 +187,11 @@ def test_a_running_ring_heeds_new_and_revoked_keys(store: Store) -> None:
 
 
 def test_a_key_expires(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    key, lasting = make(store, "short", days=30), make(store, "lasting")
+    key = make(store, "short", days=30)
+    lasting = make(store, "lasting")
 
-    now, days = time.time(), 29.9
+    now = time.time()
+    days = 29.9
     monkeypatch.setattr(time, "time", lambda: now + days * 86_400)
     with opened(store) as keyring:
         assert admits(keyring, bearer(key))
@@ -195,7 +201,8 @@ def test_a_key_expires(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_use_is_noted_to_the_hour(store: Store) -> None:
-    used, _ = make(store, "used"), make(store, "idle")
+    used = make(store, "used")
+    _ = make(store, "idle")
 
     def last_used() -> dict[str, str | None]:
         with store.read() as unit:

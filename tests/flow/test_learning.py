@@ -1,4 +1,4 @@
-"""Learning: versions grow, the log is read to its end, and predictions move towards what was seen."""
+"""Learning: versions grow, the log is read to its end, predictions move towards what was seen."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from promptgps_service.flow.trainer import Learning
 from tests.databases import opened_context
 from tests.flow.driving import add, open_run, report, report_groups, select, settle, step, vectors
 
-LAZY = Learning(
-    enabled=True, groups=10_000, seconds=3600.0
-)  # learns only when somebody waits or a step is whole
+# learns only when somebody waits or a step is whole
+LAZY = Learning(enabled=True, groups=10_000, seconds=3600.0)
 
 
 def change(context: Context, **selection: object) -> None:
@@ -86,11 +85,13 @@ def test_a_process_that_does_not_learn_says_so_when_asked_to_wait(database_url: 
 def test_predictions_move_towards_what_was_seen(context: Context, predictor: str) -> None:
     add(context, 20)
     open_run(context, selection={"predictor": predictor})
-    good, bad = [f"pool-{n}" for n in range(10)], [f"pool-{n}" for n in range(10, 20)]
+    good = [f"pool-{n}" for n in range(10)]
+    bad = [f"pool-{n}" for n in range(10, 20)]
     for _ in range(4):
         report(context, prompt=good + bad, successes=[8] * 10 + [0] * 10, trials=[8] * 20)
         settle(context)
-    best, worst = min(predicted(context, good)), max(predicted(context, bad))
+    best = min(predicted(context, good))
+    worst = max(predicted(context, bad))
     if predictor == "constant":
         assert best == worst == pytest.approx(0.5, abs=0.1)
     else:
@@ -150,11 +151,8 @@ def test_everybody_is_scored_on_the_uniform_picks_where_there_are_some(context: 
 
 def test_a_fit_that_diverges_is_not_served_and_the_metrics_say_so(context: Context) -> None:
     add(context, 60)
-    parameters = {
-        "width": 8,
-        "iterations": 3,
-        "rate": 4096.0,
-    }  # no net survives steps as large as this
+    # no net survives steps as large as this
+    parameters = {"width": 8, "iterations": 3, "rate": 4096.0}
     open_run(context, selection={"predictor": "neural", "predictor_parameters": parameters})
     for number in range(3):
         step(context, 30, policy_version=number)
@@ -164,11 +162,8 @@ def test_a_fit_that_diverges_is_not_served_and_the_metrics_say_so(context: Conte
     assert metrics.served in {"beta", "ridge", "constant"}
     assert metrics.series["neural.failed"] == [1.0, 1.0, 1.0]
     assert metrics.series["constant.failed"] == [0.0, 0.0, 0.0]
-    assert metrics.series["neural.served"] == [
-        1.0,
-        0.0,
-        0.0,
-    ]  # at first nothing was known against it
+    # at first nothing was known against it
+    assert metrics.series["neural.served"] == [1.0, 0.0, 0.0]
     assert all(0 < rate < 1 for rate in predicted(context, [f"pool-{n}" for n in range(60)]))
 
 
@@ -221,9 +216,8 @@ def test_another_predictor_learns_the_whole_log_anew(context: Context) -> None:
     assert after.trained_through == before.trained_through == 64
     assert after.model_version > before.model_version
     state = context.desk("run").state
-    expected = (state.successes + 1) / (
-        state.trials + 2
-    )  # Beta(1, 1) and the whole record of every prompt
+    # Beta(1, 1) and the whole record of every prompt
+    expected = (state.successes + 1) / (state.trials + 2)
     assert predicted(context, [f"pool-{n}" for n in range(60)]) == pytest.approx(
         expected.tolist(), abs=1e-9
     )
@@ -281,9 +275,8 @@ def test_one_run_starts_from_what_another_has_learned(context: Context) -> None:
     open_run(context, warm_start_from="first")
     known = predict_difficulty(context, PredictDifficulty(run="first", keys=["pool-0", "pool-1"]))
     warm = predict_difficulty(context, PredictDifficulty(run="run", keys=["pool-0", "pool-1"]))
-    assert (
-        known.success_mean[0] > warm.success_mean[0] > 0.8
-    )  # the policy is another: believed, with doubt
+    # the policy is another: believed, with doubt
+    assert known.success_mean[0] > warm.success_mean[0] > 0.8
     assert known.success_mean[1] < warm.success_mean[1] < 0.2
     assert min(warm.success_std) > max(known.success_std)
     assert describe_run(context, "run").log_position == 0

@@ -1,4 +1,7 @@
-"""Leases by a clock that the test moves: who holds a run, who is dead, and that no wall clock is asked."""
+"""Leases by a clock that the test moves: who holds a run, who is dead.
+
+And that no wall clock is asked.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,8 @@ def one(
 ) -> Leases:
     """A worker, whose host's time may be set back a day whenever it is asked."""
     if request.param.endswith("back"):
-        began, days = time.time(), iter(range(1, 10_000))
+        began = time.time()
+        days = iter(range(1, 10_000))
         monkeypatch.setattr(time, "time", lambda: began - 86_400.0 * next(days))
     return Leases(store, LEASE, clock)
 
@@ -116,7 +120,7 @@ def test_a_worker_frees_only_what_the_dead_one_held(
     assert [third.hold(run) for run in runs] == [True, True, False]
 
 
-# ---- publishing --------------------------------------------------------------------------------------------
+# ---- publishing ----------------------------------------------------------------------------------
 
 
 def origin(run: RunRecord, worker: Leases, **changes: int) -> Origin:
@@ -193,7 +197,7 @@ def test_nobody_publishes_a_run_that_nobody_holds(
         offer(store, made)
 
 
-# ---- clocks ------------------------------------------------------------------------------------------------
+# ---- clocks --------------------------------------------------------------------------------------
 
 
 def test_the_wall_clock_is_read_in_one_place_only() -> None:

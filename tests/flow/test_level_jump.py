@@ -1,4 +1,7 @@
-"""A policy that changes all at once, as by a new reward or a restored checkpoint: a whole run must follow."""
+"""A policy that changes all at once, as by a new reward or a restored checkpoint.
+
+A whole run must follow.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from promptgps_service.flow.predict import predict_difficulty
 from tests.databases import copied_file
 from tests.flow.driving import WAIT, add, open_run, report, select, settle
 
-PROMPTS, BATCH, TRIALS = 400, 32, 8
+PROMPTS = 400
+BATCH = 32
+TRIALS = 8
 KEYS = [f"pool-{number}" for number in range(PROMPTS)]
 JUMP = 4.0
 QUICK = {"width": 16, "iterations": 10}
@@ -79,6 +84,5 @@ def test_a_jump_of_four_logits_is_followed_within_ten_steps(
     settle(context)
     assert abs(error(context, policy)) < 0.1
     surprise = run_metrics(context, "run").series["log_loss"]
-    assert (
-        max(surprise[10:13]) > 1.0 > 0.75 > max(surprise[17:])
-    )  # it came as one, and is none any more
+    # it came as one, and is none any more
+    assert max(surprise[10:13]) > 1.0 > 0.75 > max(surprise[17:])

@@ -1,4 +1,7 @@
-"""What is over can be put away: runs and pools archived, opened again and deleted, seen by every process."""
+"""What is over can be put away: runs and pools archived, opened again and deleted.
+
+Every process sees it.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +104,7 @@ PUT_OFF: list[tuple[str, Callable[[Context, Any], Any]]] = [
 ]
 
 
-# ---- archived ------------------------------------------------------------------------------------------------
+# ---- archived ------------------------------------------------------------------------------------
 
 
 def test_an_archived_run_takes_nothing_in_any_process_and_can_still_be_read(
@@ -287,7 +290,7 @@ def test_a_worker_that_is_told_to_learn_an_archived_run_says_why_not(
     assert learn_runs(settings, None, migrate=False)
 
 
-# ---- faulty --------------------------------------------------------------------------------------------------
+# ---- faulty --------------------------------------------------------------------------------------
 
 
 def test_a_faulty_run_says_why_and_can_be_tried_again(context: Context, second: Context) -> None:
@@ -307,9 +310,8 @@ def test_a_faulty_run_says_why_and_can_be_tried_again(context: Context, second: 
             predict_difficulty(process, PredictDifficulty(run="run", keys=["pool-1"]))
         described = describe_run(process, "run")
         assert (described.state, described.fault) == ("faulty", "its pools do not fit together")
-    changed = change_run(
-        context, "run", ChangeRun(rollouts_per_prompt=5), "alice"
-    )  # what may mend it is let in
+    # what may mend it is let in
+    changed = change_run(context, "run", ChangeRun(rollouts_per_prompt=5), "alice")
     assert (changed.state, changed.rollouts_per_prompt) == ("faulty", 5)
     assert lifecycle.reopen_run(second, "run", "alice").state == "open"
     assert report_groups(context, batch).stored == 4
@@ -349,7 +351,7 @@ def test_a_run_whose_settings_make_no_sense_is_listed_as_faulty_beside_the_other
     assert {run.name for run in list_runs(context).runs} == {"a", "z"}
 
 
-# ---- deleted -------------------------------------------------------------------------------------------------
+# ---- deleted -------------------------------------------------------------------------------------
 
 
 def test_a_deleted_run_is_gone_from_every_process_and_a_new_one_of_its_name_is_a_new_one(
@@ -493,7 +495,10 @@ def test_a_run_is_deleted_while_a_worker_learns_it(context: Context, second: Con
 
 
 def test_a_run_is_deleted_while_it_is_drawn_from(context: Context, second: Context) -> None:
-    """Each select is either answered or told that the run is gone; none fails otherwise and none is left behind."""
+    """Each select is either answered or told that the run is gone.
+
+    None fails otherwise and none is left behind.
+    """
     add(context, 60)
     open_run(context)
     ends: list[str] = []
@@ -597,15 +602,14 @@ def test_others_go_on_while_much_is_deleted(context: Context) -> None:
         time.sleep(0.02)  # as a trainer does
     assert left_of(context.store, 1) == 0
     assert len(took) > 3
-    assert (
-        np.quantile(took, 0.99) < 1.0
-    )  # one statement over all of it would take longer, on a loaded machine much
+    # one statement over all of it would take longer, on a loaded machine much
+    assert np.quantile(took, 0.99) < 1.0
 
 
 def test_a_slice_is_short_and_others_come_in_between(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pause after a slice is as long as the slice, so that whoever waits for the database gets it."""
+    """The pause after a slice is as long as the slice: whoever waits for the database gets it."""
     from tests.contracts.samples import append_outcomes, make_run, outcome
 
     run = make_run(store)
@@ -624,7 +628,7 @@ def test_a_slice_is_short_and_others_come_in_between(
     assert set(pauses) == {0.5}
 
 
-# ---- events --------------------------------------------------------------------------------------------------
+# ---- events --------------------------------------------------------------------------------------
 
 
 def test_every_change_leaves_an_event_with_the_name_of_the_key(context: Context) -> None:
@@ -635,9 +639,8 @@ def test_every_change_leaves_an_event_with_the_name_of_the_key(context: Context)
     add_prompts(context, "pool", [PromptChunk(0, keys=keys, vectors=vectors(keys))], by="carol")
     open_run(context)
     change_run(context, "run", ChangeRun.model_validate({"selection": {"cooldown": 3}}), "dave")
-    change_run(
-        context, "run", ChangeRun.model_validate({"selection": {"cooldown": 3}}), "dave"
-    )  # nothing new
+    # nothing new
+    change_run(context, "run", ChangeRun.model_validate({"selection": {"cooldown": 3}}), "dave")
     take_snapshot(context, "run", TakeSnapshot(tag="here"), "erin")
     take_snapshot(context, "run", TakeSnapshot(tag="here"), "erin")
     select(context, 2)

@@ -77,7 +77,8 @@ def test_an_answer_is_bounded_and_says_where_to_go_on(context: Context) -> None:
         assert {len(values) for values in page.series.values()} == {page.steps}
         assert page.steps <= MAX_METRICS_STEPS
         course += clocks(page)
-        pages, since = pages + 1, page.next
+        pages = pages + 1
+        since = page.next
     assert course == [float(number) for number in range(1, total + 1)]
     assert pages == 2
 

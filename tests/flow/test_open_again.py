@@ -1,4 +1,7 @@
-"""A run that is asked for again is compared with what it is now, and a refusal says what can be done."""
+"""A run that is asked for again is compared with what it is now.
+
+A refusal says what can be done.
+"""
 
 from __future__ import annotations
 

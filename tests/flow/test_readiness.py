@@ -236,7 +236,8 @@ def test_a_failed_write_is_told_until_a_probe_finds_room(sqlite_url: str) -> Non
         with pytest.raises(Unavailable):
             write(100_000)
         assert context.checks()["database"] == (
-            "takes no writes: the database has no room left on its disk; nothing was stored, try again"
+            "takes no writes: the database has no room left on its disk; "
+            "nothing was stored, try again"
         )
         write(10)  # what fits does not prove that there is room
         with pytest.raises(Unavailable):

@@ -21,7 +21,8 @@ def batch(context: Context) -> Batch:
 
 def counts(context: Context, key: str, run: str = "run") -> tuple[float, float]:
     """Successes and trials of a prompt (number n of the pool stands in row n)."""
-    row, state = int(key.split("-")[1]), context.desk(run).state
+    row = int(key.split("-")[1])
+    state = context.desk(run).state
     return float(state.successes[row]), float(state.trials[row])
 
 

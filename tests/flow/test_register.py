@@ -1,4 +1,7 @@
-"""Pools, prompts and runs in: the same twice is one, different under one name is a conflict, refused is nothing."""
+"""Pools, prompts and runs in.
+
+The same twice is one, different under one name is a conflict, refused is nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Processes that share nothing but the database: replicas follow the worker, and one worker at a time learns a run."""
+"""Processes that share nothing but the database.
+
+Replicas follow the worker, and one worker at a time learns a run.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,8 @@ def served(context: Context) -> tuple[int, int]:
 
 
 def follows(replica: Context, worker: Context) -> bool:
-    one, other = replica.desk("run").state, worker.desk("run").state
+    one = replica.desk("run").state
+    other = worker.desk("run").state
     return served(replica) == served(worker) and one.log_position == other.log_position
 
 
@@ -60,7 +64,8 @@ def test_a_replica_serves_what_the_worker_has_published(context: Context, replic
         step(context, 16)
     settle(context)
     wait_for(lambda: follows(replica, context), WAIT, "the replica to follow")
-    one, other = context.desk("run").state.table, replica.desk("run").state.table
+    one = context.desk("run").state.table
+    other = replica.desk("run").state.table
     assert one is not None
     assert other is not None
     assert torch.equal(one.posterior.mean, other.posterior.mean)
@@ -141,7 +146,7 @@ def test_another_predictor_asked_for_through_a_replica_learns_the_log_anew(
     assert (record.trained_through, record.behind) == (20, False)
 
 
-# ---- leases ------------------------------------------------------------------------------------------------
+# ---- leases --------------------------------------------------------------------------------------
 
 
 def test_of_two_workers_one_learns_and_nothing_twice(database_url: str) -> None:

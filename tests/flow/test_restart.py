@@ -104,7 +104,8 @@ def test_counts_pending_and_predictions_come_back_exactly(database_url: str) -> 
         report(before, prompt=["pool-0", "pool-39"], successes=[1, 2], trials=[3, 3])
         settle(before)
         after = stack.enter_context(opened_context(database_url))
-        one, other = before.desk("run").state, after.desk("run").state
+        one = before.desk("run").state
+        other = after.desk("run").state
         assert torch.equal(one.successes, other.successes)
         assert torch.equal(one.trials, other.trials)
         assert torch.equal(one.traffic.open, other.traffic.open)

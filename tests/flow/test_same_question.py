@@ -1,4 +1,7 @@
-"""A batch is known by (run, sequence): other words for the same question get the same draws, and a warning."""
+"""A batch is known by (run, sequence).
+
+Other words for the same question get the same draws, and a warning.
+"""
 
 from __future__ import annotations
 

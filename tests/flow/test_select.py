@@ -1,4 +1,7 @@
-"""The next batch: idempotent by sequence, never with what the caller forbids, never short without a word."""
+"""The next batch: idempotent by sequence, never with what the caller forbids.
+
+It is never short without a word.
+"""
 
 from __future__ import annotations
 
@@ -153,9 +156,8 @@ def test_unknown_candidates_are_named_by_row_and_nothing_is_drawn(context: Conte
 def test_a_batch_larger_than_the_pool_is_refused_and_one_as_large_is_not(context: Context) -> None:
     with pytest.raises(Invalid):
         select(context, 61, sequence=0)
-    assert (
-        len(select(context, 60, sequence=0).draws.prompt) == 60
-    )  # the refused request has not used the sequence
+    # the refused request has not used the sequence
+    assert len(select(context, 60, sequence=0).draws.prompt) == 60
 
 
 def test_an_unknown_run_is_not_found(context: Context) -> None:

@@ -1,4 +1,7 @@
-"""Back to a snapshot: the run is as it was, goes on as it did, and forgets nothing of what came after."""
+"""Back to a snapshot: the run is as it was and goes on as it did.
+
+It forgets nothing of what came after.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,8 @@ from tests.flow.driving import (
 from tests.flow.test_restart import STRATEGIES, same_draws
 from tests.server import wait_for
 
-EAGER = Learning(
-    enabled=True, groups=2, seconds=0.0
-)  # whatever can be learned is learned, whenever there is time
+# whatever can be learned is learned, whenever there is time
+EAGER = Learning(enabled=True, groups=2, seconds=0.0)
 SERVING = Learning(enabled=False, groups=1, seconds=0.0)
 
 
@@ -56,7 +58,7 @@ def stored(context: Context, query: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in unit.connection.execute(text(query))]
 
 
-# ---- as it was, and on as the first time ---------------------------------------------------------------------
+# ---- as it was, and on as the first time ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -125,14 +127,18 @@ def test_counts_pending_and_predictions_are_those_of_the_snapshot(context: Conte
 def test_steps_reported_in_pieces_are_learned_the_same_way_again(
     context: Context, database_url: str
 ) -> None:
-    """A trainer that waits for the model gets the same batches however the model's time falls between its reports."""
+    """A trainer that waits for the model gets the same batches.
+
+    However the model's time falls between its reports.
+    """
     context.close()
 
     def pieces(process: Context, steps: range) -> list[Batch]:
         batches = []
         for number in steps:
             batch = select(process, 12, sequence=number, wait_seconds=WAIT)
-            solved, size = successes(batch), 1 + number % 5
+            solved = successes(batch)
+            size = 1 + number % 5
             for start in range(
                 0, 12 - number % 2, size
             ):  # of every other step one outcome comes after the next batch
@@ -214,7 +220,7 @@ def test_prompts_that_came_since_stay(context: Context) -> None:
     assert len(set(select(context, 30).draws.prompt)) == 30
 
 
-# ---- again and again ---------------------------------------------------------------------------------------
+# ---- again and again -----------------------------------------------------------------------------
 
 
 def test_a_tag_stands_for_one_snapshot(context: Context) -> None:
@@ -329,7 +335,10 @@ def test_what_came_after_is_kept_and_counted(context: Context) -> None:
         context,
         "SELECT position, draw, row, rollout, successes, trials FROM outcomes ORDER BY position",
     )
-    kept = "SELECT position, draw, row, rollout, successes, trials FROM superseded_outcomes ORDER BY position"
+    kept = (
+        "SELECT position, draw, row, rollout, successes, trials"
+        " FROM superseded_outcomes ORDER BY position"
+    )
     assert live + stored(context, kept) == before
     assert len(live) == 16
     (count,) = stored(context, "SELECT count(*), sum(size) FROM superseded_selections")
@@ -338,7 +347,7 @@ def test_what_came_after_is_kept_and_counted(context: Context) -> None:
     assert left + stored(context, "SELECT version FROM superseded_steps ORDER BY version") == steps
 
 
-# ---- other processes ---------------------------------------------------------------------------------------
+# ---- other processes -----------------------------------------------------------------------------
 
 
 def test_every_process_notices(database_url: str) -> None:
@@ -375,7 +384,8 @@ def test_what_is_learned_while_the_run_is_put_back_is_dropped(
     drive(context, range(2))
     settle(context)
     snapshot(context, "two")
-    trainer, release = context.desk("run").trainer, []
+    trainer = context.desk("run").trainer
+    release = []
 
     def advance(*arguments: Any) -> Any:
         if not release:
@@ -383,7 +393,8 @@ def test_what_is_learned_while_the_run_is_put_back_is_dropped(
                 release.append(restore(replica, "two"))
         return original(*arguments)
 
-    original, trainer._advance = trainer._advance, advance  # type: ignore[method-assign]
+    original = trainer._advance
+    trainer._advance = advance  # type: ignore[method-assign]
     batch = select(context, 8, sequence=2, policy_version=2)
     report_groups(context, batch)
     wait_for(

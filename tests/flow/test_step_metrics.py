@@ -26,7 +26,10 @@ NOTHING = Report({}, {}, "beta", {}, {})
 
 
 def started(context: Context, versions: int) -> None:
-    """A run that has learned a step of each of so many policy versions, with the first six prompts never tried."""
+    """A run that has learned a step of each of so many policy versions.
+
+    The first six prompts were never tried.
+    """
     add(context, 60)
     open_run(context, selection={"cooldown": 0, "uniform_share": 0.5})
     for version in range(versions):
@@ -39,9 +42,12 @@ def test_a_step_of_several_policies_says_what_was_reported(context: Context) -> 
     started(context, 8)
     draws = [select(context, 6, policy_version=8, candidates=KEYS).draws.draw_id for _ in range(2)]
     report(
-        context, draw_id=draws[0] + draws[1], successes=[0, 8, 0, 8, 0, 4, 8, 0, 8, 0, 8, 4], trials=[8] * 12,
+        context,
+        draw_id=draws[0] + draws[1],
+        successes=[0, 8, 0, 8, 0, 4, 8, 0, 8, 0, 8, 4],
+        trials=[8] * 12,
         policy_version=[0] * 6 + [8] * 6,
-    )  # fmt: skip
+    )
     settle(context)
     series = run_metrics(context, "run").series
     assert series["prompts"][-1] == 6
@@ -63,7 +69,8 @@ def test_over_a_run_of_late_reports_nothing_is_left_out(context: Context) -> Non
     for version in range(4, 10):
         late += select(context, 12, policy_version=version).draws.draw_id
         luck.shuffle(late)
-        now, late = late[:9], late[9:]
+        now = late[:9]
+        late = late[9:]
         trials = luck.integers(1, 9, len(now))
         won = luck.binomial(trials, 0.4)
         made_by = luck.integers(0, version + 1, len(now))
@@ -139,7 +146,8 @@ def test_predictions_are_scored_on_what_was_observed_and_learned_from_as_before(
     tempered = torch.tensor([[1.0, 0.5] * 4, [2.0, 1.5] * 4], dtype=torch.float64)
     observed = torch.tensor([[4.0, 1.0] * 4, [8.0, 8.0] * 4], dtype=torch.float64)
     age = torch.tensor([0.0, 3.0] * 4, dtype=torch.float64)
-    with_both, as_before = panel(), panel()
+    with_both = panel()
+    as_before = panel()
     for _ in range(4):
         mean = with_both.predict().take(rows).mean
         found = with_both.observe(Visits(rows, tempered[0], tempered[1], age, observed), rows < 4)
@@ -147,7 +155,8 @@ def test_predictions_are_scored_on_what_was_observed_and_learned_from_as_before(
         assert found.scores["hierarchical"] == score(mean, observed[0], observed[1])
         assert found.uniform["hierarchical"] == score(mean[:4], observed[0, :4], observed[1, :4])
         assert found.scores["hierarchical"].attempts == 64
-    one, other = with_both.state_dict(), as_before.state_dict()
+    one = with_both.state_dict()
+    other = as_before.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -82,7 +82,8 @@ def test_a_subset_of_all_prompts_says_so(run: Context) -> None:
 
 
 def test_a_subset_is_no_part_of_the_question(run: Context) -> None:
-    one, other = send(run, *KEYS[:5]).subset, send(run, *KEYS[5:]).subset
+    one = send(run, *KEYS[:5]).subset
+    other = send(run, *KEYS[5:]).subset
     first = select(run, 3, sequence=0, subset=one)
     for asked in ({"subset": other}, {}, {"subset": "0" * 32}):
         again = select(run, 3, sequence=0, **asked)

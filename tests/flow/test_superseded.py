@@ -53,7 +53,10 @@ def test_a_draw_is_of_the_epoch_in_which_it_was_issued(context: Context) -> None
         context, draw_id=[*ids[2], *standing, *ids[0]], successes=[1] * 12, trials=[8] * 12
     )
     assert (answer.stored, answer.superseded, answer.log_position) == (4, 8, 4)
-    counts = "SELECT superseded_in, count(*) FROM superseded_outcomes GROUP BY superseded_in ORDER BY superseded_in"
+    counts = (
+        "SELECT superseded_in, count(*) FROM superseded_outcomes"
+        " GROUP BY superseded_in ORDER BY superseded_in"
+    )
     assert stored(context, counts) == [(1, 4), (3, 4)]
 
 

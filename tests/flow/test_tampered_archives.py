@@ -106,7 +106,7 @@ def put_away(context: Context) -> None:
     assert rows_in(context.store) == 0
 
 
-# ---- archives of version 0.1.0 -------------------------------------------------------------------------------
+# ---- archives of version 0.1.0 -------------------------------------------------------------------
 
 
 def test_a_run_that_version_0_1_0_exported_goes_on_here(context: Context) -> None:
@@ -124,7 +124,7 @@ def test_an_archive_of_a_schema_that_is_not_known_is_refused(tmp_path: Path, sto
         import_run(store, folder)
 
 
-# ---- changes, each of which cannot be ------------------------------------------------------------------------
+# ---- changes, each of which cannot be ------------------------------------------------------------
 
 
 def changed(whole: Path, tmp_path: Path, change: Tamper) -> Path:
@@ -591,7 +591,8 @@ def test_an_import_that_breaks_off_leaves_nothing_and_others_do_not_notice(
     context: Context, whole: Path
 ) -> None:
     import_run(context.store, whole, "there")
-    before, events = rows_in(context.store), len(_events(context))
+    before = rows_in(context.store)
+    events = len(_events(context))
     seen: list[list[str]] = []
 
     def trial(store: Store, *_: object) -> None:
@@ -691,11 +692,12 @@ def _events(context: Context) -> list[Any]:
         return unit.events.page()
 
 
-# ---- anything changed at random ------------------------------------------------------------------------------
+# ---- anything changed at random ------------------------------------------------------------------
 
 WORDS = st.sampled_from([
-    None, True, False, -1, 0, 1, 2, 3, 7, 8, 255, 2**31 - 1, 2**31, 2**53 - 1, 2**53, 10**30, -0.0, 0.5, 1e-300,
-    1e300, "", "x", "a" * 600, "../../etc", "\u0000", "open", "archived", "faulty", [], {}, [1], {"a": 1},
+    None, True, False, -1, 0, 1, 2, 3, 7, 8, 255, 2**31 - 1, 2**31, 2**53 - 1, 2**53, 10**30,
+    -0.0, 0.5, 1e-300, 1e300, "", "x", "a" * 600, "../../etc", "\u0000",
+    "open", "archived", "faulty", [], {}, [1], {"a": 1},
 ])  # fmt: skip
 
 
@@ -717,7 +719,8 @@ def tamper_at_random(folder: Path, data: st.DataObject) -> str:
     file = data.draw(
         st.sampled_from(sorted(f for f in folder.rglob("*") if f.is_file() and f.stat().st_size))
     )
-    name, kind = str(file.relative_to(folder)), random.Random(data.draw(st.integers(0, 2**32)))
+    name = str(file.relative_to(folder))
+    kind = random.Random(data.draw(st.integers(0, 2**32)))
     if file.suffix == ".safetensors":
         body = bytearray(file.read_bytes())
         place = kind.randrange(len(body))

@@ -1,4 +1,7 @@
-"""Binary rewards: two values, 0 and 1 or −1 and 1, as the first failure shows; up to rounding, kept as they came."""
+"""Binary rewards: two values, 0 and 1 or −1 and 1, as the first failure shows.
+
+Up to rounding, kept as they came.
+"""
 
 from __future__ import annotations
 

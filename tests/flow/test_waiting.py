@@ -1,4 +1,7 @@
-"""Requests that wait for the model hold threads: no more than some may, and the others get their batch all the same."""
+"""Requests that wait for the model hold threads: no more than some may.
+
+The others get their batch all the same.
+"""
 
 from __future__ import annotations
 

@@ -53,7 +53,10 @@ def run(client: PromptGPS, name: str) -> str:
 
 @pytest.fixture
 def make(server: Server, run: str, tmp_path: Path) -> Iterator[Make]:
-    """Makes selectors of this test's run, each with a spool of its own unless one is given, and closes them."""
+    """Makes selectors of this test's run, and closes them.
+
+    Each has a spool of its own unless one is given.
+    """
     made: list[Selector] = []
     numbers = count()
 

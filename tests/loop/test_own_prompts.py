@@ -46,8 +46,8 @@ def test_prompts_that_the_run_lacks_are_named_and_not_drawn(
 ) -> None:
     selector = make(prompts=[*KEYS[:6], "stranger-1", "stranger-2"])
     assert (
-        "does not have 2 of this selector's 8 prompts: 'stranger-1', 'stranger-2'; it has such as 'k0'"
-        in caplog.text
+        "does not have 2 of this selector's 8 prompts: "
+        "'stranger-1', 'stranger-2'; it has such as 'k0'" in caplog.text
     )
     drawn = train(selector, 4)
     assert {key for batch in drawn for key in batch.prompt} <= set(KEYS[:6])

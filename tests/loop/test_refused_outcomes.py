@@ -217,9 +217,8 @@ def test_rows_of_local_draws_are_set_aside_by_themselves_too(
     away.close()
     later = make(spool=spool)
     assert later.flush()
-    assert (
-        client.run(run).log_position == 5
-    )  # a group for each draw, but for the one that nobody knows
+    # a group for each draw, but for the one that nobody knows
+    assert client.run(run).log_position == 5
     kept = refused(spool)
     assert (
         sum(len(line["local_id"]) for line in kept)
@@ -230,7 +229,7 @@ def test_rows_of_local_draws_are_set_aside_by_themselves_too(
     assert later.counters["outcomes_stored"] == 5
 
 
-# ---- a run that rests, or is gone ------------------------------------------------------------------------------
+# ---- a run that rests, or is gone ----------------------------------------------------------------
 
 
 def test_reports_to_a_run_that_rests_wait_until_it_is_opened(

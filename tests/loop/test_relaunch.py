@@ -91,9 +91,8 @@ def test_a_training_whose_first_batches_were_local_is_one_too(
     old._fallbacks = {0, 1}
     train(old, 3)
     again = make()
-    assert [again.next_batch(step).source for step in range(2)] == [
-        "service"
-    ] * 2  # these are nobody's
+    # these are nobody's
+    assert [again.next_batch(step).source for step in range(2)] == ["service"] * 2
     with pytest.raises(ExistingRun, match="batch 2"):
         again.next_batch(2)
 
@@ -158,14 +157,12 @@ def test_an_unknown_way_is_refused(make: Make) -> None:
 def test_ranks_of_one_launch_are_none(
     make: Make, client: PromptGPS, run: str, on_existing: Any
 ) -> None:
-    client.report_groups(
-        run=run, prompt=KEYS[:9], successes=[1.0] * 9, trials=[4] * 9
-    )  # offline pass rates
+    # offline pass rates
+    client.report_groups(run=run, prompt=KEYS[:9], successes=[1.0] * 9, trials=[4] * 9)
     ranks = [make(on_existing=on_existing) for _ in range(3)]
     for step in range(3):
-        batches = [
-            rank.next_batch(step) for rank in ranks
-        ]  # the first has reported by the time the last asks
+        # the first has reported by the time the last asks
+        batches = [rank.next_batch(step) for rank in ranks]
         for rank, batch in zip(ranks, batches, strict=True):
             assert batch.draw_id == batches[0].draw_id
             report(rank, batch.part(ranks.index(rank), 3), step)
@@ -287,7 +284,8 @@ def test_a_new_run_has_the_settings_and_none_of_the_past(
     assert {batch.source for batch in batches} == {"service"}
     assert selector.course.run == f"{run}-2"
     assert f"this training is run {run}-2" in caplog.text
-    old, new = client.run(run), client.run(f"{run}-2")
+    old = client.run(run)
+    new = client.run(f"{run}-2")
     for setting in ("pools", "rollouts_per_prompt", "seed", "selection", "reward"):
         assert getattr(new, setting) == getattr(old, setting)
     assert (old.log_position, new.log_position) == (2 * BATCH, 2 * BATCH)
@@ -308,7 +306,8 @@ def test_a_rank_that_only_reports_comes_to_the_same_new_run(
     make: Make, client: PromptGPS, run: str
 ) -> None:
     train(make(), 1)
-    draws, reports = make(on_existing="new"), make(on_existing="new")
+    draws = make(on_existing="new")
+    reports = make(on_existing="new")
     for step in range(2):
         report(reports, draws.next_batch(step), step)
         assert reports.flush()
@@ -330,7 +329,8 @@ def test_runs_of_others_are_not_taken(make: Make, client: PromptGPS, run: str) -
 @contextmanager
 def gate(server: Server) -> Iterator[tuple[str, threading.Event]]:
     """An address that leads to the server only once the event is set."""
-    opened, over = threading.Event(), threading.Event()
+    opened = threading.Event()
+    over = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
     target = ("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
 
@@ -387,9 +387,8 @@ def test_a_relaunch_without_the_service_is_known_when_it_is_back(
         if on_existing == "fail":
             with pytest.raises(ExistingRun):
                 wait_for(met, 30.0, "the service", pause=0.4)
-            assert (
-                client.run(run).log_position == 30 * BATCH
-            )  # nothing of the new training is in the old run
+            # nothing of the new training is in the old run
+            assert client.run(run).log_position == 30 * BATCH
         else:
             wait_for(met, 30.0, "the service", pause=0.4)
             assert again.flush()

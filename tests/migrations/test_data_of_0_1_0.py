@@ -53,7 +53,8 @@ def upgraded_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 def copy_rows(source: Engine, target: Engine) -> None:
     """Every row of every table, from SQLite to PostgreSQL."""
-    tables, theirs = MetaData(), MetaData()
+    tables = MetaData()
+    theirs = MetaData()
     tables.reflect(target)
     theirs.reflect(source)
     with source.connect() as reader, target.begin() as writer:

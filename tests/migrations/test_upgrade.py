@@ -1,4 +1,4 @@
-"""A database of an earlier version is brought up to date: everything in it is kept, and its run goes on."""
+"""A database of an earlier version is brought up to date: all is kept, and its run goes on."""
 
 from __future__ import annotations
 

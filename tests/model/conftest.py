@@ -64,9 +64,8 @@ def make_world(
     theta = level + own**0.5 * torch.randn(prompts, generator=random, dtype=torch.float64)
     if dimension:
         w = torch.randn(dimension, generator=random, dtype=torch.float64)
-        told = (
-            features.x[:, :dimension].double() @ w
-        )  # the blocks come first, what is made of them after
+        # the blocks come first, what is made of them after
+        told = features.x[:, :dimension].double() @ w
         theta += text**0.5 * told / told.square().mean().sqrt()
     return World(features, theta, random, drift, lift)
 

@@ -60,7 +60,8 @@ def test_the_same_prompts_are_known_with_more_doubt(world, name):
     turned = Features(theirs.x.flip(0), theirs.blocks, theirs.frame_rows)
     started = make(name, turned)
     started.begin(source.state_dict(), torch.arange(149, -1, -1))
-    known, now = source.predict(), started.predict()
+    known = source.predict()
+    now = started.predict()
     assert spearman(now.mean.flip(0), known.mean) > 0.9
     assert float(now.std.mean()) > float(known.std.mean())
 

@@ -25,7 +25,10 @@ def anchored(*pairs):
 
 
 def with_anchors(pool, shift=0.0, trials=16.0, share=1.0):
-    """The pool with pass rates of a policy whose log-odds are lower by ``shift``; a share of the rows has some."""
+    """The pool with pass rates of a policy whose log-odds are lower by ``shift``.
+
+    A share of the rows has some.
+    """
     n = torch.full((len(pool.theta),), trials, dtype=torch.float64)
     n[int(share * len(n)) :] = 0.0
     s = torch.binomial(n, torch.sigmoid(pool.theta - shift), generator=pool.random)
@@ -61,10 +64,8 @@ def test_a_visit_that_has_no_anchor_says_nothing_of_the_shift():
 
 def test_without_anchors_and_forgetting_it_is_a_plain_beta_record(world):
     pool = world(60, 0)
-    bots, beta = (
-        Bots(pool.features, device=CPU, discount=1.0),
-        DiscountedBeta(pool.features, device=CPU),
-    )
+    bots = Bots(pool.features, device=CPU, discount=1.0)
+    beta = DiscountedBeta(pool.features, device=CPU)
     for _ in range(5):
         visits = pool.visit(pool.some(20))
         bots.observe(visits)
@@ -78,14 +79,16 @@ def test_the_policy_is_placed_relative_to_its_reference_and_prompts_never_tried_
 ):
     pool = world(600, 0, seed=seed)
     features = with_anchors(pool, shift=1.5)
-    bots, beta = Bots(features, device=CPU), DiscountedBeta(features, device=CPU)
+    bots = Bots(features, device=CPU)
+    beta = DiscountedBeta(features, device=CPU)
     for _ in range(15):
         visits = pool.visit(pool.some(32))
         bots.observe(visits)
         beta.observe(visits)
     assert bots.shift.level.a == pytest.approx(1.5, abs=0.3)
     new = pool.unseen
-    told, gamma = bots.predict().mean[new], pool.gamma[new]
+    told = bots.predict().mean[new]
+    gamma = pool.gamma[new]
     ones = torch.ones_like(gamma)
     assert spearman(told, gamma) > 0.75
     assert log_loss(told, gamma, ones) < log_loss(beta.predict().mean[new], gamma, ones) - 0.1
@@ -99,7 +102,8 @@ def test_a_policy_that_jumps_is_followed_where_it_was_never_tried(world):
         bots.observe(pool.visit(torch.randperm(100, generator=pool.random)[:32]))
         return float(bots.predict().mean[100:].mean())
 
-    before, at = [step() for _ in range(10)][-1], bots.shift.level.a
+    before = [step() for _ in range(10)][-1]
+    at = bots.shift.level.a
     pool.theta += 4.0
     after = [step() for _ in range(10)]
     assert bots.shift.level.a - at == pytest.approx(4.0, abs=0.8)

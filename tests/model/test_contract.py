@@ -68,7 +68,8 @@ def test_a_posterior_is_a_distribution_of_a_rate(name, world):
 
 
 def test_taking_rows_is_taking_them_from_everything(name, world):
-    posterior, rows = taught(name, world(60)).predict(), torch.tensor([7, 3, 59])
+    posterior = taught(name, world(60)).predict()
+    rows = torch.tensor([7, 3, 59])
     part = posterior.take(rows)
     # Not to the last bit: vectorised and scalar exponentials differ there.
     torch.testing.assert_close(part.mean, posterior.mean[rows], atol=1e-12, rtol=0)
@@ -124,7 +125,8 @@ def test_rows_have_no_meaning(name, world, dimension, tolerance):
     order = torch.randperm(130, generator=pool.random)
     place = torch.argsort(order)  # row i of the pool is row place[i] of the shuffled one
     shuffled = Features(pool.features.x[order], pool.features.blocks, 130)
-    one, two = make(name, pool.features), make(name, shuffled)
+    one = make(name, pool.features)
+    two = make(name, shuffled)
     for _ in range(8):
         seen = pool.visit(pool.some(50))
         one.observe(seen)
@@ -178,7 +180,8 @@ def test_a_pool_of_one(name, world):
 
 def test_success_raises_and_failure_lowers(name, world):
     pool = world(40)
-    won, lost = taught(name, world(40)), taught(name, world(40))
+    won = taught(name, world(40))
+    lost = taught(name, world(40))
     won.observe(visits([4], [8.0], [8.0]))
     lost.observe(visits([4], [0.0], [8.0]))
     assert won.predict().mean[4] > lost.predict().mean[4]
@@ -202,11 +205,13 @@ def test_a_visit_outside_the_pool_is_refused(name, world):
 
 def test_a_longer_pool_keeps_what_is_known(name, world):
     pool = world(100)
-    x, blocks = pool.features.x, pool.features.blocks
+    x = pool.features.x
+    blocks = pool.features.blocks
     predictor = make(name, Features(x[:80], blocks, 80))
     for _ in range(5):
         predictor.observe(pool.visit(torch.randperm(80, generator=pool.random)[:40]))
-    before, new = numbers(predictor.predict()), predictor.predict_new(x[80:])
+    before = numbers(predictor.predict())
+    new = predictor.predict_new(x[80:])
     predictor.grow(Features(x, blocks, 80))
     after = predictor.predict()
     torch.testing.assert_close(numbers(after.take(torch.arange(80))), before, atol=1e-6, rtol=0)

@@ -83,7 +83,8 @@ def test_a_frame_is_taken_from_the_rows_that_are_known() -> None:
         name: torch.cat([part, torch.full_like(part, torch.nan)]) for name, part in told.items()
     }
     wider["embedding"] = torch.cat([told["embedding"]] * 2)
-    one, other = fit_frame(told), fit_frame(wider)
+    one = fit_frame(told)
+    other = fit_frame(wider)
     for name in ("surface", "waves"):
         (a,), (b,) = (
             [block for block in frame.blocks if block.name == name] for frame in (one, other)
@@ -94,6 +95,7 @@ def test_a_frame_is_taken_from_the_rows_that_are_known() -> None:
 
 def test_rows_that_come_later_change_nothing_for_those_before_them() -> None:
     frame = fit_frame(raw(4, "known", "known", 3))
-    first, later = raw(4, "known", "known", 3), raw(3, "unknown", "unknown", 4)
+    first = raw(4, "known", "known", 3)
+    later = raw(3, "unknown", "unknown", 4)
     both = {name: torch.cat([first[name], later[name]]) for name in first}
     torch.testing.assert_close(frame.apply(both)[:4], frame.apply(first), rtol=0, atol=0)

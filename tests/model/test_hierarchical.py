@@ -32,7 +32,8 @@ def optimistic_information(posterior):
 def test_it_finds_the_truth(world):
     pool = world(1500, 8, level=-1.0, text=1.0, own=2.0)
     predictor = taught(pool, 25, 64)
-    posterior, unseen = predictor.predict(), pool.unseen
+    posterior = predictor.predict()
+    unseen = pool.unseen
     assert 200 < int(unseen.sum()) < 900
     assert predictor.level.a == pytest.approx(-1.0, abs=0.3)
     assert predictor.spread.value == pytest.approx(2.0, rel=0.4)
@@ -49,11 +50,13 @@ def test_without_text_it_still_knows_what_it_has_seen(world):
 
 
 def test_its_intervals_cover(world):
-    known, new = [], []
+    known = []
+    new = []
     for seed in range(6):
         pool = world(700, 8, seed=seed, drift=0.02)
         posterior = taught(pool, 25, 40).predict()
-        low, high = posterior.quantile(torch.tensor(0.05)), posterior.quantile(torch.tensor(0.95))
+        low = posterior.quantile(torch.tensor(0.05))
+        high = posterior.quantile(torch.tensor(0.95))
         inside = ((low <= pool.gamma) & (pool.gamma <= high)).double()
         known.append(float(inside[~pool.unseen].mean()))
         new.append(float(inside[pool.unseen].mean()))
@@ -62,7 +65,10 @@ def test_its_intervals_cover(world):
 
 
 def test_many_trials_leave_as_much_doubt_as_they_should(world):
-    """The posterior of one prompt after s of n: a normal quadrature around the prior would be sure of a node."""
+    """The posterior of one prompt after s of n.
+
+    A normal quadrature around the prior would be sure of a node.
+    """
     pool = world(400, 0, own=3.0)
     predictor = taught(pool, 10, 40, trials=64.0)
     rows = torch.nonzero((pool.gamma > 0.2) & (pool.gamma < 0.8)).squeeze(1)[:20]
@@ -79,7 +85,8 @@ def test_a_prompt_never_tried_is_predicted_by_its_features_alone(world):
     pool = world(300, 8)
     predictor = taught(pool, 4, 30)
     rows = torch.nonzero(pool.unseen).squeeze(1)
-    new, row = predictor.predict_new(pool.features.x[rows]), predictor.predict().take(rows)
+    new = predictor.predict_new(pool.features.x[rows])
+    row = predictor.predict().take(rows)
     torch.testing.assert_close(new.mean, row.mean, atol=1e-6, rtol=0)
     torch.testing.assert_close(new.std, row.std, atol=1e-6, rtol=0)
 
@@ -108,10 +115,14 @@ def test_a_drift_of_the_level_reaches_prompts_never_tried(world):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_training_its_own_choice_does_not_lead_it_astray(world, seed):
-    """Visits lift the visited prompts only; a filter that took this for a common rise would see nothing new to try."""
+    """Visits lift the visited prompts only.
+
+    A filter that took this for a common rise would see nothing new to try.
+    """
     pool = world(800, 8, seed=seed, own=4.0, lift=0.25, drift=0.01)
     predictor = Hierarchical(pool.features, device=CPU)
-    chosen, uniform = [], []
+    chosen = []
+    uniform = []
     for step in range(60):
         rows = pool.some(800)
         if step:

@@ -1,4 +1,7 @@
-"""The neural predictor: its bound against numbers by hand, its encoder as a function of a set, and what it learns."""
+"""The neural predictor: its bound against numbers by hand, its encoder, and what it learns.
+
+The encoder is taken as a function of a set.
+"""
 
 from __future__ import annotations
 
@@ -100,10 +103,8 @@ def test_opposite_draws_cancel():
 def test_evidence_and_its_derivatives_by_dense_integration():
     mu = torch.tensor([-1.0, 0.3, 2.5], dtype=torch.float64, requires_grad=True)
     V = torch.tensor([0.4, 3.0, 8.0], dtype=torch.float64, requires_grad=True)
-    s, n = (
-        torch.tensor([1.0, 8.0, 0.0], dtype=torch.float64),
-        torch.tensor([3.0, 8.0, 8.0], dtype=torch.float64),
-    )
+    s = torch.tensor([1.0, 8.0, 0.0], dtype=torch.float64)
+    n = torch.tensor([3.0, 8.0, 8.0], dtype=torch.float64)
     theta = torch.linspace(-40, 40, 40_001, dtype=torch.float64)[:, None]
     rate = torch.sigmoid(theta).clamp(1e-300, 1 - 1e-16)
     density = torch.exp(-0.5 * (theta - mu) ** 2 / V) / (2 * math.pi * V).sqrt() * (80 / 40_000)
@@ -118,7 +119,10 @@ def test_evidence_and_its_derivatives_by_dense_integration():
 
 
 def test_the_bound_of_one_pair_by_hand():
-    """Without text or residual, and at the start of training, Eq. 8 has three terms that a pocket calculator gives."""
+    """Without text or residual, and at the start of training, Eq. 8 has three terms.
+
+    A pocket calculator gives them.
+    """
     sizes = {"latent": 1, "width": 4, "layers": 0}
     model = Model((), prior="learned", residual=False, random=seeded(), device=CPU, **sizes)
     now, past = (pad([one]) for one in (step_of([6.0, 1.0], [8.0, 2.0]), nothing(CPU)))
@@ -127,7 +131,8 @@ def test_the_bound_of_one_pair_by_hand():
     q = model.posterior(model.tokens(now, x))
     e = 0.7
     noise = Noise(torch.tensor([[[e]], [[-e]]]), torch.zeros(2, 1, 2))
-    m, v = float(q.mean.detach()), float(q.variance.detach())
+    m = float(q.mean.detach())
+    v = float(q.variance.detach())
     fit = 0.0
     for sign in (e, -e):
         gamma = 1 / (1 + math.exp(-(m + sign * v**0.5)))
@@ -159,7 +164,8 @@ def test_a_set_has_no_order_and_padding_no_meaning(layers, transition):
     encoder = Encoder(5, 3, 8, layers, seeded())
     encoder = shaken(Transition(encoder, 3) if transition else encoder)
     tokens = tokens_of(2, 7)
-    z, order = encoder(tokens), torch.randperm(7, generator=seeded(2))
+    z = encoder(tokens)
+    order = torch.randperm(7, generator=seeded(2))
     turned = encoder(Tokens(*(part[:, order] for part in vars(tokens).values())))
     longer = Tokens(*(torch.cat([part, part[:, :3]], dim=1) for part in vars(tokens).values()))
     for part in (longer.precision, longer.evidence):
@@ -185,7 +191,8 @@ def test_pairs_drawn_stand_for_the_window():
     window = Window(CPU)
     for size in (300, 200, 250, 100, 60):
         window.push(step_of([1.0] * size, [2.0] * size))
-    random, total = seeded(), torch.zeros(6)
+    random = seeded()
+    total = torch.zeros(6)
     for _ in range(400):
         places, weight = window.draw(random)
         assert places[-1] == window.pairs == 5
@@ -209,7 +216,8 @@ def test_the_window_is_bounded_and_comes_back():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_goes_on_from_its_state_as_if_it_had_not_stopped(world, variant):
-    pool, parameters = world(120, 8), SMALL | variant
+    pool = world(120, 8)
+    parameters = SMALL | variant
     predictor = taught(pool, 4, 30, **parameters)
     twin = Neural(pool.features, device=CPU, **parameters)
     twin.load_state_dict(unpack(pack(predictor.state_dict(), {}))[0])
@@ -217,7 +225,8 @@ def test_a_run_goes_on_from_its_state_as_if_it_had_not_stopped(world, variant):
         visits = pool.visit(pool.some(30))
         for one in (predictor, twin):
             one.observe(visits)
-    one, two = predictor.state_dict(), twin.state_dict()
+    one = predictor.state_dict()
+    two = twin.state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert torch.equal(predictor.predict().mu, twin.predict().mu)
     assert predictor.predict().mu.isfinite().all()
@@ -243,7 +252,8 @@ def test_it_learns_what_text_tells(world, own_record):
     for seed in (0, 1):
         pool = world(600, 8, seed=seed, text=3.0, own=0.3)
         predictor = taught(pool, 15, 32, own_record=own_record, **QUICK)
-        posterior, unseen = predictor.predict(), pool.unseen
+        posterior = predictor.predict()
+        unseen = pool.unseen
         rho.append(spearman(posterior.mean[unseen], pool.gamma[unseen]))
         gamma = pool.gamma[unseen]
         constant = surprise(type(posterior)(torch.logit(gamma.mean()), torch.tensor(0.0)), gamma)
@@ -253,7 +263,10 @@ def test_it_learns_what_text_tells(world, own_record):
 
 @pytest.mark.parametrize("own_record", [True, False])
 def test_where_text_tells_nothing_unseen_prompts_get_the_level(world, own_record):
-    """The study's version of the model did worse than a constant here: it remembered prompts by their features."""
+    """The study's version of the model did worse than a constant here.
+
+    It remembered prompts by their features.
+    """
     pool = world(500, 32, text=0.0, own=4.0)
     posterior = taught(pool, 25, 32, own_record=own_record, width=32, iterations=12).predict()
     unseen = torch.nonzero(pool.unseen).squeeze(1)
@@ -290,7 +303,8 @@ def test_a_jump_of_the_level_is_followed(world, jump):
 def test_training_its_own_choice_does_not_lead_it_astray(world):
     pool = world(500, 8, own=4.0, lift=0.25, drift=0.01)
     predictor = Neural(pool.features, device=CPU, **QUICK)
-    chosen, uniform = [], []
+    chosen = []
+    uniform = []
     for step in range(40):
         rows = pool.some(500)
         if step:
@@ -308,7 +322,8 @@ def test_training_its_own_choice_does_not_lead_it_astray(world):
 def test_a_fit_that_diverges_leaves_the_last_good_state(world):
     pool = world(60, 6)
     predictor = taught(pool, 3, 30, **SMALL)
-    good, visits = predictor.state_dict(), pool.visit(pool.some(30))
+    good = predictor.state_dict()
+    visits = pool.visit(pool.some(30))
     before = predictor.predict().mu
     predictor.fit.rate = 1e30
     with pytest.raises(FitDiverged):
@@ -343,10 +358,8 @@ def test_in_another_frame_it_learns_anew_from_what_it_remembers():
         fit_frame({"surface": raw[:400]}).features({"surface": raw}).head(400), device=CPU, width=16
     )
     for _ in range(12):
-        rows, n = (
-            torch.randperm(400, generator=random)[:40],
-            torch.full((40,), 8.0, dtype=torch.float64),
-        )
+        rows = torch.randperm(400, generator=random)[:40]
+        n = torch.full((40,), 8.0, dtype=torch.float64)
         predictor.observe(
             Visits(rows, torch.binomial(n, torch.sigmoid(theta[rows]), generator=random), n)
         )

@@ -1,4 +1,7 @@
-"""The better predictor is served, a failing one is put back, and the main one returns when it deserves it."""
+"""The better predictor is served, a failing one is put back.
+
+The main one returns when it deserves it.
+"""
 
 from __future__ import annotations
 
@@ -176,7 +179,8 @@ def test_a_state_that_is_not_a_number_is_put_back(features: Features) -> None:
         with torch.no_grad():
             neural.model.psi.mean.fill_(torch.nan)
 
-    run, neural.fit.run = neural.fit.run, poison  # type: ignore[method-assign]
+    run = neural.fit.run
+    neural.fit.run = poison  # type: ignore[method-assign]
     report = panel.observe(visits(0.4, 1))
     assert report.failed == {"neural": "its predictions are not finite"}
     assert report.served == "constant"

@@ -40,7 +40,8 @@ def test_logit_normal(mu, variance):
 @pytest.mark.parametrize("alpha", [1.0, 1.5, 9.0, 400.0])
 @pytest.mark.parametrize("beta", [1.0, 3.0, 40.0, 1000.0])
 def test_beta(alpha, beta):
-    posterior, truth = BetaPosterior(one(alpha), one(beta)), stats.beta(alpha, beta)
+    posterior = BetaPosterior(one(alpha), one(beta))
+    truth = stats.beta(alpha, beta)
     gamma = truth.ppf(MIDPOINTS)
     assert float(posterior.mean) == pytest.approx(truth.mean())
     assert float(posterior.std) == pytest.approx(truth.std())
@@ -82,7 +83,8 @@ def test_nodes_of_a_whole_pool_are_quick():
     share=st.floats(0, 1),
 )
 def test_moments_and_evidence_of_a_visit(mu, variance, trials, share):
-    s, n = one(share * trials), one(trials)
+    s = one(share * trials)
+    n = one(trials)
     mean, var = match_moments(one(mu), one(variance), s, n)
     evidence = log_expected_likelihood(one(mu), one(variance), s, n)
     theta = torch.linspace(-45, 45, 30_001, dtype=torch.float64)

@@ -1,4 +1,7 @@
-"""The default predictor on recorded histories: it must keep what the study of these sets has found possible."""
+"""The default predictor on recorded histories.
+
+It must keep what the study of these sets has found possible.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,8 @@ def test_a_ladder_of_models_is_predicted(ladder):
 def test_the_stack_is_about_as_good_as_its_better_member(request, replayed, share):
     """Of the twelve pairs of seed and share, it lies 0.004 nats behind at most, and 0.005 ahead."""
     history, features = request.getfixturevalue(replayed)
-    stack, random = make_predictor("stack", features, CPU), torch.Generator().manual_seed(0)
+    stack = make_predictor("stack", features, CPU)
+    random = torch.Generator().manual_seed(0)
     losses = []
     for step in range(history.steps):
         there = history.trials[:, step] > 0

@@ -1,4 +1,7 @@
-"""The stack: its pool by hand, its weights against SciPy's, and that pooling costs next to nothing and may gain."""
+"""The stack: its pool by hand, its weights against SciPy's.
+
+And that pooling costs next to nothing and may gain.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +40,8 @@ def random_memory(members, visits, seed, best=0):
 
 
 def test_the_pool_of_two_by_hand():
-    one, two = (
-        LogitNormal(vector(1.0, -2.0), vector(0.5, 2.0)),
-        BetaPosterior(vector(3.0, 8.0), vector(2.0, 1.0)),
-    )
+    one = LogitNormal(vector(1.0, -2.0), vector(0.5, 2.0))
+    two = BetaPosterior(vector(3.0, 8.0), vector(2.0, 1.0))
     weights = vector(0.75, 0.5)
     pooled = pool([one, two], weights)
     logit = 0.75 * torch.logit(one.mean) + 0.5 * torch.logit(two.mean)
@@ -62,7 +63,9 @@ def test_without_any_weight_nothing_is_known():
 @pytest.mark.parametrize("seed", range(4))
 def test_weights_are_those_of_the_smallest_loss(members, seed):
     memory = random_memory(members, 600, seed)
-    logits, rate, counts = memory[:, :-2].numpy(), memory[:, -2].numpy(), memory[:, -1].numpy()
+    logits = memory[:, :-2].numpy()
+    rate = memory[:, -2].numpy()
+    counts = memory[:, -1].numpy()
 
     def loss(w):
         theta = logits @ w
@@ -160,7 +163,8 @@ def test_a_state_that_one_member_refuses_changes_no_member(world):
         )
         return stack
 
-    one, other = taught(8), taught(4)
+    one = taught(8)
+    other = taught(4)
     before = one.predict().mean
     with pytest.raises(ValueError, match="size of nets"):
         one.load_state_dict(other.state_dict())

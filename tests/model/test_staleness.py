@@ -23,7 +23,8 @@ def number(value):
 
 @given(st.floats(0, 1), st.floats(1e-3, 4096), st.floats(1e-6, 1 - 1e-6), st.floats(0, 2))
 def test_fresh_outcomes_are_taken_as_they_are_to_the_last_bit(share, n, p, walk):
-    s, n = number(share * n), number(n)
+    s = number(share * n)
+    n = number(n)
     assert torch.equal(torch.stack(temper(s, n, number(0.0), p, walk)), torch.stack([s, n]))
 
 
@@ -47,8 +48,13 @@ def test_the_older_the_less_and_never_more_than_the_walk_lets_through(share, n, 
 
 @pytest.mark.parametrize(("s", "n"), [(3.0, 8.0), (8.0, 8.0), (1.0, 16.0)])
 def test_tempering_is_close_to_the_walk_itself(s, n):
-    """The exact posterior of theta, whose ancestor theta − ε made the outcome, by dense integration."""
-    mu, V, walked = 0.3, 1.5, 0.6
+    """The exact posterior of theta, whose ancestor theta − ε made the outcome.
+
+    By dense integration.
+    """
+    mu = 0.3
+    V = 1.5
+    walked = 0.6
     grid = torch.linspace(-12, 12, 1601, dtype=torch.float64)
     likelihood = (
         s * torch.nn.functional.logsigmoid(grid) + (n - s) * torch.nn.functional.logsigmoid(-grid)
@@ -93,7 +99,8 @@ def test_no_age_and_an_age_of_zero_are_the_same_to_the_last_bit(name, world):
     two.observe(solved(torch.zeros(30, dtype=torch.float64)))
     three.observe(solved(torch.zeros((), dtype=torch.float64)))
     for other in (two, three):
-        ours, theirs = one.state_dict(), other.state_dict()
+        ours = one.state_dict()
+        theirs = other.state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 

@@ -1,4 +1,4 @@
-"""Files as pandas, polars, datasets, pyarrow and the preprocessing scripts of RL trainers write them."""
+"""Files as pandas, polars, datasets, pyarrow and RL trainers' preprocessing scripts write them."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_what_datasets_writes_is_read(tmp_path: Any) -> None:
         assert (found.keys, found.texts, found.domains) == (FRAME["key"], TEXTS, FRAME["domain"])
 
 
-# ---- preprocessing scripts ---------------------------------------------------------------------------------
+# ---- preprocessing scripts -----------------------------------------------------------------------
 
 
 def verl_rows() -> list[dict[str, Any]]:
@@ -296,7 +296,7 @@ def test_a_chat_becomes_one_text_whatever_it_came_in(chat: list[dict[str, Any]],
     assert read("parquet", parquet({"prompt": [chat]}), text="prompt").texts == [text]
 
 
-# ---- keys, missing values, types ---------------------------------------------------------------------------
+# ---- keys, missing values, types -----------------------------------------------------------------
 
 INTEGERS = [
     pa.int8(),
@@ -388,7 +388,7 @@ def test_a_value_is_told_in_full_precision_and_at_bounded_length() -> None:
     assert len(refusal("lines", body)[2]) < 1000
 
 
-# ---- the mapping -------------------------------------------------------------------------------------------
+# ---- the mapping ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["lines", "parquet", "csv"])

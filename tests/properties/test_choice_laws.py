@@ -104,7 +104,8 @@ def test_permuting_the_pool_permutes_the_answer(
     order = list(range(pool.identity.numel()))
     random.shuffle(order)  # type: ignore[attr-defined]
     place = torch.tensor(order)
-    before, after = answer(pool, rule, size, seed), answer(permuted(pool, place), rule, size, seed)
+    before = answer(pool, rule, size, seed)
+    after = answer(permuted(pool, place), rule, size, seed)
     assert (before is None) == (after is None)
     if before is not None and after is not None:
         assert place[after.rows].tolist() == before.rows.tolist()
@@ -115,7 +116,8 @@ def test_permuting_the_pool_permutes_the_answer(
 def test_the_same_seed_gives_the_same_answer(
     pool: Field, rule: Rules, size: int, seed: int
 ) -> None:
-    first, second = answer(pool, rule, size, seed), answer(pool, rule, size, seed)
+    first = answer(pool, rule, size, seed)
+    second = answer(pool, rule, size, seed)
     if first is not None and second is not None:
         assert first.rows.tolist() == second.rows.tolist()
         assert first.uniform.tolist() == second.uniform.tolist()
@@ -124,7 +126,8 @@ def test_the_same_seed_gives_the_same_answer(
 
 @given(seeds, seeds)
 def test_another_seed_gives_another_answer(first: int, second: int) -> None:
-    pool, rule = field(500), rules(candidate_factor=4, uniform_share=0.1)
+    pool = field(500)
+    rule = rules(candidate_factor=4, uniform_share=0.1)
     same = (
         choose(pool, rule, 20, first).rows.tolist() == choose(pool, rule, 20, second).rows.tolist()
     )
@@ -135,7 +138,8 @@ def test_another_seed_gives_another_answer(first: int, second: int) -> None:
 def test_without_diversity_the_batch_is_the_top_of_the_utility(
     count: int, size: int, seed: int, name: str
 ) -> None:
-    size, aim = min(size, count), Aim(name, 8)
+    size = min(size, count)
+    aim = Aim(name, 8)
     pool = field(count, seed)
     values = utility(pool.posterior, aim, uniforms(pool.identity, seed, THOMPSON))
     chosen = choose(pool, rules(aim), size, seed).rows
@@ -149,13 +153,16 @@ def test_without_diversity_the_batch_is_the_top_of_the_utility(
 def test_an_all_uniform_batch_is_uniform_over_the_free(size: int) -> None:
     # 6,000 selections of 30 free prompts among 40; a fair choice fails this with probability 1e-6.
     tier = torch.tensor([0] * 30 + [1] * 5 + [4] * 5, dtype=torch.int8)
-    pool, rule, rounds = field(40, tier=tier), rules(uniform_share=1.0), 6_000
+    pool = field(40, tier=tier)
+    rule = rules(uniform_share=1.0)
+    rounds = 6_000
     counts: Counter[int] = Counter()
     for seed in range(rounds):
         counts.update(choose(pool, rule, size, seed).rows.tolist())
     assert max(counts) < 30
     expected = rounds * size / 30
-    # Draws without replacement within a selection: the counts' variance is smaller by (30 − size) / 29.
+    # Draws without replacement within a selection: the
+    # counts' variance is smaller by (30 − size) / 29.
     statistic = (
         sum((counts[row] - expected) ** 2 for row in range(30)) / expected / ((30 - size) / 29)
     )
@@ -164,7 +171,9 @@ def test_an_all_uniform_batch_is_uniform_over_the_free(size: int) -> None:
 
 
 def test_every_place_of_a_batch_is_uniform_too() -> None:
-    pool, rule, rounds = field(20), rules(uniform_share=1.0), 6_000
+    pool = field(20)
+    rule = rules(uniform_share=1.0)
+    rounds = 6_000
     counts = np.zeros((3, 20))
     for seed in range(rounds):
         counts[np.arange(3), choose(pool, rule, 3, seed).rows.numpy()] += 1

@@ -1,4 +1,6 @@
-"""Any sequence of selections, reports, repetitions, contradictions, growth, restarts, snapshots and restores.
+"""Any sequence of what a run can meet.
+
+Selections, reports, repetitions, contradictions, growth, restarts, snapshots and restores.
 
 The service is held against plain dictionaries.
 """
@@ -43,9 +45,8 @@ Line = tuple[float, int, float | None, int]  # successes, trials, reward, status
 Database = Callable[[], AbstractContextManager[str]]
 
 tags = st.sampled_from(["a", "b", "c"])
-places = st.lists(
-    st.integers(0, 10_000), min_size=1, max_size=6
-)  # of draws, taken modulo their number
+# of draws, taken modulo their number
+places = st.lists(st.integers(0, 10_000), min_size=1, max_size=6)
 wholes = [(won, ROLLOUTS) for won in range(ROLLOUTS + 1)]
 parts = st.sampled_from([(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), *wholes, (3, 5)])
 groups = st.lists(st.tuples(st.integers(0, 10_000), parts), min_size=1, max_size=6)
@@ -61,7 +62,8 @@ rollouts = st.lists(
 )
 
 
-KNOWN, CONFLICT = "known", "conflict"
+KNOWN = "known"
+CONFLICT = "conflict"
 
 
 def judged(had: list[tuple[int, Line]], rollout: int, line: Line) -> Line | str:
@@ -95,13 +97,11 @@ def judged(had: list[tuple[int, Line]], rollout: int, line: Line) -> Line | str:
 class Story:
     """A run up to a moment, as a careful clerk would have written it down."""
 
-    batches: dict[int, tuple[int, Batch]] = field(
-        default_factory=dict
-    )  # sequence: size asked for, answer
+    # sequence: size asked for, answer
+    batches: dict[int, tuple[int, Batch]] = field(default_factory=dict)
     draws: list[tuple[str, str]] = field(default_factory=list)  # draw id, prompt
-    known: dict[str, list[tuple[int, Line]]] = field(
-        default_factory=dict
-    )  # of each draw: rollout, line
+    # of each draw: rollout, line
+    known: dict[str, list[tuple[int, Line]]] = field(default_factory=dict)
     log: int = 0
     counts: dict[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -121,9 +121,8 @@ class LogMachine(RuleBasedStateMachine):
         self.context = self.open()
         self.prompts = 0
         self.now = Story()
-        self.marks: dict[
-            str, tuple[Story, bool]
-        ] = {}  # tag: the run then, and whether all of it was learned
+        # tag: the run then, and whether all of it was learned
+        self.marks: dict[str, tuple[Story, bool]] = {}
         self.epoch = 0
         self.superseded: list[str] = []  # draw ids
         self.late: dict[str, list[tuple[int, Line]]] = {}  # of superseded draws
@@ -140,7 +139,7 @@ class LogMachine(RuleBasedStateMachine):
             self.process.close()
             self.stack.close()
 
-    # ---- what a trainer does -------------------------------------------------------------------------------
+    # ---- what a trainer does ---------------------------------------------------------------------
 
     @initialize()
     def start(self) -> None:
@@ -287,7 +286,7 @@ class LogMachine(RuleBasedStateMachine):
     def wait_for_the_model(self) -> None:
         assert settle(self.context).trained_through == self.now.log
 
-    # ---- checkpoints ---------------------------------------------------------------------------------------
+    # ---- checkpoints -----------------------------------------------------------------------------
 
     @rule(tag=tags, learned=st.booleans())
     def mark(self, tag: str, learned: bool) -> None:
@@ -351,7 +350,7 @@ class LogMachine(RuleBasedStateMachine):
                 del self.marks[each]
         self.now = then.copy()
 
-    # ---- what the clerk writes down ------------------------------------------------------------------------
+    # ---- what the clerk writes down --------------------------------------------------------------
 
     def answered(self, draw: str) -> set[int]:
         return {rollout for rollout, _ in self.now.known.get(draw, [])}
@@ -364,7 +363,9 @@ class LogMachine(RuleBasedStateMachine):
     def compare(
         self, answer: Any, lines: list[tuple[str, str, int, Line]], *, late: int = 0
     ) -> None:
-        stored, duplicates, conflicts = 0, 0, []
+        stored = 0
+        duplicates = 0
+        conflicts = []
         for row, (draw, prompt, rollout, line) in enumerate(lines):
             had = self.now.known.setdefault(draw, [])
             news = judged(had, rollout, line)
@@ -384,7 +385,7 @@ class LogMachine(RuleBasedStateMachine):
         assert answer.superseded == late
         assert answer.log_position == self.now.log
 
-    # ---- what must hold after every step -------------------------------------------------------------------
+    # ---- what must hold after every step ---------------------------------------------------------
 
     @precondition(lambda self: self.prompts)
     @invariant()

@@ -1,4 +1,7 @@
-"""Reuse: whoever drew, the tiers say truly who may be drawn; cool-downs hold while free prompts suffice."""
+"""Reuse: whoever drew, the tiers say truly who may be drawn.
+
+Cool-downs hold while free prompts suffice.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ def drawn(traffic: Traffic, rows: torch.Tensor, clock: int, draws: int) -> None:
 def test_a_cooldown_holds_while_free_prompts_suffice(
     count: int, cooldown: int, sizes: list[int], seed: int, stride: int
 ) -> None:
-    traffic, reuse, pool = fresh(count), Reuse(cooldown, pending_steps=0), field(count, seed)
+    traffic = fresh(count)
+    reuse = Reuse(cooldown, pending_steps=0)
+    pool = field(count, seed)
     last: dict[int, int] = {}
     draws = 0
     for turn, size in enumerate(sizes):
@@ -81,7 +86,9 @@ def test_a_cooldown_holds_while_free_prompts_suffice(
 def test_the_default_cooldown_is_a_quarter_of_the_pool_and_at_most_thirty_steps(
     count: int, sizes: list[int], seed: int
 ) -> None:
-    traffic, reuse, pool = fresh(count), Reuse(None, pending_steps=0), field(count, seed)
+    traffic = fresh(count)
+    reuse = Reuse(None, pending_steps=0)
+    pool = field(count, seed)
     history: list[tuple[int, int]] = []  # row and clock, in the order of the draws
     for clock, wanted in enumerate(sizes):
         size = min(wanted, count)
@@ -116,7 +123,8 @@ def test_the_worst_that_applies_counts(
         torch.arange(len(prompts)),
         torch.tensor(columns[1], dtype=torch.int32),
     )
-    retired, allowed = torch.tensor(columns[2]), torch.tensor(columns[3])
+    retired = torch.tensor(columns[2])
+    allowed = torch.tensor(columns[3])
     found = tiers(
         traffic,
         Reuse(cooldown, pending_steps),

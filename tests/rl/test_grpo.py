@@ -82,7 +82,8 @@ def test_equal_seeds_give_equal_runs_bit_for_bit(base: Policy) -> None:
 
 
 def test_the_oracle_chooses_mixed_groups(base: Policy) -> None:
-    settings, prompts = Settings(steps=10, eval_every=10), _prompts(300, 1)
+    settings = Settings(steps=10, eval_every=10)
+    prompts = _prompts(300, 1)
     oracle, uniform = (_train(base, name, settings, prompts) for name in ("oracle", "uniform"))
     assert sum(oracle.effective) / 10 > 0.6
     assert sum(uniform.effective) / 10 < 0.4

@@ -28,7 +28,10 @@ def test_it_has_the_stated_size() -> None:
 
 
 def test_teacher_forced_truth_is_the_frequency_of_success(base: Policy) -> None:
-    """Chi-square of 30 prompts x 400 samples: a right policy fails with probability 1e-3 (two-sided)."""
+    """Chi-square of 30 prompts x 400 samples.
+
+    A right policy fails with probability 1e-3 (two-sided).
+    """
     prompts = _medium(base, 30)
     truth = torch.from_numpy(base.success_rates(prompts))
     rollouts = roll_out(base, prompts, SAMPLES, torch.Generator().manual_seed(5))

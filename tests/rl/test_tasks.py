@@ -43,7 +43,8 @@ def _caesar(text: str) -> str:
 
 
 def _rotate(text: str) -> str:
-    (k,), word = _numbers(text), _word(text)
+    (k,) = _numbers(text)
+    word = _word(text)
     return "".join(word[(i + k) % len(word)] for i in range(len(word)))
 
 
@@ -111,7 +112,8 @@ def test_a_response_without_its_end_is_no_response() -> None:
 
 
 def test_different_texts_have_different_tokens() -> None:
-    rng, tokenizer = random.Random(3), Tokenizer()
+    rng = random.Random(3)
+    tokenizer = Tokenizer()
     texts = {
         p.text: tuple(tokenizer.prompt_ids(p)) for p in (draw_prompt(rng) for _ in range(3000))
     }

@@ -1,4 +1,4 @@
-"""The pool's mix, the cache of weights, the numbers read off records, and a run through the service."""
+"""The pool's mix, the cache of weights, numbers read off records, and a run through the service."""
 
 from __future__ import annotations
 
@@ -55,9 +55,8 @@ def test_rollouts_to_a_target_are_interpolated() -> None:
     record = _record([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
     assert rollouts_to(record, 0.25) == pytest.approx(250)
     assert rollouts_to(record, 0.9) is None
-    assert target_accuracy([record]) == pytest.approx(
-        0.9 * 0.45
-    )  # the last mean is over two points
+    # the last mean is over two points
+    assert target_accuracy([record]) == pytest.approx(0.9 * 0.45)
 
 
 def test_smoothing_keeps_a_constant_and_spread_tells_who_got_there() -> None:
@@ -82,8 +81,9 @@ def test_a_record_survives_json() -> None:
 
 
 def test_a_run_through_the_service_learns_the_pool_and_repeats(base: Policy) -> None:
-    """Two runs of equal seeds, each on a pool of its own: the same choices, rewards and accuracies."""
-    prompts, held_out = draw(base, 200, 0, FAMILIES), draw(base, 40, 1, FAMILIES)
+    """Two runs of equal seeds, each on its own pool: same choices, rewards and accuracies."""
+    prompts = draw(base, 200, 0, FAMILIES)
+    held_out = draw(base, 40, 1, FAMILIES)
     records = []
     with service_at(None) as url, PromptGPS(url) as gps:
         for _ in range(2):

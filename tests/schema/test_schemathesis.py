@@ -1,4 +1,7 @@
-"""Schemathesis over the whole API, in this process: whatever the document allows or forbids, no 5xx and no surprise."""
+"""Schemathesis over the whole API, in this process.
+
+Whatever the document allows or forbids, no 5xx and no surprise.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +31,14 @@ CASES = [
 ]
 NAME = "prepared"  # of a pool and of a run
 PROMPTS = list("abcdefghij0123456789")
-PHASES = {
-    "coverage": 1,
-    "fuzzing": 60,
-}  # examples of each operation; coverage takes the boundaries of the document
-# Rules between columns (exactly one of two, equal lengths) are told in words: JSON Schema cannot say them all.
+# examples of each operation; coverage takes the boundaries of the document
+PHASES = {"coverage": 1, "fuzzing": 60}
+# Rules between columns (exactly one of two, equal lengths)
+# are told in words: JSON Schema cannot say them all.
 REFUSALS = ["400", "401", "403", "404", "405", "409", "413", "415", "422", "429"]
 UNSAID = ("positive_data_acceptance",)
-KEYLESS = (
-    "ignored_auth",
-    "negative_data_rejection",
-)  # the document wants a key, an open service does not
+# the document wants a key, an open service does not
+KEYLESS = ("ignored_auth", "negative_data_rejection")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -110,7 +110,10 @@ def prepare(app: Any) -> None:
 
 
 def aim(_context: Any, body: Any) -> Any:
-    """Let a request speak of what there is, so that it gets further than a 404; what is wrong in it stays wrong."""
+    """Let a request speak of what there is, so that it gets further than a 404.
+
+    What is wrong in it stays wrong.
+    """
     if not isinstance(body, dict):
         return body
     there = {"draw_id": [f"d1-{number}" for number in range(8)]}

@@ -1,7 +1,9 @@
-"""Training changes what it visits: a simulated learner in which a mixed group raises its own prompt's log-odds.
+"""Training changes what it visits: a simulated learner.
 
-Replay on a record cannot show this. A model that took the improvement of trained prompts for a rise of the common level
-would see everything unseen as solved, and the selector would stay where it is.
+In it a mixed group raises its own prompt's log-odds.
+
+Replay on a record cannot show this. A model that took the improvement of trained prompts for a rise
+of the common level would see everything unseen as solved, and the selector would stay where it is.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from benchmarks.arms import selection_of
 from benchmarks.replay.simulated_loop import SimulatedLoop, simulated_loop
 from benchmarks.replay.simulation import make_learner
 
-PROMPTS, BATCH, STEPS = 2000, 64, 60
+PROMPTS = 2000
+BATCH = 64
+STEPS = 60
 SEEDS = (0, 1, 2)
 FREE = "+cooldown=0+candidate_factor=null+uniform_share=0.0"
 # U-shaped, as recorded runs are: a third never solved, a third always, the rest between.
@@ -53,7 +57,7 @@ def loops(features: Features, arm: str, feedback: float) -> list[SimulatedLoop]:
 def test_the_default_beats_mopps_and_uniform_at_every_feedback(
     features: Features, feedback: float
 ) -> None:
-    """Margins of 0.1 against seed standard deviations of about 0.01: far beyond three seeds' noise."""
+    """Margins of 0.1 against seed standard deviations of about 0.01: beyond three seeds' noise."""
     ours = loops(features, "promptgps" + FREE, feedback)
     mopps = loops(features, "mopps" + FREE, feedback)
     uniform = loops(features, "uniform", feedback)

@@ -1,4 +1,7 @@
-"""The bench's own arithmetic: what is solved, what an even share is, where a curve reaches an accuracy."""
+"""The bench's own arithmetic.
+
+What is solved, what an even share is, where a curve reaches an accuracy.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ def case(*right: int, recorded: int = 16) -> Case:
 
 
 def test_solved_and_voted_are_the_means_of_drawing_without_replacement() -> None:
-    made, samples = case(0, 1, 5, 9, 16), np.array([3, 4, 5, 2, 1])
+    made = case(0, 1, 5, 9, 16)
+    samples = np.array([3, 4, 5, 2, 1])
     random = np.random.default_rng(0)
     drawn = random.hypergeometric(
         made.right, made.recorded - made.right, samples, size=(200_000, 5)
@@ -43,7 +47,8 @@ def test_rounds_draw_no_more_than_was_recorded_and_solve_no_more_than_can_be(arm
 
 
 def test_a_budget_is_interpolated_and_absent_where_the_accuracy_is_out_of_reach() -> None:
-    curve, means = np.array([0.2, 0.4, 0.5]), (1.0, 2.0, 4.0)
+    curve = np.array([0.2, 0.4, 0.5])
+    means = (1.0, 2.0, 4.0)
     assert needed(curve, means, 0.45) == pytest.approx(3.0)
     assert math.isnan(needed(curve, means, 0.6))
     assert math.isnan(needed(curve, means, 0.1))

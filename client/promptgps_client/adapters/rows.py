@@ -29,6 +29,7 @@ def prompts(rows: Any, path: str, pool: Pools = None) -> list[str] | list[tuple[
     if pool is None:
         _check_distinct(names, path, DATA_SOURCE in rows.column_names)
         return names
+
     pairs = list(zip(_pools(rows, pool), names, strict=True))
     _check_distinct(pairs, path, by_source=False)
     return pairs
@@ -52,11 +53,13 @@ def key_of(value: Any, where: str, path: str) -> str:
     """
     if value is None:
         raise ValueError(f"{where} has no {path}, its prompt's key")
+
     key = KEYS.cell(items([value])[0])
     if not isinstance(key, str) or not key:
         raise ValueError(
             f"{where}: {path} is {shown(value)}, and a key is a string or a whole number"
         )
+
     return key
 
 
@@ -68,8 +71,10 @@ def pool_of(source: Any, pool: Mapping[str, str], where: str) -> str:
     """
     if source not in pool:
         raise ValueError(
-            f"{where} is of the data source {shown(source)}, for which `pool` names none: {dict(pool)}"
+            f"{where} is of the data source {shown(source)}, for which `pool` names none: "
+            f"{dict(pool)}"
         )
+
     return pool[source]
 
 
@@ -92,14 +97,17 @@ def _pools(rows: Any, pool: str | Mapping[str, str]) -> list[str]:
             pool_of(source, pool, f"row {number} of the data set")
             for number, source in enumerate(sources)
         ]
+
     if not is_column(rows, pool):
         return [pool] * len(rows)
+
     found = list(_column(rows, pool, "the pools of prompts"))
     for number, name in enumerate(found):
         if not isinstance(name, str):
             raise ValueError(
                 f"row {number} of the data set: {pool} is {shown(name)}, and a pool has a name"
             )
+
     return found
 
 
@@ -113,6 +121,7 @@ def _column(rows: Any, path: str, what: str) -> Iterator[Any]:
         raise ValueError(
             f"the data set has no column {name}, where {what} should be ({path}); it has {there}"
         )
+
     return (field_of(value, fields) for value in rows[name])
 
 
@@ -122,11 +131,13 @@ def _check_distinct(names: list[Any], path: str, by_source: bool) -> None:
         first = seen.setdefault(name, number)
         if first != number:
             advice = (
-                "; where each file counts anew, put each in a pool of its own and name it: pool: {SOURCE: POOL, …} by "
-                f"the column {DATA_SOURCE}, or a column of the pools' names"
+                "; where each file counts anew, put each in a pool of its own and name it: pool: "
+                "{SOURCE: POOL, …} by the column "
+                f"{DATA_SOURCE}, or a column of the pools' names"
                 if by_source
                 else ""
             )
+
             raise ValueError(
                 f"{name!r} is there twice, as {path} of the rows {first} and {number}{advice}"
             )

@@ -1,4 +1,7 @@
-"""What adapters share: a selector in each process that draws or reports, and a run that goes back with the trainer."""
+"""What adapters share.
+
+It is a selector in each process that draws or reports, and a run that goes back with the trainer.
+"""
 
 from __future__ import annotations
 
@@ -67,14 +70,16 @@ class Seam:
             )
 
     def snapshot(self, tag: str) -> None:
-        """Mark the run, beside a checkpoint, from one process; what fails is only told in the log."""
+        """Mark the run, beside a checkpoint, from one process; failures are only logged."""
         name = self._named(tag)
         self._patiently(
             lambda client: client.snapshot(self.course.run, name), f"there is no snapshot {name}"
         )
 
     def restore(self, tag: str) -> None:
-        """Put the run back to a snapshot, from one process, before training goes on from its checkpoint.
+        """Put the run back to a snapshot, from one process.
+
+        This comes before training goes on from its checkpoint.
 
         Where that fails, which the log tells, the run stays as it is: what the trainer draws again
         is the same, what it reports again changes nothing. The settings were good when training
@@ -89,7 +94,10 @@ class Seam:
         self.selector.load_state_dict(self.selector.state_dict() | {"answered": True})
 
     def _named(self, tag: str) -> str:
-        """A tag of this training: one that goes on in the run of another must not come to that one's snapshots."""
+        """A tag of this training.
+
+        One that goes on in the run of another must not come to that one's snapshots.
+        """
         return f"from-{self.course.offset}-{tag}" if self.course.offset else tag
 
     def close(self) -> None:
@@ -104,15 +112,18 @@ class Seam:
         if self._made is None or self._made[0] != os.getpid():
             if self._made is not None:  # a fork of the process that has drawn
                 self._course = self._made[2].settled_course or self._course
+
             client = PromptGPS(self._service)
             try:
                 selector = self._select(client)
             except BaseException:
                 client.close()
                 raise
+
             if self._course is not None:
                 selector.follow(self._course)
             self._made = os.getpid(), client, selector
+
         return self._made[1:]
 
     def _select(self, client: PromptGPS, number: int = 0) -> Selector:

@@ -29,13 +29,14 @@ class Rows(Protocol):
 class DrawSampler(Sampler[list[Draw]]):
     """A batch sampler without end: the draws of one sequence after another.
 
-    It stays in the process of the loop, so the loader may have workers; these only fetch rows. A loader with workers
-    asks `prefetch_factor` × `num_workers` batches ahead, whose draws miss the outcomes of the batches between.
+    It stays in the process of the loop, so the loader may have workers; these only fetch rows. A
+    loader with workers asks `prefetch_factor` × `num_workers` batches ahead, whose draws miss the
+    outcomes of the batches between.
 
     Args:
-        selector: What draws; its prompts are in the order of the data set. A training that begins anew is not to
-            inherit an old run: `on_existing` of the selector says what is to be done, and a training that goes on
-            from a checkpoint loads the selector's state.
+        selector: What draws; its prompts are in the order of the data set. A training that begins
+            anew is not to inherit an old run: `on_existing` of the selector says what is to be
+            done, and a training that goes on from a checkpoint loads the selector's state.
         first: Sequence to begin with: the number of batches that a checkpoint's training has had.
         rank: Of this process, whose share of each batch it is.
         world_size: Of all that share the batches; every one asks, and is given the same draws.
@@ -44,12 +45,10 @@ class DrawSampler(Sampler[list[Draw]]):
     def __init__(
         self, selector: Selector, first: int = 0, *, rank: int = 0, world_size: int = 1
     ) -> None:
-        self._selector, self._first, self._rank, self._world_size = (
-            selector,
-            first,
-            rank,
-            world_size,
-        )
+        self._selector = selector
+        self._first = first
+        self._rank = rank
+        self._world_size = world_size
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for sequence in count(self._first):
@@ -61,7 +60,7 @@ class DrawSampler(Sampler[list[Draw]]):
 
 
 class DrawnRows(Dataset[dict[str, Any]]):
-    """The rows of a data set, by draw, each with its draw's id as `DRAW_ID` and its number of `rollouts`."""
+    """A data set's rows, by draw, each with its draw's id as `DRAW_ID` and number of `rollouts`."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows

@@ -1,13 +1,13 @@
-"""TRL's `GRPOTrainer` and `RLOOTrainer`: their prompts come from the service, their rewards go there.
+"""TRL's `GRPOTrainer` and `RLOOTrainer`: prompts come from the service, rewards go there.
 
 ```python
 selection = PromptSelection(dataset, config, run="exp-1")
 GRPOTrainer(model, selection.reported(reward), config, selection.stream, callbacks=[selection])
 ```
 
-Where a rollout belongs is known from TRL's order. The stream's rows are repeated to generation batches, each prompt
-`num_generations` times in a row, and each rank keeps a contiguous slice of equal length (trl `repeat_iterable_dataset`,
-accelerate `IterableDatasetShard`).
+Where a rollout belongs is known from TRL's order. The stream's rows are repeated to generation
+batches, each prompt `num_generations` times in a row, and each rank keeps a contiguous slice of
+equal length (trl `repeat_iterable_dataset`, accelerate `IterableDatasetShard`).
 """
 
 from __future__ import annotations
@@ -38,22 +38,26 @@ RewardFunction = Callable[..., Any]
 class PromptSelection(TrainerCallback):
     """Selection of prompts for one training.
 
-    It has to be among the trainer's callbacks: it marks the run with each checkpoint, and puts it back to the one that
-    training goes on from. It turns `shuffle_dataset` off in the configuration: the stream is in order.
+    It has to be among the trainer's callbacks: it marks the run with each checkpoint, and puts it
+    back to the one that training goes on from. It turns `shuffle_dataset` off in the configuration:
+    the stream is in order.
 
-    Training again from the start, with a run that has been trained on, is stopped (`ExistingRun`) on all ranks, unless
-    `on_existing` says what is meant. Which run a training is in, as `on_existing="new"` may have opened it, is in the
-    trainer's own checkpoints.
+    Training again from the start, with a run that has been trained on, is stopped (`ExistingRun`)
+    on all ranks, unless `on_existing` says what is meant. Which run a training is in, as
+    `on_existing="new"` may have opened it, is in the trainer's own checkpoints.
 
     Args:
         dataset: Rows as the trainer takes them, with a column of their prompts' keys.
         args: The trainer's configuration. It needs `max_steps`, as with every stream.
         run: The run's name.
-        key: Name of that column, or of a field in one (`extra_info.index`): strings or whole numbers.
-        pool: Where the run has several pools: a column with the pools' names, or the name of the one of all rows.
+        key: Name of that column, or of a field in one (`extra_info.index`): strings or whole
+            numbers.
+        pool: Where the run has several pools: a column with the pools' names, or the name of the
+            one of all rows.
         service: Address of the service; default: the environment's PROMPTGPS_URL.
         spool: Folder for reports on their way; default: `promptgps` in `output_dir`.
-        settings: Others of `Selector`, such as `on_existing`, `wait_seconds`, `deadline` or `fallback`.
+        settings: Others of `Selector`, such as `on_existing`, `wait_seconds`, `deadline` or
+            `fallback`.
 
     Raises:
         ValueError: Keys or settings contradict each other, or are not those of the run.
@@ -75,8 +79,10 @@ class PromptSelection(TrainerCallback):
             raise ValueError(
                 "remove_unused_columns must be off: rewards are reported by a column of the stream"
             )
+
         args.shuffle_dataset = False
-        self._args, self._reported = args, False
+        self._args = args
+        self._reported = False
         self._seam = Seam(
             service,
             run=run,
@@ -86,12 +92,15 @@ class PromptSelection(TrainerCallback):
             rollouts=args.num_generations,
             **settings,
         )
+
         _ = self._seam.selector  # what cannot be is told here, not in the middle of a start
         self._rows = _Rows(self._seam, dataset, args)
         self.stream = IterableDataset.from_generator(self._rows)
 
     def reported(self, reward: RewardFunction) -> RewardFunction:
-        """The same reward function, sync or async, whose rewards in training are reported; None is no evidence.
+        """The same reward function, sync or async, whose rewards in training are reported.
+
+        None is no evidence.
 
         Raises:
             TypeError: It is a reward model.
@@ -101,8 +110,10 @@ class PromptSelection(TrainerCallback):
             raise TypeError("a reward model cannot be reported, only a function")
         if self._reported:
             raise ValueError(
-                "one reward is reported already; for a sum of several give one function that adds them"
+                "one reward is reported already; for a sum of several give one function that adds "
+                "them"
             )
+
         self._reported = True
 
         def scored(**columns: Any) -> Any:
@@ -112,9 +123,8 @@ class PromptSelection(TrainerCallback):
             return self._report(columns, await reward(**columns))
 
         wrapper: RewardFunction = scored_later if _is_async(reward) else scored
-        wrapper.__name__ = getattr(
-            reward, "__name__", type(reward).__name__
-        )  # the trainer's metrics go by it
+        # the trainer's metrics go by it
+        wrapper.__name__ = getattr(reward, "__name__", type(reward).__name__)
         return wrapper
 
     def _report(
@@ -131,9 +141,10 @@ class PromptSelection(TrainerCallback):
                 ],
                 policy_version=columns["trainer_state"].global_step,
             )
+
         return rewards
 
-    # ---- the trainer's events ------------------------------------------------------------------------------
+    # ---- the trainer's events --------------------------------------------------------------------
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
@@ -165,17 +176,19 @@ class PromptSelection(TrainerCallback):
 
 
 class _Rows:
-    """The generator of the stream: rows in the order of the draws, without end, the same on all ranks.
+    """The stream's generator: rows in the order of the draws, without end, the same on all ranks.
 
-    One rank asks and the others are told, since two ranks that ask while the service fails could be given different
-    draws, and a group may be spread over ranks. All ranks read at the same point of the trainer's loop.
+    One rank asks and the others are told, since two ranks that ask while the service fails could be
+    given different draws, and a group may be spread over ranks. All ranks read at the same point of
+    the trainer's loop.
     """
 
     def __init__(self, seam: Seam, dataset: Dataset, args: GRPOConfig | RLOOConfig) -> None:
-        self._seam, self._dataset, self._asks = seam, dataset, args.process_index == 0
-        self._batches_read = (
-            args.steps_per_generation * args.num_iterations
-        )  # by the trainer, of each sequence
+        self._seam = seam
+        self._dataset = dataset
+        self._asks = args.process_index == 0
+        # by the trainer, of each sequence
+        self._batches_read = args.steps_per_generation * args.num_iterations
         self._batches_in_step = args.gradient_accumulation_steps
         self._first = 0
 
@@ -193,15 +206,15 @@ class _Rows:
         broadcast_object_list(news)
         if isinstance(news[0], Exception):  # else the others would wait for draws for ever
             raise news[0]
+
         course, *columns = news[0]
         if not self._asks and course != self._seam.course:
             self._seam.follow(course)
         return zip(*columns, strict=True)
 
     def _asked(self, sequence: int) -> tuple[Course, list[str], list[int]] | Exception:
-        step = (
-            sequence * self._batches_read // self._batches_in_step
-        )  # that rolls it out; the same when read again
+        # the step that rolls it out; the same when read again
+        step = sequence * self._batches_read // self._batches_in_step
         try:
             batch = self._seam.selector.batch_at(sequence, policy_version=step)
         except (PromptGPSError, ValueError) as refusal:

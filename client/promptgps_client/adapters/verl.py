@@ -1,4 +1,6 @@
-"""verl 0.8 and later (V1 trainer): a dataset that draws, a replay buffer that reports, a callback that marks the run.
+"""verl 0.8 and later (V1 trainer): a dataset, a replay buffer and a callback.
+
+The dataset draws, the replay buffer reports, and the callback marks the run.
 
 ```
 data.custom_cls.path=pkg://promptgps_client.adapters.verl
@@ -12,7 +14,8 @@ trainer.v1.sampler.custom_sampler.name=PromptGPSReplayBuffer      # or PromptGPS
 trainer.checkpoint_callback_class=promptgps_client.adapters.verl.PromptGPSCheckpoint
 ```
 
-All three live in the trainer's own process. A draw's id travels in `extra_info`, through agent loops and TransferQueue.
+All three live in the trainer's own process. A draw's id travels in `extra_info`, through agent
+loops and TransferQueue.
 """
 
 from __future__ import annotations
@@ -74,16 +77,18 @@ class Group:
 
 
 class PromptGPSDataset(RLHFDataset):
-    """verl's dataset, whose training rows come in the order of the draws, whatever index is asked for.
+    """verl's dataset: training rows come in the order of the draws, whatever index is asked for.
 
-    The data set made of `val_files` is verl's own. The position and the selector's state are in the state of the data
-    loader; when that is loaded the run is put back to the snapshot that was taken beside it.
+    The data set made of `val_files` is verl's own. The position and the selector's state are in the
+    state of the data loader; when that is loaded the run is put back to the snapshot that was taken
+    beside it.
 
-    `data.promptgps` has `run`, `spool`, and perhaps `service` (default: the environment's PROMPTGPS_URL), `key` (where
-    a row has its prompt's key, default `extra_info.index`), `pool` (where the run has several pools: a column with
-    their names or a field in one, the name of the one pool of all rows, or a mapping to pools from the values of
-    `data_source`), `batch_size` (draws asked for at once, default `data.train_batch_size`), and any other setting of
-    `Selector`, such as `on_existing`.
+    `data.promptgps` has `run`, `spool`, and perhaps `service` (default: the environment's
+    PROMPTGPS_URL), `key` (where a row has its prompt's key, default `extra_info.index`), `pool`
+    (where the run has several pools: a column with their names or a field in one, the name of the
+    one pool of all rows, or a mapping to pools from the values of `data_source`), `batch_size`
+    (draws asked for at once, default `data.train_batch_size`), and any other setting of `Selector`,
+    such as `on_existing`.
 
     Raises:
         ValueError: Keys or settings contradict each other, or are not those of the run.
@@ -96,6 +101,7 @@ class PromptGPSDataset(RLHFDataset):
     ) -> None:
         super().__init__(data_files, tokenizer, config, *others, **named)
         self._seam: Seam | None = None
+
         if data_files != config.train_files:
             return
         if config.train_files == config.val_files:
@@ -106,6 +112,7 @@ class PromptGPSDataset(RLHFDataset):
             raise ValueError(
                 "data.dataloader_num_workers must be 0: draws are made in the trainer's own process"
             )
+
         settings: dict[str, Any] = OmegaConf.to_container(config.promptgps, resolve=True)
         names = prompts(
             self.dataframe, settings.pop("key", "extra_info.index"), settings.pop("pool", None)
@@ -127,12 +134,14 @@ class PromptGPSDataset(RLHFDataset):
     def __getitem__(self, item: int) -> dict[str, Any]:
         if self._seam is None:
             return super().__getitem__(item)  # type: ignore[no-any-return]
+
         draw = next(self._seam.selector.draws(self._position))
         self._position += 1
         self.open[draw.draw_id] = draw.rollouts
         told: dict[str, Any] = super().__getitem__(draw.index)
         told["extra_info"] |= {DRAW_ID: draw.draw_id, KEY: draw.prompt, ROLLOUTS: draw.rollouts}
         told["__rollout_n__"] = draw.rollouts
+
         return told
 
     def report(self, groups: Sequence[Group]) -> None:
@@ -147,6 +156,7 @@ class PromptGPSDataset(RLHFDataset):
             status=status,
             policy_version=None if None in versions else versions,
         )
+
         for group in groups:
             self.open.pop(group.draw_id, None)
 
@@ -159,6 +169,7 @@ class PromptGPSDataset(RLHFDataset):
         """For the data loader's."""
         if self._seam is None:
             return {}
+
         return {
             "position": self._position,
             "tag": self.tag,
@@ -175,11 +186,15 @@ class PromptGPSDataset(RLHFDataset):
 
 
 class PromptGPSCheckpoint(CheckpointCallback):
-    """Marks the run beside each checkpoint. Going back is the data set's part: there is no event for it."""
+    """Marks the run beside each checkpoint.
+
+    Going back is the data set's part: there is no event for it.
+    """
 
     def on_save(self, trainer: Any, **_: Any) -> None:
         """The state of the data loader has just been written, and names this snapshot."""
-        trainer.replay_buffer._sync_metadata_from_transfer_queue()  # reports what has ended, and is saved as ended
+        # reports what has ended, and is saved as ended
+        trainer.replay_buffer._sync_metadata_from_transfer_queue()
         dataset: PromptGPSDataset = trainer.train_dataset
         dataset.seam.flush()
         dataset.seam.snapshot(dataset.tag)
@@ -188,15 +203,18 @@ class PromptGPSCheckpoint(CheckpointCallback):
 class _Reporting(ReplayBuffer):
     """Reports each training group when it is first seen to have ended, whatever becomes of it then.
 
-    Rewards are the sums of `rm_scores`, the policy version is the trainer's step at dispatch. A rollout without output
-    is an `error` in a group that failed, and `cancelled` in one that finished.
+    Rewards are the sums of `rm_scores`, the policy version is the trainer's step at dispatch. A
+    rollout without output is an `error` in a group that failed, and `cancelled` in one that
+    finished.
     """
 
     def __init__(self, *, sampler_kwargs: DictConfig, **given: Any) -> None:
         stock = {name: sampler_kwargs[name] for name in STOCK if name in sampler_kwargs}
         super().__init__(sampler_kwargs=sampler_kwargs, **given, **stock)
+
         if (self.trainer_mode == "sync") == isinstance(self, ReplayBufferAsync):
             raise ValueError(f"{type(self).__name__} is not for trainer_mode {self.trainer_mode}")
+
         self._seen: set[str] = set()
 
     def _sync_metadata_from_transfer_queue(self) -> None:
@@ -204,11 +222,13 @@ class _Reporting(ReplayBuffer):
         ended = self.finished_keys[PARTITION] | self.failure_keys[PARTITION]
         groups = self._groups(ended - self._seen)
         self._seen = ended
+
         if (
             self.trainer_mode == "sync"
             and not self.pending_keys[PARTITION] | self.running_keys[PARTITION]
         ):
             groups += self._lost({group.draw_id for group in groups})
+
         if groups:
             _dataset().report(groups)
 
@@ -219,31 +239,39 @@ class _Reporting(ReplayBuffer):
         infos = dict(zip(last, _stored(last, "extra_info"), strict=True))
         scores = dict(zip(last, _stored(last, "rm_scores"), strict=True))
         groups = []
+
         for uid, sessions in outputs.items():
             rewards = {session: float(scores[key].sum()) for session, key in sessions.items()}
             groups.append(self._group(uid, infos[next(iter(sessions.values()))], rewards))
+
         if self.trainer_mode != "sync":  # which stores the prompts too
             silent = sorted(uids - outputs.keys())
             prompts = zip(silent, _stored(silent, "extra_info"), strict=True)
             groups += [self._group(uid, info, {}) for uid, info in prompts]
+
         return [group for group in groups if group is not None]
 
     def _group(self, uid: str, info: Mapping[str, Any], rewards: dict[int, float]) -> Group | None:
-        """One group; None where the prompt was not drawn by us, as in a queue restored from an older checkpoint."""
+        """One group; None where the prompt was not drawn by us.
+
+        An example is a queue restored from an older checkpoint.
+        """
         if DRAW_ID not in info:
             return None
+
         missing: Status = "error" if uid in self.failure_keys[PARTITION] else "cancelled"
         version = self.prompt_global_steps[PARTITION][uid]
         return Group(info[DRAW_ID], info[ROLLOUTS], rewards, missing, version)
 
     def _lost(self, told: set[str]) -> list[Group]:
-        """With nothing in flight, the draws of which nothing is stored: all their rollouts have failed."""
+        """With nothing in flight, the draws with nothing stored: all their rollouts have failed."""
         version = max(self.prompt_global_steps[PARTITION].values(), default=None)
         lost = {
             draw_id: rollouts
             for draw_id, rollouts in _dataset().open.items()
             if draw_id not in told
         }
+
         return [
             Group(draw_id, rollouts, {}, "error", version) for draw_id, rollouts in lost.items()
         ]
@@ -266,12 +294,16 @@ def _dataset() -> PromptGPSDataset:
 
 
 def _last_outputs(trajectories: Iterable[str], uids: set[str]) -> dict[str, dict[int, str]]:
-    """Of the trajectories {uid}_{session}_{output} the last of each session, which has the score; by group, session."""
+    """Of the trajectories {uid}_{session}_{output} the last of each session, by group and session.
+
+    The last one has the score.
+    """
     last: dict[str, dict[int, tuple[int, str]]] = defaultdict(dict)
     for key in trajectories:
         uid, session, output = key.rsplit("_", 2)
         if uid in uids:
             last[uid][int(session)] = max(last[uid].get(int(session), (-1, "")), (int(output), key))
+
     return {uid: {session: key for session, (_, key) in told.items()} for uid, told in last.items()}
 
 
@@ -279,10 +311,12 @@ def _stored(entries: list[str], field: str) -> list[Any]:
     """One field of each entry of TransferQueue."""
     if not entries:
         return []
+
     told = transfer_queue.kv_batch_get(keys=entries, partition_id=PARTITION, select_fields=[field])
     if field not in told:
         raise RuntimeError(
-            f"groups have ended without {field}: a reward model that shares the trainer's GPUs scores them later, it "
-            "needs reward.reward_model.enable_resource_pool=true"
+            f"groups have ended without {field}: a reward model that shares the trainer's GPUs "
+            "scores them later, it needs reward.reward_model.enable_resource_pool=true"
         )
+
     return [entry.data if isinstance(entry, NonTensorData) else entry for entry in told[field]]

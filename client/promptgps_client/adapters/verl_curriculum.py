@@ -1,4 +1,6 @@
-"""verl up to 0.7.1: a curriculum sampler, which verl asks for the order of prompts and tells the trained batch.
+"""verl up to 0.7.1: a curriculum sampler.
+
+verl asks it for the order of prompts and tells it the trained batch.
 
 ```
 data.sampler.class_path=pkg://promptgps_client.adapters.verl_curriculum
@@ -26,20 +28,23 @@ from promptgps_client.adapters.seam import Seam
 _log = logging.getLogger(__name__)
 
 INFO = "extra_info"
-OPEN = 4  # draws of a prompt that are remembered without an outcome; groups that a filter dropped never get one
+# Draws of a prompt that are remembered without an outcome; groups that a filter dropped never get
+# one.
+OPEN = 4
 
 
 class PromptGPSSampler(AbstractCurriculumSampler):
     """Rows in the order of the draws, an epoch at a time.
 
-    Its state is in the data loader's, and names a snapshot of the run, which is taken as the state is asked for; the
-    run is put back to it when the state is loaded. verl asks before it tells the batch of the step, so that step's
-    outcomes come after the snapshot.
+    Its state is in the data loader's, and names a snapshot of the run, which is taken as the state
+    is asked for; the run is put back to it when the state is loaded. verl asks before it tells the
+    batch of the step, so that step's outcomes come after the snapshot.
 
-    `data.promptgps` has `run`, `spool`, and perhaps `service` (default: the environment's PROMPTGPS_URL), `key` (field
-    of `extra_info` with the prompt's key, default `index`), `pool` (where the run has several pools: the field of
-    `extra_info` with their names, or `data_source`; the name of the one pool of all rows; or a mapping to pools from
-    the values of `data_source`), `batch_size` (draws asked for at once, default `data.gen_batch_size` or
+    `data.promptgps` has `run`, `spool`, and perhaps `service` (default: the environment's
+    PROMPTGPS_URL), `key` (field of `extra_info` with the prompt's key, default `index`), `pool`
+    (where the run has several pools: the field of `extra_info` with their names, or `data_source`;
+    the name of the one pool of all rows; or a mapping to pools from the values of `data_source`),
+    `batch_size` (draws asked for at once, default `data.gen_batch_size` or
     `data.train_batch_size`), and any other setting of `Selector`, such as `on_existing`.
 
     Raises:
@@ -49,9 +54,12 @@ class PromptGPSSampler(AbstractCurriculumSampler):
     def __init__(self, data_source: Any, data_config: DictConfig) -> None:
         settings: dict[str, Any] = OmegaConf.to_container(data_config.promptgps, resolve=True)
         self._field = settings.pop("key", "index")
-        self._pool, pool = settings.pop("pool", None), None
+
+        self._pool = settings.pop("pool", None)
+        pool = None
         if isinstance(self._pool, str) and self._pool in data_source.dataframe[0][INFO]:
             pool = f"{INFO}.{self._pool}"
+
         names = prompts(data_source.dataframe, f"{INFO}.{self._field}", pool or self._pool)
         self._pool_is_field = pool is not None
         fetched: int = data_config.get("gen_batch_size") or data_config.train_batch_size
@@ -76,12 +84,16 @@ class PromptGPSSampler(AbstractCurriculumSampler):
             yield draw.index
 
     def update(self, batch: DataProto) -> None:
-        """Report the rewards of a trained batch, before penalties; a group belongs to its prompt's last draw."""
+        """Report the rewards of a trained batch, before penalties.
+
+        A group belongs to its prompt's last draw.
+        """
         rewards = batch.batch["token_level_scores"].sum(dim=-1).tolist()
         columns = batch.non_tensor_batch
         sources = columns.get(DATA_SOURCE, [None] * len(rewards))
         drawn: dict[str, tuple[str, int]] = {}
         rows = []
+
         for uid, info, source, reward in zip(
             columns["uid"], columns[INFO], sources, rewards, strict=True
         ):
@@ -90,9 +102,11 @@ class PromptGPSSampler(AbstractCurriculumSampler):
                     continue
                 drawn[uid] = waiting.pop()
             rows.append((*drawn[uid], reward))
+
         if rows:
             draw_id, versions, reward = zip(*rows, strict=True)
             self._seam.selector.report(draw_id, reward=reward, policy_version=versions)
+
         if unknown := len(rewards) - len(rows):
             _log.warning(
                 "%d rollouts of prompts that were not drawn in this process are not reported",
@@ -108,6 +122,7 @@ class PromptGPSSampler(AbstractCurriculumSampler):
             return f"{source}:{key}"
         if isinstance(self._pool, Mapping):
             return f"{pool_of(source, self._pool, 'a trained row')}:{key}"
+
         return f"{info[self._pool] if self._pool_is_field else self._pool}:{key}"
 
     def state_dict(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Silence(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """What distinguishes one request of a selector from another; asked again it gets the same draws.
+    """What tells one request of a selector from another; asked again it gets the same draws.
 
     Attributes:
         run: Its name.
@@ -98,6 +98,7 @@ class Asker:
                 return self._answered(ahead, seconds, self._note_late)
             except BadAnswer:
                 _log.debug("what was asked ahead is refused, and asked anew", exc_info=True)
+
         self._check_rest()
         return self._answered(self._send(question), seconds, self._note_late)
 
@@ -120,7 +121,10 @@ class Asker:
             self._ahead = question, self._send(question)
 
     def close(self) -> None:
-        """Let go of the threads; one that still waits for an answer ends with its request's own timeout."""
+        """Let go of the threads.
+
+        One that still waits for an answer ends with its request's own timeout.
+        """
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _answered(
@@ -138,18 +142,21 @@ class Asker:
         except Exception as fault:
             _log.debug("no answer", exc_info=True)
             raise self._silence(fault) from fault
+
         self._silences = 0
         return result
 
     def _asked_ahead(self, question: Question) -> Future[Batch] | None:
-        """What was asked ahead, unless it is another question or has failed: then it is asked anew."""
-        (asked, answer), self._ahead = self._ahead or (None, None), None
+        """What was asked ahead, unless it is another question or failed: then it is asked anew."""
+        asked, answer = self._ahead or (None, None)
+        self._ahead = None
         if (
             asked != question
             or answer is None
             or (answer.done() and answer.exception() is not None)
         ):
             return None
+
         return answer
 
     def _send(self, question: Question) -> Future[Batch]:
@@ -176,9 +183,11 @@ class Asker:
         """Raise where it is not worth asking again yet."""
         if not self.silent:
             return
+
         wait = min(self._deadline * 2.0 ** min(self._silences, 30), LONGEST_WAIT)
         if not self.lost:
             wait /= SHORTER_WHEN_ALIVE
+
         if (rest := self._silent_since + wait - monotonic()) > 0:
             raise Silence(
                 f"the service was silent and is asked again in {rest:.0f} s at the latest"

@@ -1,4 +1,4 @@
-"""What the loop gets: draws with their ids, whoever drew them, and the ids that local draws carry."""
+"""What the loop gets: draws with their ids, whoever drew them, and the ids of local draws."""
 
 from __future__ import annotations
 
@@ -66,13 +66,16 @@ class DrawnBatch:
         return (self[position] for position in range(len(self)))
 
     def part(self, rank: int, world_size: int) -> DrawnBatch:
-        """The draws of one of `world_size` ranks: contiguous, sizes differ by at most one, all ranks make the whole.
+        """The draws of one of `world_size` ranks.
+
+        They are contiguous; sizes differ by at most one; all ranks make the whole.
 
         Raises:
             ValueError: There is no such rank.
         """
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of {world_size}")
+
         rows = slice(len(self) * rank // world_size, len(self) * (rank + 1) // world_size)
         return replace(
             self, **{field.name: getattr(self, field.name)[rows] for field in fields(Draw)}

@@ -1,4 +1,6 @@
-"""The background thread that brings reports from the spool to the service, and looks whether a silent one is back.
+"""The background thread that brings reports from the spool to the service.
+
+It also looks whether a silent service is back.
 
 What the service will never take is set aside row by row, and the rest of the report is sent again.
 Reports of a run that is not open wait, and keep those of other runs up by nothing.
@@ -34,13 +36,19 @@ from promptgps_client.wire import OutcomesStored, Reward
 _log = logging.getLogger(__name__)
 
 REPORTS_IN_REQUEST = 64
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-TRIES_AT_500 = 20  # minutes: a service that is deployed broken may be mended in so long, a report that breaks it not
-ROUNDS = 64  # of sending a report again without the rows that were refused; the service names up to 20 in each
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 30.0
+# Minutes: a service that is deployed broken may be mended in so long, a report that breaks it not.
+TRIES_AT_500 = 20
+# Rounds of sending a report again without the rows that were refused; the service names up to 20
+# in each.
+ROUNDS = 64
 # The loop is told of refusals where they are a high share of the rows of the last reports; after a
 # first good report only where they are that many rows, or go on for so many reports: one wrong row
 # is bad luck, a reward of another kind is not.
-REPORTS_JUDGED, HIGH_SHARE, MANY_ROWS = 8, 0.1, 16
+REPORTS_JUDGED = 8
+HIGH_SHARE = 0.1
+MANY_ROWS = 16
 NOT_OPEN_WAIT = 30.0
 REASONS_SHOWN = 3
 OWN_PROBLEMS = "urn:promptgps:problem:"
@@ -95,9 +103,8 @@ class Courier:
     """
 
     def __init__(self, client: PromptGPS, spool: Spool, asker: Asker, run: str) -> None:
-        self._client = client.with_options(
-            timeout=60.0, retry_seconds=0.0
-        )  # it waits between attempts itself
+        # it waits between attempts itself
+        self._client = client.with_options(timeout=60.0, retry_seconds=0.0)
         self._spool = spool
         self._asker = asker
         self._run_name = run
@@ -116,9 +123,8 @@ class Courier:
         self.refused = 0
         self.unproven = True
         self._proven = False  # whether a report of this process, not of one before it, was good
-        self._lately: deque[tuple[int, int]] = deque(
-            maxlen=REPORTS_JUDGED
-        )  # rows refused, and rows, of reports
+        # rows refused, and rows, of reports
+        self._lately: deque[tuple[int, int]] = deque(maxlen=REPORTS_JUDGED)
         self._trouble: OutcomesRefused | None = None
         threading.Thread(target=self._run, name="promptgps-courier", daemon=True).start()
 
@@ -128,7 +134,7 @@ class Courier:
         return self._failures > 0
 
     def wake(self, *, now: bool = False) -> None:
-        """There is something to do; with `now` it does not wait for the time of the next attempt."""
+        """There is something to do; `now` does not wait for the time of the next attempt."""
         with self._turn:
             self._urgent |= now
             self._turn.notify()
@@ -172,7 +178,7 @@ class Courier:
     # ---- what is refused -------------------------------------------------------------------------
 
     def set_aside(self, lines: Iterable[bytes], reason: str, rows: int) -> None:
-        """Keep outcomes of this process that the service would refuse, so that they are not sent at all.
+        """Set aside outcomes of this process that the service would refuse: they are never sent.
 
         Args:
             lines: What is kept, one line for each record.
@@ -191,7 +197,8 @@ class Courier:
     def trouble(self) -> OutcomesRefused | None:
         """What the loop must be told, once."""
         with self._turn:
-            trouble, self._trouble = self._trouble, None
+            trouble = self._trouble
+            self._trouble = None
             return trouble
 
     def _judge(self, refused: int, rows: int, reason: str) -> None:
@@ -201,10 +208,12 @@ class Courier:
             bad = sum(refused for refused, _ in self._lately)
             high = bad >= HIGH_SHARE * sum(rows for _, rows in self._lately)
             for_long = bad >= MANY_ROWS or len(self._lately) == REPORTS_JUDGED
+
             if refused and high and (for_long or not self._proven):
                 path = str(self._spool.refused_path)
                 self._trouble = OutcomesRefused(self._run_name, refused, reason, path)
                 self._lately.clear()
+
             self._proven |= refused < HIGH_SHARE * rows
 
     # ---- the thread ------------------------------------------------------------------------------
@@ -215,11 +224,13 @@ class Courier:
                 self._work()
             except (PromptGPSError, Silence) as fault:
                 self._rest(fault)
-            except Exception as fault:  # noqa: BLE001  reports must go on being delivered; the log has the traceback
+            except Exception as fault:  # noqa: BLE001
+                # reports must go on being delivered; the log has the traceback
                 _log.exception("a delivery failed unexpectedly")
                 self._rest(fault)
             else:
-                self._failures, self._due = 0, 0.0
+                self._failures = 0
+                self._due = 0.0
                 self._spool.tell()
 
     def _wait_for_turn(self) -> bool:
@@ -233,6 +244,7 @@ class Courier:
                     self._urgent = False
                     return True
                 self._turn.wait(rest if busy else self._until_open())
+
             return False
 
     @property
@@ -243,7 +255,7 @@ class Courier:
         )
 
     def _open_again(self) -> None:
-        """Runs that were not open are tried again from time to time, and at once where somebody is in a hurry."""
+        """Runs that were not open are tried again from time to time, and at once in a hurry."""
         now = monotonic()
         self._not_open = {
             run: due for run, due in self._not_open.items() if due > now and not self._urgent
@@ -256,6 +268,7 @@ class Courier:
         wait = min(FIRST_WAIT * 2.0 ** min(self._failures, 30), LONGEST_WAIT)
         if isinstance(fault, BadAnswer):
             wait = max(wait, fault.retry_after or 0.0)
+
         self._failures += 1
         self._due = monotonic() + wait
         self._spool.tell()
@@ -274,6 +287,7 @@ class Courier:
                 waiting.append(Report(line, self._addressed(line, content), []))
             except ValidationError as broken:
                 self._spool.refuse(line, f"it is no report: {broken}")
+
         if waiting:
             self._deliver(waiting[: mergeable([report.record for report in waiting])])
         elif self._asker.lost:
@@ -282,23 +296,28 @@ class Courier:
             self._asker.alive()
 
     def _addressed(self, line: Line, content: bytes) -> Record:
-        """A record, to the run that it is of: this process's own may have got another name since."""
+        """A record, to the run that it is of: this process's own may have been renamed since."""
         record = Record.model_validate_json(content)
         name = record.run if line.segment.inherited else self._renamed.get(record.run, record.run)
         return record if name == record.run else record.model_copy(update={"run": name})
 
     def _deliver(self, reports: Sequence[Report]) -> None:
-        """Send reports as one request; without the rows that are refused, until the rest is taken or none is left."""
+        """Send reports as one request.
+
+        It is sent again without the rows that are refused, until the rest is taken or none is left.
+        """
         for _ in range(ROUNDS):
             left = [report for report in reports if len(report.record)]
             if not left:
                 break
+
             run = left[0].record.run
             try:
                 request = self._request(left)
             except Refused as refused:
                 self._refuse(left, refused.rows)
                 continue
+
             try:
                 answer = send(self._client, run, request, left[0].record.id)
             except BadAnswer as refusal:
@@ -306,11 +325,13 @@ class Courier:
                     return self._leave(run, refusal)
                 if not self._is_final(refusal):
                     raise
+
                 rows = self._rows_at_fault(left, request, refusal)
                 if not rows and len(left) > 1:  # one of them is at fault
                     for report in reports:
                         self._deliver([report])
                     return None
+
                 self._refuse(
                     left,
                     rows
@@ -324,6 +345,7 @@ class Courier:
         else:
             for report in reports:
                 report.refuse_all("too many rows of the report are refused, one after the other")
+
         for report in reports:
             self._settle(report)
         return None
@@ -345,7 +367,10 @@ class Courier:
     def _rows_at_fault(
         self, left: Sequence[Report], request: Request, refusal: BadAnswer
     ) -> dict[tuple[int, int], str]:
-        """Rows that a refusal names, as (report, row), and those that the next one would; none where it names none."""
+        """Rows that a refusal names, as (report, row), and those that the next one would.
+
+        There are none where it names none.
+        """
         rows = request.faulty(refusal)
         if rows and any(fault.field == "reward" for fault in refusal.problem.errors):
             self._rewards.pop(left[0].record.run, None)
@@ -355,6 +380,7 @@ class Courier:
                     (number, row): reason
                     for row, reason in report.record.unrewarded(reward).items()
                 }
+
         return rows
 
     def _refuse(self, left: Sequence[Report], rows: Mapping[tuple[int, int], str]) -> None:
@@ -366,6 +392,7 @@ class Courier:
         self.stored += answer.stored
         self.duplicates += answer.duplicates
         self.conflicts += len(answer.conflicts)
+
         if answer.conflicts:
             name = "draw" if "draw_id" in request.columns else "prompt"
             first = request.columns["draw_id" if name == "draw" else name][answer.conflicts[0]]
@@ -378,11 +405,13 @@ class Courier:
         """Forget a report that is done with, once what was refused of it is kept."""
         for record, reason in report.refused:
             self._keep([record.line()], reason, len(record))
+
         if not report.line.segment.inherited:
             refused = sum(len(record) for record, _ in report.refused)
             reason = report.refused[0][1] if report.refused else ""
             self._judge(refused, refused + len(report.record), reason)
             self.unproven = False
+
         self._spool.done([report.line])
 
     def _leave(self, run: str, refusal: BadAnswer) -> None:

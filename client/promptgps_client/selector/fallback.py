@@ -25,7 +25,10 @@ class LocalDraws:
     """
 
     def __init__(self, kind: Fallback, prompts: int, size: int, seed: int) -> None:
-        self._kind, self._prompts, self._size, self._seed = kind, prompts, size, seed
+        self._kind = kind
+        self._prompts = prompts
+        self._size = size
+        self._seed = seed
         self._rest = min(LONGEST_REST, prompts // (4 * size))
         self.known: dict[int, tuple[float | None, int]] = {}
 
@@ -35,9 +38,8 @@ class LocalDraws:
         """Remember what was drawn, when, and with which prediction."""
         if self._kind == "scores":
             for index, rate in zip(indexes, predicted, strict=True):
-                if (
-                    self.known.get(index, (None, 0))[1] <= sequence
-                ):  # else an old batch is read again
+                # else an old batch is read again
+                if self.known.get(index, (None, 0))[1] <= sequence:
                     self.known[index] = rate, sequence
 
     def report(self, index: int, successes: float, trials: int) -> None:
@@ -56,6 +58,7 @@ class LocalDraws:
         random = Random(f"promptgps-{self._seed}-{sequence}")
         if self._kind == "uniform":
             return random.sample(range(self._prompts), self._size)
+
         candidates = random.sample(
             range(self._prompts), min(CANDIDATES * self._size, self._prompts)
         )
@@ -69,13 +72,17 @@ class LocalDraws:
         ranked = sorted(
             candidates, key=lambda index: (index in resting, -worth.get(index, middling))
         )
+
         return ranked[: self._size]
 
     def _rests(self, index: int, sequence: int) -> bool:
         return index in self.known and 0 < sequence - self.known[index][1] <= self._rest
 
     def replacements(self, sequence: int, taken: Collection[int], count: int) -> list[int]:
-        """Distinct indexes that are not taken, from (seed, sequence) alone; fewer where there are no more."""
+        """Distinct indexes that are not taken, from (seed, sequence) alone.
+
+        They are fewer where there are no more.
+        """
         random = Random(f"promptgps-{self._seed}-{sequence}-instead")
         free = random.sample(range(self._prompts), min(len(taken) + count, self._prompts))
         return [index for index in free if index not in taken][:count]

@@ -50,9 +50,13 @@ class Course:
     shift: int | None = 0
 
     def begun(self, policy_version: int | None) -> Course:
-        """Settle the shift by the training's first policy version: one that counts anew counts on from the run's."""
+        """Settle the shift by the training's first policy version.
+
+        One that counts anew counts on from the run's.
+        """
         if self.shift is not None:
             return self
+
         behind = self.latest_version is not None and policy_version is not None
         shift = max(0, (self.latest_version or 0) + 1 - (policy_version or 0)) if behind else 0
         return replace(self, shift=shift)
@@ -91,7 +95,9 @@ class Launch:
         return self._found
 
     def look(self, *, at_once: bool = False) -> Run:
-        """The run as it was at the first contact, which may be this; `at_once` as the training starts.
+        """The run as it was at the first contact, which may be this.
+
+        With `at_once` the training is just starting.
 
         Raises:
             Silence: No answer in time.
@@ -104,7 +110,9 @@ class Launch:
         return self._found
 
     def settle(self) -> Course | None:
-        """Decide on the course of a training without a state; None where a batch must show first whether it is one.
+        """Decide on the course of a training without a state.
+
+        The answer is None where a batch must show first whether it is one.
 
         Raises:
             Silence: No answer in time.
@@ -113,17 +121,21 @@ class Launch:
         found = self.look()
         if self._existing and self._on_existing == "fail":
             return None
+
         if not self._existing:
             course = Course(found.name)
         elif self._on_existing == "resume":
             course = self._resumed(found)
         else:
             course = Course(self._opened(found))
+
         self.settled = True
         return course
 
     def check(self, sequence: int, cause: Exception | None = None) -> None:
-        """A batch was answered before; or another one was, under its number, and the service refuses this.
+        """A batch was answered before, or another one was, under its number.
+
+        In the second case the service refuses this one.
 
         Raises:
             ExistingRun: It was answered to a training before this one.
@@ -131,9 +143,11 @@ class Launch:
         found = self._found
         if self.settled or found is None:
             return
+
         progress = found.progress
         if progress is not None and sequence >= progress.next_sequence:
             return  # a sibling has asked for it since
+
         draws = found.draws if progress is None else progress.reported_draws
         raise ExistingRun(
             found.name, sequence, draws, self._snapshots(), self._free_name()
@@ -155,6 +169,7 @@ class Launch:
             reported_draws=found.draws,
             reporting_for=None,
         )
+
         snapshots: Snapshots = self._asker.within(lambda client: client.snapshots(found.name))
         marks = [
             (mark, _MARK.fullmatch(mark.tag)) for mark in snapshots.snapshots if not mark.superseded
@@ -166,34 +181,41 @@ class Launch:
         ]
         if own and progress.reported_draws <= own[-1][0].draws:
             told = own[-1][1]
-            offset, version = int(told[1]), int(told[2]) if told[2] else None
+            offset = int(told[1])
+            version = int(told[2]) if told[2] else None
         else:
-            offset, version = progress.next_sequence, progress.policy_version
+            offset = progress.next_sequence
+            version = progress.policy_version
             tag = f"resumed-{offset}-{'' if version is None else version}-{self._batch_size}"
             self._asker.within(lambda client: client.snapshot(found.name, tag))
+
         _log.warning(
             "run %s goes on as it is: this training's batches are those from %d on",
             found.name,
             offset,
         )
+
         return Course(found.name, offset, version, None)
 
     def _opened(self, found: Run) -> str:
-        """Name of a new run with the settings of the one that is there; siblings come to the same one."""
+        """Name of a new run with the settings of this one; siblings come to the same name."""
         for number in range(2, NAMES_TRIED):
             name = f"{self._run}-{number}"
             elapsed = monotonic() - self._began
             there = self._there(name)
             if there is not None and _reported_before(there, elapsed):
                 continue
+
             try:
                 self._asker.within(_opener(name, found))
             except Conflict:
                 continue  # a run of other settings
+
             _log.warning(
                 "run %s has been trained on before: this training is run %s", self._run, name
             )
             return name
+
         raise ValueError(
             f"runs {self._run}-2 to {self._run}-{NAMES_TRIED - 1} are all there; give another name"
         )
@@ -225,14 +247,17 @@ class Launch:
 
 
 def _reported_before(run: Run, elapsed: float) -> bool:
-    """Whether an outcome of a draw was stored so many seconds ago or earlier; with 0 it is told without any clock."""
+    """Whether an outcome of a draw was stored so many seconds ago or earlier.
+
+    With 0 it is told without any clock.
+    """
     if run.progress is None:  # a service of before
         return run.log_position > 0 and run.selections > 0
     return run.progress.reporting_for is not None and run.progress.reporting_for >= elapsed
 
 
 def _opener(name: str, like: Run) -> Callable[[PromptGPS], Run]:
-    """Opens a run with the settings of another, as they were before its outcomes decided anything."""
+    """Opens a run with another's settings, as they were before its outcomes decided anything."""
     reward: dict[str, Any] = like.reward.model_dump(exclude={"values"}, exclude_none=True)
     return lambda client: client.create_run(
         name=name,

@@ -30,11 +30,14 @@ class FolderLock:
         except OSError as fault:
             holder = os.read(self._file, 256).decode(errors="replace")
             os.close(self._file)
+
             if not isinstance(fault, BlockingIOError):
                 raise
+
             raise SpoolInUse(
                 f"{folder} is in use by {holder}; give each process a spool folder of its own"
             ) from None
+
         with suppress(OSError):  # the name is for people; a full disk keeps it out, not the lock
             os.ftruncate(self._file, 0)
             os.write(self._file, f"process {os.getpid()} on {socket.gethostname()}".encode())

@@ -1,4 +1,6 @@
-"""Reports on their way: checked, split by who drew, as records for the spool; and from there to the service.
+"""Reports on their way to the service.
+
+They are checked, split by who drew, made records for the spool, and sent from there.
 
 Outcomes of local draws have no draw of the service. They travel by prompt, as groups, with the
 record's id as the idempotency key. Their single rollouts become groups only when they are sent: the
@@ -41,7 +43,10 @@ _RUN = re.compile(rb'"run": ?"([A-Za-z0-9._-]+)"')
 
 
 class Record(BaseModel):
-    """One request to `/outcomes` to come. The id is a digest of its content: the same report again is a repetition."""
+    """One request to `/outcomes` to come.
+
+    The id is a digest of its content: the same report again is a repetition.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -84,10 +89,14 @@ class Record(BaseModel):
 
     @property
     def evidence(self) -> Iterator[tuple[str, float, int]]:
-        """Draw, successes and trials of each row that says something; a raw reward in [0, 1] is taken for a success."""
+        """Draw, successes and trials of each row that says something.
+
+        A raw reward in [0, 1] is taken for a success.
+        """
         ids = self.draw_id or self.local_id or []
         if self.reward is None:
             yield from zip(ids, self.successes or [], self.trials or [], strict=True)
+
         for draw_id, reward in zip(ids, self.reward or [], strict=False):
             if reward is not None and 0 <= reward <= 1:
                 yield draw_id, reward, 1
@@ -102,6 +111,7 @@ class Record(BaseModel):
                     reward.success(raw)
             except ValueError as fault:
                 found[row] = f"reward: {fault}"
+
         return found
 
     def line(self) -> bytes:
@@ -153,11 +163,14 @@ def checked(run: str, report: Mapping[str, Any], shift: int = 0) -> Checked:
     columns = read_fields("POST /outcomes", report, REPORTED)
     if "reward" in columns:
         columns = _completed(columns)
+
     if "draw_id" not in columns:
         raise invalid_request("POST /outcomes", ProblemFault(field="draw_id", detail="is needed"))
+
     rows = len(columns["draw_id"])
     if not rows:
         return Checked([], {}, [])
+
     faults = _faults(run, columns)
     if "policy_version" in columns:
         versions = columns["policy_version"]
@@ -165,6 +178,7 @@ def checked(run: str, report: Mapping[str, Any], shift: int = 0) -> Checked:
         columns["policy_version"] = [
             version + shift if isinstance(version, int) else version for version in versions
         ]
+
     good = _rows(columns, [row for row in range(rows) if row not in faults])
     return Checked(
         list(_records(run, good)), faults, _as_lines(run, _rows(columns, sorted(faults)))
@@ -179,6 +193,7 @@ def first_version(report: Mapping[str, Any]) -> int | None:
         )
     except InvalidRequest:
         return None
+
     first = versions.get("policy_version")
     first = first[0] if isinstance(first, list) and first else first
     return first if isinstance(first, int) else None
@@ -189,8 +204,10 @@ def _records(run: str, columns: dict[str, list[Any]]) -> Iterator[Record]:
     drawn = [local_draw(draw_id) for draw_id in columns["draw_id"]]
     theirs = [row for row, draw in enumerate(drawn) if draw is None]
     ours = [row for row, draw in enumerate(drawn) if draw is not None]
+
     if theirs:
         yield from _cut(run, _rows(columns, theirs))
+
     if ours:
         mine = _rows(columns, ours)
         mine["local_id"] = mine.pop("draw_id")
@@ -209,7 +226,10 @@ def _as_lines(run: str, columns: dict[str, list[Any]]) -> list[bytes]:
 
 
 def _completed(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Rollouts numbered where they are not, in the order of their draw; without a status, no number is no evidence."""
+    """Rollouts numbered where they are not, in the order of their draw.
+
+    Without a status, no number is no evidence.
+    """
     filled = dict(columns)
     if "status" not in filled:
         filled["status"] = [_status(reward) for reward in filled["reward"]]
@@ -217,12 +237,14 @@ def _completed(columns: Mapping[str, Any]) -> dict[str, Any]:
             None if status == "error" else reward
             for status, reward in zip(filled["status"], filled["reward"], strict=True)
         ]
+
     if "rollout_index" not in filled:
         seen: Counter[Any] = Counter()
         filled["rollout_index"] = []
         for draw_id in map(str, filled["draw_id"]):
             filled["rollout_index"].append(seen[draw_id])
             seen[draw_id] += 1
+
     return filled
 
 
@@ -233,7 +255,9 @@ def _status(reward: object) -> Status:
 
 
 def _faults(run: str, columns: Mapping[str, Any]) -> dict[int, list[ProblemFault]]:
-    """What the service would refuse, by row; ids of local draws, which it does not know, are left out of that.
+    """What the service would refuse, by row.
+
+    Ids of local draws, which it does not know, are left out of that.
 
     Raises:
         InvalidRequest: The fault is of no row.
@@ -246,15 +270,18 @@ def _faults(run: str, columns: Mapping[str, Any]) -> dict[int, list[ProblemFault
         whole = faults_of(refused)
     else:
         return {}
+
     lengths = {len(column) for column in columns.values() if isinstance(column, list)}
     if any(fault.row is None for fault in whole) or lengths != {len(ids)}:
         raise invalid_request("POST /outcomes", *whole)
+
     faults: dict[int, list[ProblemFault]] = {}
     for row in range(len(ids)):
         try:
             ReportOutcomes.model_validate({"run": run, **_row(columns, row)})
         except ValidationError as refused:
             faults[row] = faults_of(refused, row)
+
     return faults
 
 
@@ -284,12 +311,14 @@ def mergeable(waiting: Sequence[Record]) -> int:
     Only reports by draw can: each outcome has a name of its own, while a report by prompt is known
     by its id.
     """
-    first, rows = waiting[0], len(waiting[0])
+    first = waiting[0]
+    rows = len(waiting[0])
     names = first.columns.keys()
     for count, record in enumerate(waiting[1:] if first.draw_id else [], start=1):
         rows += len(record)
         if record.run != first.run or record.columns.keys() != names or rows > ROWS_IN_REQUEST:
             return count
+
     return len(waiting) if first.draw_id else 1
 
 
@@ -316,11 +345,13 @@ class Request:
                 continue
             for row in self._alike(fault.field, fault.row):
                 found.update(dict.fromkeys(self.origins[row], f"{fault.field}: {fault.detail}"))
+
         return found
 
     def _alike(self, field: str, row: int) -> list[int]:
         if field not in WHOLLY_AT_FAULT or field not in self.columns:
             return [row]
+
         names = [name for name in (field, *WHOLLY_AT_FAULT[field]) if name in self.columns]
         keys = list(zip(*(self.columns[name] for name in names), strict=True))
         return [other for other, key in enumerate(keys) if key == keys[row]]
@@ -354,10 +385,12 @@ def request_of(records: Sequence[Record], reward_of: Callable[[str], Reward]) ->
         if refused := first.unrewarded(reward):
             raise Refused({(0, row): reason for row, reason in refused.items()})
         return _grouped(first.columns, reward)
+
     columns: dict[str, list[Any]] = {name: [] for name in first.columns}
     for record in records:
         for name, column in record.columns.items():
             columns[name].extend(column)
+
     origins = [
         [(number, row)] for number, record in enumerate(records) for row in range(len(record))
     ]
@@ -401,9 +434,11 @@ def _grouped(columns: Columns, reward: Reward) -> Request:
         origins.setdefault(draw_id, []).append((0, row))
         if "policy_version" in columns:
             group["policy_version"] = columns["policy_version"][row]
+
         if columns["status"][row] in EVIDENCE:
             group["successes"] += reward.success(columns["reward"][row])
             group["trials"] += 1
+
     names = next(iter(groups.values()))
     grouped = {name: [group[name] for group in groups.values()] for name in names}
     return Request(_by_prompt(grouped), list(origins.values()))

@@ -1,4 +1,7 @@
-"""The prompts that a selector may draw: each known by its key, where the run has several pools by pool and key."""
+"""The prompts that a selector may draw.
+
+Each is known by its key; where the run has several pools, by pool and key.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from promptgps_client.columns import KEYS, Array, NoColumn, items, shown
 from promptgps_client.wire import Key, Name
 
-Given: TypeAlias = (
-    Iterable[str | int] | Iterable[tuple[str, str | int]] | Array | Mapping[Any, Any]
-)  # keys, (pool, key) pairs, or a mapping from them to rows
+# keys, (pool, key) pairs, or a mapping from them to rows
+Given: TypeAlias = Iterable[str | int] | Iterable[tuple[str, str | int]] | Array | Mapping[Any, Any]
 
 _KEYS: TypeAdapter[list[str]] = TypeAdapter(list[Key])
 _NAMES: TypeAdapter[list[str]] = TypeAdapter(list[Name])
@@ -39,14 +41,17 @@ class Prompts:
         self.rows: list[Any] = (
             list(given.values()) if isinstance(given, Mapping) else [None] * len(named)
         )
+
         pairs = [name for name in named if isinstance(name, tuple | list)]
         if pairs and len(pairs) < len(named):
             raise ValueError("prompts: give (pool, key) pairs for all rows, or keys alone for all")
+
         for row, pair in enumerate(pairs):
             if len(pair) != 2:
                 raise ValueError(
                     f"prompts, row {row}: {shown(pair)} is no key, and no pair of pool and key"
                 )
+
         self.pools: list[str] | None = (
             _checked(_NAMES, [pool for pool, _ in pairs], "pool") if pairs else None
         )
@@ -94,6 +99,7 @@ class Prompts:
                 raise ValueError(
                     f"prompts: {name!r} is there twice, in rows {seen[name]} and {row}{advice}"
                 )
+
             seen[name] = row
 
 

@@ -1,4 +1,7 @@
-"""A part of the spool: lines that wait, in a file of their own, or, where the disk takes nothing, in memory."""
+"""A part of the spool: lines that wait.
+
+They are in a file of their own, or, where the disk takes nothing, in memory.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ class Line:
         """The line without its newline."""
         if self.content is not None:
             return self.content[:-1]
+
         assert self.segment.path is not None
         with self.segment.path.open("rb") as file:
             file.seek(self.start)
@@ -59,6 +63,7 @@ class Segment:
         """A new file, open for lines."""
         segment = cls(number, folder / f"{number:012d}.jsonl")
         assert segment.path is not None
+
         segment._file = os.open(
             segment.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644
         )
@@ -67,21 +72,27 @@ class Segment:
         except OSError:
             segment.remove()
             raise
+
         return segment
 
     @classmethod
     def left_in(cls, folder: Path, about: Callable[[bytes], str]) -> Iterator[Self]:
-        """What an earlier process has left, in order. A line without its newline was never acknowledged."""
+        """What an earlier process has left, in order.
+
+        A line without its newline was never acknowledged.
+        """
         paths = [path for path in folder.glob("*.jsonl") if path.stem.isdecimal()]
         for path in sorted(paths, key=lambda path: int(path.stem)):
             segment = cls(int(path.stem), path, inherited=True)
             content = path.read_bytes()
             while end := content.find(b"\n", segment.size) + 1:
                 segment._add(end - segment.size, about(content[segment.size : end]))
+
             if torn := len(content) - segment.size:
                 _log.warning(
                     "%s ends in half a line of %d bytes, which was never acknowledged", path, torn
                 )
+
             yield segment
 
     @property
@@ -98,6 +109,7 @@ class Segment:
         if self.path is None:
             self._add(len(line), about, line)
             return
+
         try:
             written = 0
             while written < len(line):
@@ -106,6 +118,7 @@ class Segment:
         except OSError:
             self.close()  # behind what it has of the line there must be no other
             raise
+
         self._add(len(line), about)
 
     def _add(self, length: int, about: str, content: bytes | None = None) -> None:
@@ -115,16 +128,17 @@ class Segment:
     def close(self) -> None:
         """Take no more lines."""
         if self._file >= 0:
-            file, self._file = self._file, -1
+            file = self._file
+            self._file = -1
             os.close(file)
 
     def remove(self) -> None:
         """Close it and delete its file."""
         self.close()
+
         if self.path is not None:
-            with suppress(
-                OSError
-            ):  # its lines are then delivered once more after a restart, which is free
+            # its lines are then delivered once more after a restart, which is free
+            with suppress(OSError):
                 self.path.unlink()
 
 

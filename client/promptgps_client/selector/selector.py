@@ -1,4 +1,7 @@
-"""The loop of a trainer: next batch, report, checkpoint. What every adapter to a trainer stands on."""
+"""The loop of a trainer: next batch, report, checkpoint.
+
+Every adapter to a trainer stands on it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ EXAMPLES = 5
 
 
 class Selector:
-    """Batches from the service, or local ones where it does not answer; reports through a spool on disk.
+    """Batches from the service, or local ones where it is silent; reports through a spool on disk.
 
     Where the service refuses a request (wrong key, no such run) before it has answered one, the
     configuration is at fault and the refusal is raised; later draws become local, loudly. Outcomes
@@ -140,6 +143,7 @@ class Selector:
         self._membership: _Membership | None = None
         self._courier = Courier(client, self._spool, self._asker, run)
         atexit.register(self.close)
+
         try:
             self._look_ahead()
         except BaseException:
@@ -157,7 +161,10 @@ class Selector:
         return self._course if self._launch.settled and self._course.shift is not None else None
 
     def follow(self, course: Course) -> None:
-        """Take the course of a sibling, which has drawn: another rank, or the process that this one reports for."""
+        """Take the course of a sibling, which has drawn.
+
+        It is another rank, or the process that this one reports for.
+        """
         with self._lock:
             self._launch.settled = True
             self._adopt(course)
@@ -165,7 +172,10 @@ class Selector:
     # ---- the run ---------------------------------------------------------------------------------
 
     def _look_ahead(self) -> None:
-        """See at once what cannot be; a service that is away, or refuses, is met again at the first batch."""
+        """See at once what cannot be.
+
+        A service that is away, or refuses, is met again at the first batch.
+        """
         try:
             self._launch.look(at_once=True)
             self._join()
@@ -201,25 +211,34 @@ class Selector:
         run = self._course.run
         if self._membership is not None and self._membership.run == run:
             return
+
         found = self._launch.found
         if found is None or found.name != run:
             found = self._asker.within(lambda client: client.run(run))
+
         pools = [share.pool for share in found.pools]
         if strangers := [
             pool for pool in dict.fromkeys(self._prompts.pools or ()) if pool not in pools
         ]:
             raise UnusableDraws(
-                f"prompts are of pool {strangers[0]!r}, and run {run!r} draws from {', '.join(pools)}"
+                f"prompts are of pool {strangers[0]!r}, and run {run!r} draws from "
+                f"{', '.join(pools)}"
             )
+
         self._membership = _Membership(
             run, pools[0] if len(pools) == 1 else None, self._subset_of(run)
         )
 
     def _subset_of(self, run: str) -> str | None:
-        """Id of our prompts among the run's; None where they are too many, or the service knows no subsets."""
-        keys, pools = self._prompts.keys, self._prompts.pools
+        """Id of our prompts among the run's.
+
+        It is None where they are too many, or the service knows no subsets.
+        """
+        keys = self._prompts.keys
+        pools = self._prompts.pools
         if len(keys) > MAX_CANDIDATES:
             return None
+
         try:
             subset = self._asker.within(
                 lambda client: client.send_subset(run, keys=keys, pool=pools),
@@ -234,26 +253,34 @@ class Selector:
                     f"run {run!r} has none of this selector's prompts: {refusal}"
                 ) from refusal
             raise
+
         if not subset.unknown:
             return subset.subset
+
         named = ", ".join(map(repr, subset.unknown_keys[:EXAMPLES]))
         theirs = (
             f"; it has such as {', '.join(map(repr, subset.run_keys[:EXAMPLES]))}"
             if subset.run_keys
             else ""
         )
-        lacks = f"run {run!r} does not have {subset.unknown} of this selector's {len(keys)} prompts: {named}{theirs}"
+        lacks = (
+            f"run {run!r} does not have {subset.unknown} of this selector's {len(keys)} prompts: "
+            f"{named}{theirs}"
+        )
         if subset.prompts < self._batch_size:
             raise UnusableDraws(
                 f"{lacks}. The {subset.prompts} others are fewer than batch_size {self._batch_size}"
             )
+
         _log.warning("%s. They are not drawn", lacks)
         return subset.subset
 
     # ---- draws -----------------------------------------------------------------------------------
 
     def next_batch(self, policy_version: int | None = None) -> DrawnBatch:
-        """The next batch to roll out, the same on every rank and after a restart from the same state.
+        """The next batch to roll out.
+
+        It is the same on every rank and after a restart from the same state.
 
         Args:
             policy_version: The trainer's step counter.
@@ -272,17 +299,21 @@ class Selector:
             )
             self._sequence += 1
             self._policy_version = policy_version
+
             if self._prefetch:
                 self._asker.ask_ahead(self._question(self._sequence, policy_version))
             return batch
 
     def batch_at(self, sequence: int, policy_version: int | None = None) -> DrawnBatch:
-        """The batch of a sequence, for trainers that number their steps or read positions again after a restart.
+        """The batch of a sequence.
+
+        It is for trainers that number their steps or read positions again after a restart.
 
         A sequence that was drawn locally stays local: what the service may have answered too late
         is not used. Errors are those of `next_batch`.
         """
         self._check_process()
+
         with self._lock:
             self._raise_trouble()
             if sequence not in self._recent:
@@ -292,7 +323,7 @@ class Selector:
             return self._recent[sequence]
 
     def draws(self, position: int = 0) -> Iterator[Draw]:
-        """Draws one by one without end, from a position on: that of batch b begins at b · `batch_size`."""
+        """Draws one by one without end, from a position on; batch b begins at b · `batch_size`."""
         while True:
             sequence, row = divmod(position, self._batch_size)
             yield self.batch_at(sequence)[row]
@@ -301,16 +332,17 @@ class Selector:
     def _draw(self, sequence: int, policy_version: int | None) -> DrawnBatch:
         if sequence in self._fallbacks:
             return self._drawn_locally(sequence, policy_version, "it was before")
+
         if not (self._asker.silent or self._courier.failing):
             if self._waits:
-                self._courier.flush(
-                    self._deadline
-                )  # or the model could not learn from what waits in the spool
+                # else the model could not learn from what waits in the spool
+                self._courier.flush(self._deadline)
             elif self._reported and self._courier.unproven:
-                self._courier.wait_verdict(
-                    self._deadline
-                )  # what is refused is told before more is rolled out
+                # what is refused is told before more is rolled out
+                self._courier.wait_verdict(self._deadline)
+
             self._raise_trouble()
+
         try:
             self._settle()
             self._course = self._course.begun(policy_version)
@@ -346,6 +378,7 @@ class Selector:
             self._membership = None  # the service has lost it
             self._join()
             answer = self._asker.ask(self._question(sequence, policy_version))
+
         if answer.replayed:
             self._launch.check(answer.sequence)
         return answer
@@ -360,36 +393,45 @@ class Selector:
             draws.predicted_success,
             draws.pool or draws.prompt,
         )
+
         sizes = {len(column) for column in columns}
         if sizes != {self._batch_size}:
             raise UnusableDraws(
                 f"the service answers columns of {sorted(sizes)} draws, not of {self._batch_size}"
             )
+
         only_pool = None if self._membership is None else self._membership.only_pool
         pools: Sequence[str | None] = draws.pool or [only_pool] * self._batch_size
         index = [
             self._prompts.find(pool, key) for pool, key in zip(pools, draws.prompt, strict=True)
         ]
         strangers = [position for position, at in enumerate(index) if at is None]
+
         if len(strangers) == self._batch_size:
             first = draws.prompt[0]
             raise UnusableDraws(
-                f"the service draws {first!r}, which is not among this selector's prompts, nor the rest"
+                f"the service draws {first!r}, which is not among this selector's prompts, nor the "
+                "rest"
             )
+
         self._answered = True
         self._courier.release(self._course.run)
         self._rollouts = draws.rollouts[0]
+
         for warning in answer.warnings:
             _log.info("batch %d: %s", answer.sequence, warning)
+
         columns_ = _Columns(
             list(draws.draw_id),
             [-1 if at is None else at for at in index],
             list(draws.pool or ()),
             list(draws.predicted_success),
         )
+
         warnings = list(answer.warnings)
         if strangers:
             warnings.append(self._replace(answer.sequence, columns_, strangers, draws.prompt))
+
         source: Source = "replay" if answer.replayed else "service"
         return self._batch(sequence, source, columns_, draws.rollouts, warnings)
 
@@ -404,10 +446,11 @@ class Selector:
             columns.predicted_success[position] = self._local.predicted(at)
             if columns.pool:
                 columns.pool[position] = self._prompts.pool(at) or columns.pool[position]
+
         keys = ", ".join(repr(drawn[position]) for position in strangers[:EXAMPLES])
         warning = (
-            f"batch {sequence}: {len(strangers)} draws are of prompts that are not this selector's, such as {keys}; "
-            "local draws have taken their place"
+            f"batch {sequence}: {len(strangers)} draws are of prompts that are not this "
+            f"selector's, such as {keys}; local draws have taken their place"
         )
         _log.warning(warning)
         return warning
@@ -417,8 +460,10 @@ class Selector:
         warning = f"batch {sequence} is drawn locally: {reason}"
         _log.warning(warning)
         self._fallbacks.add(sequence)
+
         if not self._launch.settled and not self._answered:
             self._courier.hold()  # until it is known which run this training is in
+
         rollouts = self._rollouts or ROLLOUTS
         index = list(self._local.draw(number, rollouts))
         version = self._course.shifted(policy_version)
@@ -426,6 +471,7 @@ class Selector:
             self._local_id(number, position, version, at) for position, at in enumerate(index)
         ]
         columns = _Columns(draw_id, index, [], [self._local.predicted(at) for at in index])
+
         return self._batch(sequence, "fallback", columns, [rollouts] * len(index), [warning])
 
     def _local_id(self, sequence: int, position: int, policy_version: int | None, at: int) -> str:
@@ -445,8 +491,10 @@ class Selector:
         self._sources[source] += 1
         self._local.learn(self._course.offset + sequence, index, columns.predicted_success)
         self._drawn.update(zip(columns.draw_id, index, strict=True))
+
         while len(self._drawn) > DRAWS_REMEMBERED:
             self._drawn.popitem(last=False)
+
         return DrawnBatch(
             sequence=sequence,
             source=source,
@@ -473,7 +521,9 @@ class Selector:
         status: Iterable[Status] | Array | None = None,
         policy_version: int | Integers | None = None,
     ) -> None:
-        """Report whole groups (`successes` of `trials`) or single rollouts (`reward`). On disk once it returns.
+        """Report whole groups (`successes` of `trials`) or single rollouts (`reward`).
+
+        The report is on disk once this returns.
 
         Draws of the service and local ones may be mixed, and come from any batch. It does not wait
         for the service.
@@ -506,6 +556,7 @@ class Selector:
             "status": status,
             "policy_version": policy_version,
         }
+
         report = {name: _once(column) for name, column in report.items() if column is not None}
         self._settle_for(report)
         try:
@@ -520,21 +571,27 @@ class Selector:
             if made.faults:
                 self._courier.set_aside(made.faulty, str(made.refusal()), len(made.faults))
             self._deliver(made.records)
+
         self._raise_trouble()
 
     def _deliver(self, records: Sequence[Record]) -> None:
         self._reported = self._reported or bool(records)
         durable = [self._spool.append(record.line()) for record in records]
         self._courier.wake()
+
         for record in records:
             self._learn(record)
         if not all(durable) and not self._asker.silent:
             self._courier.flush(self._deadline)
 
     def _settle_for(self, report: Mapping[str, Any]) -> None:
-        """A process that only reports must come to the same run as those that draw, before its first report."""
+        """Come to the same run as the processes that draw.
+
+        A process that only reports must do so before its first report.
+        """
         if self._on_existing == "fail" or (self._launch.settled and self._course.shift is not None):
             return
+
         with self._lock:
             if not self._try_to_settle():
                 self._courier.hold()
@@ -542,7 +599,10 @@ class Selector:
                 self._course = self._course.begun(version)
 
     def _learn(self, record: Record) -> None:
-        """Without the lock, which a step holds while it waits for the service: this only replaces what is there."""
+        """Learn from a record, without the lock.
+
+        A step holds the lock while it waits for the service; this only replaces what is there.
+        """
         for draw_id, successes, trials in record.evidence:
             if (index := self._drawn.get(draw_id)) is not None:
                 self._local.report(index, successes, trials)
@@ -572,7 +632,9 @@ class Selector:
 
     @property
     def counters(self) -> dict[str, int]:
-        """For the trainer's own metrics: batches by source; outcomes by what the service said; reports by their state.
+        """Counts for the trainer's own metrics.
+
+        Batches are by source, outcomes by what the service said, reports by their state.
 
         `outcomes_refused` are set aside, in `reports_refused` lines; `reports_dropped` are lost.
         """
@@ -580,6 +642,7 @@ class Selector:
             f"batches_{source}": self._sources[source]
             for source in ("service", "replay", "fallback")
         }
+
         return batches | {
             "outcomes_stored": self._courier.stored,
             "outcomes_duplicate": self._courier.duplicates,
@@ -593,7 +656,9 @@ class Selector:
     # ---- checkpoint ------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What a trainer's checkpoint keeps, in JSON's types: the next batch is then the same after a restart.
+        """What a trainer's checkpoint keeps, in JSON's types.
+
+        The next batch is then the same after a restart.
 
         It has the real name of the run, so that a training that was opened as NAME-2 goes on there.
         """
@@ -620,6 +685,7 @@ class Selector:
         if state["format"] not in STATE_FORMATS or self._asked_run not in names:
             told = f"a state of format {state['format']} and run {state['run']!r}"
             raise ValueError(f"{told}, not of {self._asked_run!r} in format {STATE_FORMATS[-1]}")
+
         with self._lock:
             self._sequence = state["sequence"]
             self._policy_version = state["policy_version"]
@@ -635,20 +701,26 @@ class Selector:
     # ---- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Deliver what can be delivered within the deadline; the rest waits on disk for the next selector."""
+        """Deliver what can be within the deadline; the rest waits on disk for the next selector."""
         if self._closed or self._process != os.getpid():
             return
+
         self._closed = True
         atexit.unregister(self.close)
+
         if len(self._spool) and not self._asker.silent:
             self._meet()
+
         if not self._courier.flush(0.0 if self._asker.silent else self._deadline):
             _log.warning("%d reports wait in the spool for the next selector", len(self._spool))
+
         if (trouble := self._courier.trouble()) is not None:
             _log.error("%s", trouble)
+
         self._courier.close()
         self._asker.close()
         self._spool.close()
+
         if self._own_client is not None:
             self._own_client.close()
 
@@ -661,7 +733,8 @@ class Selector:
     def _check_process(self) -> None:
         if self._process != os.getpid():
             raise RuntimeError(
-                "this selector belongs to the process that made it; make one here, with its own spool"
+                "this selector belongs to the process that made it; make one here, with its own "
+                "spool"
             )
 
 
@@ -671,7 +744,7 @@ class UnusableDraws(ValueError):
 
 @dataclass(frozen=True)
 class _Membership:
-    """What the service was told of our prompts: `subset` is None where draws are of the whole run."""
+    """What the service knows of our prompts: `subset` is None where draws are of the whole run."""
 
     run: str
     only_pool: str | None

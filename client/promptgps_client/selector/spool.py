@@ -1,8 +1,12 @@
-"""Lines on disk until they are delivered: segments of JSON Lines, appended durably, removed once nobody waits for them.
+"""Lines on disk until they are delivered.
 
-    000000000007.jsonl   the oldest segment with a line that waits 000000000008.jsonl   the one that
-    is written refused.jsonl        lines that cannot be delivered, each with the reason; renamed to
-    a segment they are tried again lock                 held by the process that writes here
+They are in segments of JSON Lines, appended durably, removed once nobody waits for them.
+
+    000000000007.jsonl   the oldest segment with a line that waits
+    000000000008.jsonl   the one that is written
+    refused.jsonl        lines that cannot be delivered, each with the reason; renamed to a
+                         segment they are tried again
+    lock                 held by the process that writes here
 
 What of a segment is delivered is not written down: after a crash the lines of at most one segment
 are delivered twice, so a delivery must be known by its id.
@@ -77,6 +81,7 @@ class Spool:
         self._closed = False
         self.dropped = 0
         self.refused = 0
+
         for segment in list(self._segments):
             self._remove_if_done(segment)
         if self._segments:
@@ -102,7 +107,9 @@ class Spool:
     # ---- in --------------------------------------------------------------------------------------
 
     def append(self, content: bytes) -> bool:
-        """Add a line (without newline); true when it is durable, false when only memory has it, or it is dropped.
+        """Add a line (without newline).
+
+        The answer is true when it is durable, false when only memory has it, or it is dropped.
 
         Raises:
             ValueError: The spool is closed.
@@ -112,6 +119,7 @@ class Spool:
         with self._changed:
             if not self._make_room(len(line)):
                 return False
+
             try:
                 self._writable(len(line)).append(line, about)
                 return True
@@ -135,10 +143,13 @@ class Spool:
                 self._folder,
             )
             return False
+
         if self._when_full == "block":
             self._changed.wait_for(lambda: self._closed or self.size + length <= self._limit)
+
         if self._closed:
             raise ValueError(f"the spool {self._folder} is closed")
+
         while self.size + length > self._limit:
             _log.error("the spool %s is full", self._folder)
             self._lose(self._segments[0])
@@ -154,7 +165,9 @@ class Spool:
                 and last.size + length <= min(SEGMENT_BYTES, self._limit // SEGMENTS_AT_LEAST)
             ):
                 return last
+
             last.close()
+
         self._segments.append(Segment.create(self._folder, self._next_number()))
         return self._segments[-1]
 
@@ -173,7 +186,9 @@ class Spool:
     # ---- out -------------------------------------------------------------------------------------
 
     def oldest(self, most: int, without: Container[str] = ()) -> list[tuple[Line, bytes]]:
-        """Up to ``most`` lines that have waited longest, in order, with what they say (about 4 MB of it at most).
+        """Up to ``most`` lines that have waited longest, in order, with what they say.
+
+        That is about 4 MB at most.
 
         Args:
             most: How many.
@@ -191,17 +206,18 @@ class Spool:
                     _log.error("%s cannot be read", line.segment.path, exc_info=fault)
                     self._lose(line.segment)
                     break
+
                 size += line.length
                 if size > SEGMENT_BYTES:
                     break
+
         return found
 
     def done(self, lines: Sequence[Line]) -> None:
         """Forget lines that are delivered; those that were dropped meanwhile are passed over."""
         with self._changed:
-            for line in (
-                lines if not self._closed else ()
-            ):  # the folder may be another process's by now
+            # the folder may be another process's by now
+            for line in lines if not self._closed else ():
                 if line in line.segment.waiting:
                     line.segment.waiting.remove(line)
                     self._remove_if_done(line.segment)
@@ -229,7 +245,10 @@ class Spool:
                 _log.error("a report is refused and lost (%s): %s", fault, reason)
 
     def wait_empty(self, seconds: float, over: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until everything is delivered, or it is over for another reason; false when time ran out."""
+        """Wait until everything is delivered, or it is over for another reason.
+
+        The answer is false when time ran out.
+        """
         with self._changed:
             return self._changed.wait_for(lambda: not len(self) or over(), seconds)
 
@@ -256,6 +275,7 @@ class Spool:
         with self._changed:
             if self._closed:
                 return
+
             self._closed = True
             for segment in self._segments:
                 segment.close()
@@ -264,6 +284,7 @@ class Spool:
                         "%d reports that the disk did not take end with this process",
                         len(segment.waiting),
                     )
+
             self._folder_lock.release()
             self._changed.notify_all()
 
@@ -274,6 +295,7 @@ def _append_refused(path: Path, content: bytes, reason: str, limit: int) -> None
         told = json.loads(content)
     except ValueError:
         told = None
+
     told = told if isinstance(told, dict) else {"broken": content.decode(errors="replace")}
     line = json.dumps({**told, "refused": reason}).encode() + b"\n"
     with path.open("ab") as file:

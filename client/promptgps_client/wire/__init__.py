@@ -1,7 +1,7 @@
 """The wire vocabulary: every request and answer of the HTTP contract, strict and frozen.
 
-The service imports these models, so there is no second copy to drift. JSON travels in columns (lists side by side).
-Unknown fields, wrong types, NaN and infinities are refused.
+The service imports these models, so there is no second copy to drift. JSON travels in columns
+(lists side by side). Unknown fields, wrong types, NaN and infinities are refused.
 """
 
 from promptgps_client.wire.answers import (

@@ -19,13 +19,14 @@ from promptgps_client.wire.base import (
 
 
 class PredictDifficulty(Wire):
-    """Success rates for prompts of the pool, or for new texts or vectors; exactly one of the three."""
+    """Success rates for prompts of the pool, or new texts or vectors; exactly one of the three."""
 
     run: Name
     keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
     pool: Name | Annotated[list[Name], Field(max_length=MAX_PREDICTIONS)] | None = Field(
         None,
-        description="Pool of the keys, one for all or one for each; needed where two pools have the key.",
+        description="Pool of the keys, one for all or one for each; needed where two pools have "
+        "the key.",
     )
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
@@ -53,21 +54,25 @@ class Difficulty(Wire):
 
 
 class RunMetrics(Wire):
-    """Series of a run, one entry for each step learned, as columns of equal length. They say what was observed.
+    """Series of a run, one entry for each step learned, as columns of equal length.
 
-    Every predictor is scored on each step before anyone learns from it: `NAME.log_loss` and so on; `log_loss` alone is
-    that of the one that was served.
+    They say what was observed.
+
+    Every predictor is scored on each step before anyone learns from it: `NAME.log_loss` and so on;
+    `log_loss` alone is that of the one that was served.
     """
 
     run: str
     predictor: str = Field(description="The predictor that the run asks for.")
     served: str = Field(
-        description="The predictor that answers: a baseline where the asked one does worse for long."
+        description="The predictor that answers: a baseline where the asked one does worse for "
+        "long."
     )
     steps: int = Field(description="How many there are in this answer.")
     next: int | None = Field(
         None,
-        description="What to give as `since` for the steps after these; null where there are no more.",
+        description="What to give as `since` for the steps after these; null where there are no "
+        "more.",
     )
     series: dict[str, list[float | None]]
 

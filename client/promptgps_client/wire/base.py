@@ -1,4 +1,7 @@
-"""What all of the wire vocabulary is made of: limits, checked types, the strict base model, faults between columns."""
+"""What all of the wire vocabulary is made of.
+
+These are limits, checked types, the strict base model, and faults between columns.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,9 @@ MAX_WAIT_SECONDS = 120.0
 MAX_METRICS_STEPS = 2_000
 MAX_EVENTS = 200
 
-# How far a number may lie from the one that is meant. One step of bfloat16 above 1: the coarsest format that rewards
-# are computed in, so that what a sum or a mean of ones comes to there is still a one. What people shape rewards with
-# (0.99, 1.01, a bonus of 0.05) lies farther away.
+# How far a number may lie from the one that is meant. One step of bfloat16 above 1: the coarsest
+# format that rewards are computed in, so that what a sum or a mean of ones comes to there is still
+# a one. What people shape rewards with (0.99, 1.01, a bonus of 0.05) lies farther away.
 ROUNDING = 2.0**-7
 
 ROWS_NAMED = 100  # of those that are wrong in the same way
@@ -79,23 +82,33 @@ class Wire(BaseModel):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Make every list stop at its first wrong element: a million wrong rows must not become a million errors."""
+        """Make every list stop at its first wrong element.
+
+        A million wrong rows must not become a million errors.
+        """
         schema = handler(source)
         _fail_fast(schema)
         return schema
 
 
 def columns_fault(field: str, detail: str) -> PydanticCustomError:
-    """A fault between columns, told at one field; the service's problem answer reads ``field`` from its context."""
+    """A fault between columns, told at one field.
+
+    The service's problem answer reads ``field`` from its context.
+    """
     return PydanticCustomError("columns", "{field}: {detail}", {"field": field, "detail": detail})
 
 
 def rows_fault(field: str, details: Mapping[int, str]) -> PydanticCustomError:
-    """Faults between columns at several rows of a field; `faults.meant` makes each of them one of its own."""
+    """Faults between columns at several rows of a field.
+
+    `faults.meant` makes each of them one of its own.
+    """
     rows = list(details.items())
     first, detail = rows[0]
     if len(rows) > 1:
         detail = f"{detail} (so are {len(rows) - 1} more rows)"
+
     others = dict(rows[1:ROWS_NAMED])
     context = {"field": f"{field}.{first}", "detail": detail, "column": field, "others": others}
     return PydanticCustomError("columns", "{field}: {detail}", context)

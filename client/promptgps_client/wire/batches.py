@@ -51,7 +51,8 @@ class SelectBatch(Wire):
     )
     candidates_pool: Name | Annotated[list[Name], Field(max_length=MAX_CANDIDATES)] | None = Field(
         None,
-        description="Pool of the candidates, one for all or one for each; needed where two pools have the key.",
+        description="Pool of the candidates, one for all or one for each; needed where two pools "
+        "have the key.",
     )
     exclude_pool: Name | Annotated[list[Name], Field(max_length=MAX_CANDIDATES)] | None = Field(
         None, description="The same for `exclude`."
@@ -103,12 +104,14 @@ class Batch(Wire):
 
 
 class ReportOutcomes(Wire):
-    """Outcomes in: whole groups (`successes` of `trials`) or single rollouts (`rollout_index`, `reward`, `status`).
+    """Outcomes in: whole groups or single rollouts.
 
-    Groups go by draw id, or by prompt key for data from elsewhere; rollouts go by draw id. What is reported again is
-    free. A rollout or group that said nothing (`error`, `timeout`, `cancelled`, 0 of 0) gives way to what comes of it
-    later. Reports of parts of a group add up until they come to its n; one that holds what is known already, as the
-    whole group does, counts for what it adds.
+    Groups are `successes` of `trials`; rollouts have `rollout_index`, `reward` and `status`.
+
+    Groups go by draw id, or by prompt key for data from elsewhere; rollouts go by draw id. What is
+    reported again is free. A rollout or group that said nothing (`error`, `timeout`, `cancelled`, 0
+    of 0) gives way to what comes of it later. Reports of parts of a group add up until they come to
+    its n; one that holds what is known already, as the whole group does, counts for what it adds.
     """
 
     run: Name
@@ -120,7 +123,8 @@ class ReportOutcomes(Wire):
     )
     pool: Name | Annotated[list[Name], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = Field(
         None,
-        description="Pool of the prompts, one for all or one for each; needed where two pools have the key.",
+        description="Pool of the prompts, one for all or one for each; needed where two pools "
+        "have the key.",
     )
     successes: Annotated[list[GroupSuccesses], Field(max_length=MAX_ROLLOUTS_IN_REPORT)] | None = (
         None
@@ -139,18 +143,23 @@ class ReportOutcomes(Wire):
     def _one_of_the_forms(self) -> ReportOutcomes:
         if (self.draw_id is None) == (self.prompt is None):
             raise columns_fault("draw_id", "exactly one of draw_id and prompt is needed")
+
         if self.rollout_index is None:
             self._groups()
         else:
             self._rollouts()
+
         if self.pool is not None and self.prompt is None:
             raise columns_fault("pool", "goes with prompt: a draw has its pool")
+
         if isinstance(self.pool, list):
             same_length(prompt=self.prompt, pool=self.pool)
+
         if isinstance(self.policy_version, list):
             same_length(
                 draw_id=self.draw_id, prompt=self.prompt, policy_version=self.policy_version
             )
+
         return self
 
     def _groups(self) -> None:
@@ -159,12 +168,14 @@ class ReportOutcomes(Wire):
                 raise columns_fault(
                     name, "is needed for groups (for single rollouts: rollout_index and reward)"
                 )
+
         for name, given in (
             ("reward", self.reward is not None),
             ("status", self.status is not None),
         ):
             if given:
                 raise columns_fault(name, "goes with rollout_index")
+
         same_length(
             draw_id=self.draw_id, prompt=self.prompt, successes=self.successes, trials=self.trials
         )
@@ -183,33 +194,41 @@ class ReportOutcomes(Wire):
             raise columns_fault("draw_id", "single rollouts are reported by draw_id")
         if self.reward is None:
             raise columns_fault("reward", "is needed with rollout_index")
+
         for name, column in (("successes", self.successes), ("trials", self.trials)):
             if column is not None:
                 raise columns_fault(name, "does not go with rollout_index")
+
         same_length(
             draw_id=self.draw_id,
             rollout_index=self.rollout_index,
             reward=self.reward,
             status=self.status,
         )
+
         wrong = {}
         for row, reward in enumerate(self.reward):
             status = self.status[row] if self.status else "ok"
             if reward is None and status in ("ok", "truncated"):
                 wrong[row] = f"a rollout with status `{status}` needs a reward"
+
         if wrong:
             raise rows_fault("reward", wrong)
 
 
 class OutcomesStored(Wire):
-    """What became of a report. `conflicts` are rows (of the report) that contradict what the log has already."""
+    """What became of a report.
+
+    `conflicts` are rows (of the report) that contradict what the log has already.
+    """
 
     stored: int
     duplicates: int
     conflicts: list[int]
     superseded: int = Field(
         0,
-        description="Rows about draws that a restore has superseded: kept, not learned from; nothing is to be done.",
+        description="Rows about draws that a restore has superseded: kept, not learned from; "
+        "nothing is to be done.",
     )
     log_position: int
     warnings: list[str] = Field(

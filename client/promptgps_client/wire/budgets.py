@@ -47,12 +47,16 @@ class OutcomesSoFar(Wire):
 
 
 class Calibration(Wire):
-    """Outcomes of other prompts, by which predictions are corrected; exactly one of keys, texts and vectors."""
+    """Outcomes of other prompts, by which predictions are corrected.
+
+    Exactly one of keys, texts and vectors is given.
+    """
 
     keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
     pool: Name | Annotated[list[Name], Field(max_length=MAX_PREDICTIONS)] | None = Field(
         None,
-        description="Pool of the keys, one for all or one for each; needed where two pools have the key.",
+        description="Pool of the keys, one for all or one for each; needed where two pools have "
+        "the key.",
     )
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=MAX_PREDICTIONS)] | None = None
@@ -60,8 +64,9 @@ class Calibration(Wire):
     trials: Annotated[list[Samples], Field(max_length=MAX_PREDICTIONS)]
     wrong_answers: Annotated[list[AnswerCounts], Field(max_length=MAX_PREDICTIONS)] | None = Field(
         None,
-        description="How often each different wrong answer came; sums to trials − successes. Says how far wrong "
-        "samples agree, for `majority_vote`; without it they are taken to agree always.",
+        description="How often each different wrong answer came; sums to trials − successes. Says "
+        "how far wrong samples agree, for `majority_vote`; without it they are taken to agree "
+        "always.",
     )
 
     @model_validator(mode="after")
@@ -75,29 +80,33 @@ class Calibration(Wire):
             trials=self.trials,
             wrong_answers=self.wrong_answers,
         )
+
         pools_of_keys("keys", self.keys, "pool", self.pool)
         _successes_of_trials(self.successes, self.trials)
+
         for row, counts in enumerate(self.wrong_answers or []):
             wrong = self.trials[row] - self.successes[row]
             if sum(counts) != wrong:
                 raise columns_fault(
                     f"wrong_answers.{row}", f"sums to {sum(counts)}, but {wrong} samples were wrong"
                 )
+
         return self
 
 
 class AllocateBudget(Wire):
     """Spread samples over prompts of the pool, or new texts or vectors; exactly one of the three.
 
-    In a later round `outcomes_so_far` tells what the earlier ones brought; `total` or `mean`, `minimum` and `maximum`
-    are of this round alone.
+    In a later round `outcomes_so_far` tells what the earlier ones brought; `total` or `mean`,
+    `minimum` and `maximum` are of this round alone.
     """
 
     run: Name
     keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_BUDGETED)] | None = None
     pool: Name | Annotated[list[Name], Field(max_length=MAX_BUDGETED)] | None = Field(
         None,
-        description="Pool of the keys, one for all or one for each; needed where two pools have the key.",
+        description="Pool of the keys, one for all or one for each; needed where two pools have "
+        "the key.",
     )
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_BUDGETED)] | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=MAX_BUDGETED)] | None = None
@@ -111,8 +120,9 @@ class AllocateBudget(Wire):
     maximum: Samples = Field(MAX_SAMPLES_OF_ONE, description="Most samples that one prompt gets.")
     objective: Objective = Field(
         "best_of_n",
-        description="What a prompt's samples are for. `best_of_n`: a verifier finds a right one; `majority_vote`: the "
-        "plurality answer is to be right; `average`: their mean is to be near the success rate.",
+        description="What a prompt's samples are for. `best_of_n`: a verifier finds a right one; "
+        "`majority_vote`: the plurality answer is to be right; `average`: their mean is to be "
+        "near the success rate.",
     )
     outcomes_so_far: OutcomesSoFar | None = None
     calibration: Calibration | None = None
@@ -132,16 +142,21 @@ class AllocateBudget(Wire):
         exactly_one(keys=self.keys, texts=self.texts, vectors=self.vectors)
         pools_of_keys("keys", self.keys, "pool", self.pool)
         exactly_one(total=self.total, mean=self.mean)
+
         so_far = self.outcomes_so_far
         if so_far is not None and len(so_far.trials) != self.prompts:
             detail = f"has {len(so_far.trials)} rows, but there are {self.prompts} prompts"
             raise columns_fault("outcomes_so_far.trials", detail)
+
         if self.maximum < self.minimum:
             raise columns_fault(
                 "maximum", f"{self.maximum} is less than the minimum of {self.minimum}"
             )
+
         given = "total" if self.total is not None else "mean"
-        asked, prompts = f"{self.samples} samples", f"{self.prompts} prompts"
+        asked = f"{self.samples} samples"
+        prompts = f"{self.prompts} prompts"
+
         if self.samples > MAX_SAMPLES:
             raise columns_fault(given, f"{asked} are over the limit of {MAX_SAMPLES}")
         if self.samples < self.prompts * self.minimum:
@@ -152,22 +167,27 @@ class AllocateBudget(Wire):
             raise columns_fault(
                 given, f"{asked} are too many for {prompts} with a maximum of {self.maximum}"
             )
+
         return self
 
 
 class Budget(Wire):
-    """Samples for each prompt, in the order asked. Values are of all samples of a prompt, earlier rounds included."""
+    """Samples for each prompt, in the order asked.
+
+    Values are of all samples of a prompt, earlier rounds included.
+    """
 
     model_version: int
     trained_through: int
     samples: list[int] = Field(description="They sum to the total.")
     expected_value: float = Field(
-        description="Mean over the prompts of what the objective is expected to come to, in [0, 1]. A vote may leave "
-        "samples out."
+        description="Mean over the prompts of what the objective is expected to come to, in [0, "
+        "1]. A vote may leave samples out."
     )
     expected_value_uniform: float = Field(
         description="The same for the total spread evenly over all prompts."
     )
     next_gain: float = Field(
-        description="What one more sample is expected to add to the sum of the values: near zero, stop."
+        description="What one more sample is expected to add to the sum of the values: near zero, "
+        "stop."
     )

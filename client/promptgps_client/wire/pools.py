@@ -46,6 +46,7 @@ class Embedding(Wire):
             raise columns_fault(
                 "path", "is needed with kind `folder` and not allowed with the others"
             )
+
         return self
 
 
@@ -77,7 +78,10 @@ OnEqualContent = Literal["keep", "merge"]
 
 
 class AddPrompts(Wire):
-    """Prompts in columns; `texts`, `vectors` or both must be there. Keys default to a hash of the content."""
+    """Prompts in columns; `texts`, `vectors` or both must be there.
+
+    Keys default to a hash of the content.
+    """
 
     keys: Annotated[list[Key], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
     texts: Annotated[list[Text], Field(max_length=MAX_PROMPTS_IN_REQUEST)] | None = None
@@ -91,14 +95,16 @@ class AddPrompts(Wire):
     ) = None
     on_equal_content: OnEqualContent | None = Field(
         None,
-        description="What becomes of a key whose content another key of the pool has already: `keep` it as a prompt of "
-        "its own, the default where keys are given, or `merge` it, so that it is an alias of the other.",
+        description="What becomes of a key whose content another key of the pool has already: "
+        "`keep` it as a prompt of its own, the default where keys are given, or `merge` it, so "
+        "that it is an alias of the other.",
     )
 
     @model_validator(mode="after")
     def _columns_agree(self) -> AddPrompts:
         if self.texts is None and self.vectors is None:
             raise columns_fault("texts", "texts or vectors are needed")
+
         same_length(
             texts=self.texts,
             vectors=self.vectors,
@@ -109,6 +115,7 @@ class AddPrompts(Wire):
         )
         if (self.prior_successes is None) != (self.prior_trials is None):
             raise columns_fault("prior_trials", "prior_successes and prior_trials go together")
+
         return self
 
 

@@ -33,17 +33,18 @@ TWO_VALUES = ([0.0, 1.0], [-1.0, 1.0])
 class Reward(Wire):
     """How a raw reward becomes a success in [0, 1].
 
-    `binary` takes two values, 0 and 1 or −1 and 1, as the first failure shows which; `threshold` counts
-    `reward >= threshold` as a success, up to rounding of float32; `affine` maps [`low`, `high`] to [0, 1], and cuts
-    what lies outside, with a warning. The two values are known up to 2⁻⁷, the rounding of bfloat16. Raw values are kept
-    in the log.
+    `binary` takes two values, 0 and 1 or −1 and 1, as the first failure shows which; `threshold`
+    counts `reward >= threshold` as a success, up to rounding of float32; `affine` maps [`low`,
+    `high`] to [0, 1], and cuts what lies outside, with a warning. The two values are known up to
+    2⁻⁷, the rounding of bfloat16. Raw values are kept in the log.
     """
 
     kind: Literal["binary", "threshold", "affine"] = "binary"
     threshold: float | None = None
     values: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
         None,
-        description="Only with `binary`: failure and success, [0, 1] or [-1, 1]; null until reports show it.",
+        description="Only with `binary`: failure and success, [0, 1] or [-1, 1]; null until "
+        "reports show it.",
     )
     low: float | None = None
     high: float | None = None
@@ -54,17 +55,20 @@ class Reward(Wire):
             raise columns_fault(
                 "threshold", "is needed with kind `threshold` and not allowed with the others"
             )
+
         for name, bound in (("low", self.low), ("high", self.high)):
             if (self.kind == "affine") != (bound is not None):
                 raise columns_fault(
                     name, "is needed with kind `affine` and not allowed with the others"
                 )
+
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise columns_fault("high", "must be greater than low")
         if self.low is not None and self.high is not None and not isfinite(self.high - self.low):
             raise columns_fault("high", "is too far from low: the distance is not a finite number")
         if self.values is not None and (self.kind != "binary" or self.values not in TWO_VALUES):
             raise columns_fault("values", "is [0, 1] or [-1, 1], and goes with kind `binary` only")
+
         return self
 
     def success(self, raw: float) -> float:
@@ -77,9 +81,11 @@ class Reward(Wire):
             return float(raw >= self.threshold - abs(self.threshold) * FLOAT32_ROUNDING)
         if self.low is not None and self.high is not None:
             return min(max((raw - self.low) / (self.high - self.low), 0.0), 1.0)
+
         value = meant_value(raw)
         if value is None or (self.values is not None and value not in self.values):
             raise ValueError(f"{raw!r} is {self.expected}")
+
         return float(value > 0)
 
     @property
@@ -99,15 +105,19 @@ def meant_value(raw: float) -> float | None:
 
 
 class Selection(Wire):
-    """How a batch is chosen. `strategy` only presets the others; whatever is left out takes the preset's value."""
+    """How a batch is chosen.
+
+    `strategy` only presets the others; whatever is left out takes the preset's value.
+    """
 
     strategy: Strategy = "promptgps"
     predictor: PredictorName | None = None
     predictor_parameters: dict[ParameterName, Parameter] | None = Field(
         None,
         max_length=64,
-        description="Of the predictor, by name: `discount` of beta (MoPPS's λ) and bots, `weight` of bots; "
-        "`own_record`, `residual`, `prior` and sizes of neural; `members` of stack, with commas between, and neural's.",
+        description="Of the predictor, by name: `discount` of beta (MoPPS's λ) and bots, `weight` "
+        "of bots; `own_record`, `residual`, `prior` and sizes of neural; `members` of stack, with "
+        "commas between, and neural's.",
     )
     fallback: bool | None = Field(
         None,
@@ -122,7 +132,8 @@ class Selection(Wire):
     )
     bonus: Annotated[float, Field(ge=0, le=10)] | None = Field(
         None,
-        description="Standard deviations of the utility added to its mean, so that the posterior's spread counts.",
+        description="Standard deviations of the utility added to its mean, so that the "
+        "posterior's spread counts.",
     )
     cooldown: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["auto"] | None = Field(
         None, description="Steps before a prompt may be drawn again; `auto` is min(30, N / 4B)."
@@ -146,7 +157,8 @@ class Selection(Wire):
     )
     retire_above: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,
-        description="Prompts already visited whose predicted success rate is above this are not drawn.",
+        description="Prompts already visited whose predicted success rate is above this are not "
+        "drawn.",
     )
     domain_quotas: dict[Domain, Annotated[float, Field(gt=0, le=1)]] | None = Field(
         None,
@@ -174,7 +186,7 @@ class Selection(Wire):
 
 
 class PoolShare(Wire):
-    """One pool of a run: an exact `quota` of the draws, or a `weight` beside the others (default 1).
+    """One pool of a run: an exact `quota` of draws, or a `weight` beside the others (default 1).
 
     Where no pool has either, prompts are drawn from all of them as from one.
     """
@@ -185,7 +197,10 @@ class PoolShare(Wire):
 
 
 class CreateRun(Wire):
-    """Open a run. Asked for again, it is compared with what the run is now, so that a trainer may restart."""
+    """Open a run.
+
+    Asked for again, it is compared with what the run is now, so that a trainer may restart.
+    """
 
     name: Name
     pool: Name | None = None
@@ -206,6 +221,7 @@ class CreateRun(Wire):
             raise columns_fault("pool", "exactly one of pool and pools is needed")
         if self.pools is not None and len({share.pool for share in self.pools}) != len(self.pools):
             raise columns_fault("pools", "names a pool twice")
+
         return self
 
 
@@ -230,7 +246,8 @@ class Progress(Wire):
         description="One past the highest draw with an outcome; 0 where no draw has one."
     )
     reporting_for: float | None = Field(
-        description="Seconds since the lowest such draw was reported; null where no draw has an outcome."
+        description="Seconds since the lowest such draw was reported; null where no draw has an "
+        "outcome."
     )
 
 
@@ -275,7 +292,8 @@ class SendSubset(Wire):
     keys: Annotated[list[Key], Field(min_length=1, max_length=MAX_CANDIDATES)]
     pool: Name | Annotated[list[Name], Field(max_length=MAX_CANDIDATES)] | None = Field(
         None,
-        description="Pool of the keys, one for all or one for each; needed where two pools have the key.",
+        description="Pool of the keys, one for all or one for each; needed where two pools have "
+        "the key.",
     )
 
     @model_validator(mode="after")
@@ -321,9 +339,10 @@ class Event(Wire):
         description="Name of the API key that did it; null where no key was asked for."
     )
     action: str = Field(
-        description="`run-created`, `run-changed`, `run-archived`, `run-opened`, `run-deleted`, `run-faulty`, "
-        "`run-imported`, `run-restored`, `snapshot-taken`, `pool-created`, `prompts-added`, `pool-archived`, "
-        "`pool-opened`, `pool-deleted`, `pool-imported`, `key-added` or `key-revoked`; more may come."
+        description="`run-created`, `run-changed`, `run-archived`, `run-opened`, `run-deleted`, "
+        "`run-faulty`, `run-imported`, `run-restored`, `snapshot-taken`, `pool-created`, "
+        "`prompts-added`, `pool-archived`, `pool-opened`, `pool-deleted`, `pool-imported`, "
+        "`key-added` or `key-revoked`; more may come."
     )
     run: str | None
     pool: str | None

@@ -8,7 +8,10 @@ from promptgps_client.wire.base import Name, Wire
 
 
 class TakeSnapshot(Wire):
-    """Mark the run as it is now by a tag. Asked again with the same tag it answers the snapshot that is there."""
+    """Mark the run as it is now by a tag.
+
+    Asked again with the same tag it answers the snapshot that is there.
+    """
 
     tag: Name = Field(
         description="Yours, as `step-400`; one that goes with the trainer's checkpoint."
@@ -33,7 +36,10 @@ class Snapshot(Wire):
 
 
 class Restore(Wire):
-    """Put the run back to a snapshot. Asked again before anything else has happened it changes nothing."""
+    """Put the run back to a snapshot.
+
+    Asked again before anything else has happened it changes nothing.
+    """
 
     tag: Name
 
@@ -66,7 +72,10 @@ class Restored(Wire):
 
 
 class RestoreNote(Wire):
-    """One restore of the past; outcomes that were reported late, of draws that it has superseded, count too."""
+    """One restore of the past.
+
+    Outcomes that were reported late, of draws that it has superseded, count too.
+    """
 
     epoch: int = Field(description="That it began.")
     tag: str

@@ -1,4 +1,7 @@
-"""The batch: uniform picks for the monitor, then the most useful of the candidates, never short while prompts last."""
+"""The batch: uniform picks for the monitor, then the most useful of the candidates.
+
+It is never short while prompts last.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,8 @@ class Field:
     Attributes:
         identity: int64[N].
         tier: int8[N], see ``reuse``.
-        last_draw: int64[N], to prefer what was drawn longest ago where the free ones do not suffice.
+        last_draw: int64[N], to prefer what was drawn longest ago where the free ones do not
+            suffice.
         posterior: of all N prompts.
         softness: float64[N], see ``softness``; None where rewards are binary.
         embedding: float[N, d], unit rows; used with diversity.
@@ -122,8 +126,10 @@ def choose(field_: Field, rules: Rules, size: int, seed: int) -> Choice:
                 parts.append(
                     _pick(field_, rules, tier, count, seed, warnings, f" in {group.name!r}")
                 )
+
         rows = torch.cat([part[0] for part in parts])
         uniform = torch.cat([part[1] for part in parts])
+
     order = bits(field_.identity[rows], seed, SHUFFLE).argsort()
     return Choice(rows[order], uniform[order], warnings)
 
@@ -135,6 +141,7 @@ def _pick(
     if free.numel() < size:
         rows = torch.cat([free, _fill(field_, tier, size - free.numel(), seed, warnings, where)])
         return rows, torch.zeros_like(rows, dtype=torch.bool)
+
     uniform_count = min(int(rules.uniform_share * size + coin(seed, ROUNDING)), size)
     wanted = size - uniform_count
     candidates_count = (
@@ -142,7 +149,9 @@ def _pick(
     )
     candidates_count = min(candidates_count, free.numel() - uniform_count)
     order = _random_order(field_.identity, free, uniform_count + candidates_count, seed)
-    uniform_rows, candidates = order[:uniform_count], order[uniform_count:]
+    uniform_rows = order[:uniform_count]
+    candidates = order[uniform_count:]
+
     chosen = _best(field_, rules, candidates, wanted, seed)
     flags = torch.zeros(size, dtype=torch.bool, device=chosen.device)
     flags[:uniform_count] = True
@@ -150,20 +159,29 @@ def _pick(
 
 
 def _random_order(identity: Tensor, rows: Tensor, count: int, seed: int) -> Tensor:
-    """The first ``count`` of the rows in the seed's random order; a random subset when cut anywhere."""
+    """The first ``count`` of the rows in the seed's random order.
+
+    A random subset when cut anywhere.
+    """
     if count == 0:
         return rows[:0]
+
     rank = bits(identity[rows], seed, ORDER)
     if count < rows.numel():
         lowest = rank.topk(count, largest=False, sorted=True).indices
         return rows[lowest]
+
     return rows[rank.argsort()]
 
 
 def _best(field_: Field, rules: Rules, candidates: Tensor, count: int, seed: int) -> Tensor:
-    """The ``count`` candidates of highest utility, ties by the seed; with diversity, the greedy's."""
+    """The ``count`` candidates of highest utility, ties by the seed.
+
+    With diversity, those of the greedy.
+    """
     if count == 0:
         return candidates[:0]
+
     identity = field_.identity[candidates]
     softness = 0.0 if field_.softness is None else field_.softness[candidates]
     values = utility(
@@ -172,6 +190,7 @@ def _best(field_: Field, rules: Rules, candidates: Tensor, count: int, seed: int
     values = values + 0.5 * TIE * uniforms(identity, seed, TIES)
     if rules.diversity == 0 or field_.embedding is None:
         return candidates[values.topk(count).indices]
+
     anchors = (
         field_.embedding[field_.anchors] if field_.anchors is not None else field_.embedding[:0]
     )
@@ -184,7 +203,10 @@ _KEPT_BACK = {COOLING: "cooling down", PENDING: "pending", RETIRED: "retired"}
 def _fill(
     field_: Field, tier: Tensor, missing: int, seed: int, warnings: list[str], where: str
 ) -> Tensor:
-    """Rows that would have been kept back, tier by tier, those drawn longest ago (or never) first."""
+    """Rows that would have been kept back, tier by tier.
+
+    Those drawn longest ago (or never) come first.
+    """
     parts = []
     for kept_back, name in _KEPT_BACK.items():
         rows = (tier == kept_back).nonzero()[:, 0]
@@ -192,10 +214,13 @@ def _fill(
         rows = rows[field_.last_draw[rows].argsort(stable=True)][:missing]
         if rows.numel():
             warnings.append(
-                f"{rows.numel()} prompts{where} were {name} and are drawn again: nothing else is left"
+                f"{rows.numel()} prompts{where} were {name} and are drawn again: "
+                "nothing else is left"
             )
             parts.append(rows)
             missing -= int(rows.numel())
+
     if missing:
         raise TooFew(int((tier != FORBIDDEN).sum()), where.strip() or "at all")
+
     return torch.cat(parts)

@@ -1,9 +1,10 @@
-"""Spread: dispersion inside the batch and distance from recent batches, by greedy max-sum diversification.
+"""Spread inside the batch and away from recent batches, by greedy max-sum diversification.
 
-The averaged form of GPS's batch objective (arXiv 2602.01970, Eq. 12 to 14), with A the anchor set, d the Euclidean
-distance of unit embeddings and S the batch of size B:
+The averaged form of GPS's batch objective (arXiv 2602.01970, Eq. 12 to 14), with A the anchor set,
+d the Euclidean distance of unit embeddings and S the batch of size B:
 
-    (1/B) Σ_{i in S} u_i + λ [ (2 / (B (B − 1))) Σ_{i<j in S} d(i, j) + (1/B) Σ_{i in S} mean_{a in A} d(i, a) ]
+    (1/B) Σ_{i in S} u_i
+    + λ [ (2 / (B (B − 1))) Σ_{i<j in S} d(i, j) + (1/B) Σ_{i in S} mean_{a in A} d(i, a) ]
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def greedy(utility: Tensor, embedding: Tensor, anchors: Tensor, size: int, weight: float) -> Tensor:
-    """Pick a batch by the half-quality greedy of max-sum diversification (factor two, Borodin et al. 2012).
+    """Pick a batch by the half-quality greedy of max-sum diversification.
 
-    Candidates are taken up in the order of their utility, and only as long as the best of the rest could still win:
-    one that lies so far behind that even the greatest possible distance would not lift it to the top is not looked
-    at. The answer is that of the greedy over all of them.
+    It is within a factor of two of the best (Borodin et al. 2012). Candidates are taken up in the
+    order of their utility, and only as long as the best of the rest could still win: one that lies
+    so far behind that even the greatest possible distance would not lift it to the top is not
+    looked at. The answer is that of the greedy over all of them.
 
     Args:
         utility: float64[M], already tie-broken.
@@ -45,7 +47,7 @@ def greedy(utility: Tensor, embedding: Tensor, anchors: Tensor, size: int, weigh
 
 
 class _Race:
-    """The greedy's state over the candidates taken up so far, a prefix of those sorted by utility."""
+    """The greedy's state over the candidates taken up so far: a prefix of those by utility."""
 
     def __init__(
         self,
@@ -56,7 +58,10 @@ class _Race:
         size: int,
         weight: float,
     ) -> None:
-        self._worth, self._embedding, self._order, self._anchors = worth, embedding, order, anchors
+        self._worth = worth
+        self._embedding = embedding
+        self._order = order
+        self._anchors = anchors
         self._anchor = weight / size if anchors.shape[0] else 0.0
         self._pair = 2.0 * weight / (size * (size - 1)) if size > 1 else 0.0
         self._x = embedding[:0]
@@ -71,6 +76,7 @@ class _Race:
             if gain.numel() and float(gain.max()) >= self._bound():
                 break
             self._take_up()
+
         best = int(gain.argmax())
         self._picked.append(best)
         self._spread += distances(self._x, self._x[best : best + 1])[:, 0].to(self._spread.dtype)
@@ -83,6 +89,7 @@ class _Race:
         taken = self._quality.numel()
         if taken == self._worth.numel():
             return -float("inf")
+
         best_quality = float(self._worth[taken]) + FARTHEST * self._anchor
         return 0.5 * best_quality + FARTHEST * self._pair * len(self._picked)
 
@@ -93,6 +100,7 @@ class _Race:
         quality = self._worth[part].clone()
         if self._anchor:
             quality += self._anchor * distances(x, self._anchors).mean(1).to(quality.dtype)
+
         spread = distances(x, self._x[self._picked]).sum(1).to(quality.dtype)
         self._x = torch.cat([self._x, x])
         self._quality = torch.cat([self._quality, quality])

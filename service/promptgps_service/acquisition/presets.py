@@ -23,10 +23,12 @@ _BASE: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # a greedy pick over the whole pool narrows; a random subset and a short cool-down cure that at almost no loss
+    # a greedy pick over the whole pool narrows; a random subset and a short cool-down cure that at
+    # almost no loss
     "promptgps": _BASE,
-    # GPS (arXiv 2602.01970) as it stands: the generative model that knows a prompt by its text alone, nearest one half
-    # over the whole pool, history-anchored diversity; the batch before is left out, or the choice locks on
+    # GPS (arXiv 2602.01970) as it stands: the generative model that knows a prompt by its text
+    # alone, nearest one half over the whole pool, history-anchored diversity; the batch before is
+    # left out, or the choice locks on
     "gps": _BASE
     | {
         "predictor": "neural",
@@ -39,7 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "uniform_share": 0.0,
         "diversity": 0.05,
     },
-    # MoPPS (arXiv 2507.04632): discounted Beta record, Thompson draw nearest the target, random candidates
+    # MoPPS (arXiv 2507.04632): discounted Beta record, Thompson draw nearest the target, random
+    # candidates
     "mopps": _BASE
     | {
         "predictor": "beta",

@@ -1,8 +1,9 @@
 """Counter-based randomness: every coin is a hash of (seed, stream, prompt identity).
 
-So a selection can be replayed bit for bit from its seed, on any device and in any process, and a permutation of the
-pool permutes the answer: a prompt's luck belongs to the prompt, not to its place. The mixer is splitmix64's finaliser
-(Steele, Lea and Flood, OOPSLA 2014); int64 arithmetic wraps as the algorithm wants.
+So a selection can be replayed bit for bit from its seed, on any device and in any process, and a
+permutation of the pool permutes the answer: a prompt's luck belongs to the prompt, not to its
+place. The mixer is splitmix64's finaliser (Steele, Lea and Flood, OOPSLA 2014); int64 arithmetic
+wraps as the algorithm wants.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from torch import Tensor
 ORDER, ROUNDING, TIES, THOMPSON, SHUFFLE = range(5)
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
-_M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_M1 = 0xBF58476D1CE4E5B9
+_M2 = 0x94D049BB133111EB
 
 
 def _signed(value: int) -> int:
@@ -42,7 +44,8 @@ def derive(seed: int, *parts: int) -> int:
     """A seed in [0, 2^53) that depends on every part; 53 bits survive any JSON reader."""
     value = _mix_int(seed + _GOLDEN)
     for part in parts:
-        # The product tells (seed, part) from (part, seed); a plain XOR would also send every seed == part to zero.
+        # The product tells (seed, part) from (part, seed); a plain XOR would also send every
+        # seed == part to zero.
         value = _mix_int(value * _M1 + _mix_int(part + _GOLDEN))
     return value >> 11
 
@@ -50,8 +53,9 @@ def derive(seed: int, *parts: int) -> int:
 def distinct(identity: Tensor) -> Tensor:
     """Identities int64[N], different from each other, of prompts that may have come with the same.
 
-    The first of equal ones keeps its own; each later one is given a hash of it. More rows at the end change nothing
-    for those before them, and it does not matter whether these had been made distinct already.
+    The first of equal ones keeps its own; each later one is given a hash of it. More rows at the
+    end change nothing for those before them, and it does not matter whether these had been made
+    distinct already.
     """
     answer = identity
     while True:

@@ -9,9 +9,8 @@ from torch import Tensor
 
 FREE, COOLING, PENDING, RETIRED, FORBIDDEN = range(5)
 COOLDOWN_STEPS = 30
-COOLDOWN_POOL_SHARE = (
-    4  # never keep back more than a quarter of the pool: small pools would run dry
-)
+# Never keep back more than a quarter of the pool: small pools would run dry.
+COOLDOWN_POOL_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,8 @@ def tiers(
 ) -> Tensor:
     """Sort rows by how well they may be drawn.
 
-    N / 4B steps are N / 4 draws, and in that form the rule holds for trainers that draw one at a time as well.
+    N / 4B steps are N / 4 draws, and in that form the rule holds for trainers that draw one at a
+    time as well.
 
     Args:
         traffic: what has been drawn.
@@ -77,10 +77,12 @@ def tiers(
         cooling = (
             age <= reuse.cooldown if reuse.cooldown > 0 else torch.zeros_like(age, dtype=torch.bool)
         )
+
     tier = cooling.to(torch.int8)
     tier[(traffic.open > 0) & (age <= reuse.pending_steps)] = PENDING
     if retired is not None:
         tier[retired] = RETIRED
     if allowed is not None:
         tier.masked_fill_(~allowed, FORBIDDEN)
+
     return tier

@@ -41,9 +41,10 @@ class Given:
 
 
 def mixed_probability(gamma: Tensor, rollouts: int) -> Tensor:
-    """M = 1 − γⁿ − (1 − γ)ⁿ, the chance that a group of n is mixed and so gives a group-relative gradient.
+    """M = 1 − γⁿ − (1 − γ)ⁿ, the chance that a group of n is mixed.
 
-    A group of one is never mixed; its signal is measured as that of a pair, 2 γ (1 − γ).
+    A mixed group gives a group-relative gradient. A group of one is never mixed; its signal is
+    measured as that of a pair, 2 γ (1 − γ).
     """
     n = max(rollouts, 2)
     return 1.0 - gamma**n - (1.0 - gamma) ** n

@@ -1,10 +1,15 @@
-"""Predictions corrected by outcomes: a shift of the log-odds for each bin of predicted difficulty, a factor of spread.
+"""Predictions corrected by outcomes.
 
-    theta = f(mu) + spread · (theta' − mu),   f(mean mu of bin g) = mean mu of bin g + shift_g, linear between
+The correction is a shift of the log-odds for each bin of predicted difficulty, and a factor of
+spread:
 
-Shifts and spread are posterior means on a grid, from the likelihood of every prompt's outcomes under its predicted
-distribution so changed. Their priors are centred on no change, so that few outcomes change little. f does not descend:
-where a predictor is worth nothing it becomes flat, all prompts look alike, and their shares become equal.
+    theta = f(mu) + spread · (theta' − mu),
+    f(mean mu of bin g) = mean mu of bin g + shift_g, linear between
+
+Shifts and spread are posterior means on a grid, from the likelihood of every prompt's outcomes
+under its predicted distribution so changed. Their priors are centred on no change, so that few
+outcomes change little. f does not descend: where a predictor is worth nothing it becomes flat, all
+prompts look alike, and their shares become equal.
 """
 
 from __future__ import annotations
@@ -43,7 +48,10 @@ class Correction:
     spread: float
 
     def apply(self, mu: Floats, sd: Floats) -> tuple[Floats, Floats]:
-        """(mu, sd) corrected; outside the corners f goes on with its mean slope, but no steeper than 1."""
+        """(mu, sd) corrected.
+
+        Outside the corners f goes on with its mean slope, but no steeper than 1.
+        """
         inside = np.interp(mu, self.predicted, self.corrected)
         width = self.predicted[-1] - self.predicted[0]
         slope = min((self.corrected[-1] - self.corrected[0]) / width, 1.0) if width > 0 else 1.0
@@ -63,17 +71,21 @@ def correction(mu: Floats, sd: Floats, successes: Integers, trials: Integers) ->
     """
     order = np.argsort(mu, kind="stable")
     order = order[np.linspace(0, order.size - 1, min(order.size, MOST_USED)).astype(np.int64)]
-    mu, sd, successes, trials = mu[order], sd[order], successes[order], trials[order]
+    mu = mu[order]
+    sd = sd[order]
+    successes = successes[order]
+    trials = trials[order]
+
     where = _bins(mu)
     log = _log_evidence(mu, sd, successes, trials)
-    in_bin = np.stack(
-        [log[where == g].sum(axis=0) for g in range(where.max() + 1)]
-    )  # [B, spreads, shifts]
+    # [B, spreads, shifts]
+    in_bin = np.stack([log[where == g].sum(axis=0) for g in range(where.max() + 1)])
     in_bin -= 0.5 * np.square(SHIFTS / SHIFT_SPREAD)
     over_shifts = logsumexp(in_bin, axis=2)  # [B, spreads]
     given_spread = np.exp(in_bin - over_shifts[:, :, None]) @ SHIFTS
     of_spread = over_shifts.sum(axis=0) - 0.5 * np.square(np.log(SPREADS) / SPREAD_SPREAD)
     of_spread = np.exp(of_spread - logsumexp(of_spread))
+
     count = np.bincount(where)
     centre = np.bincount(where, mu) / count
     increasing = isotonic_regression(centre + given_spread @ of_spread, weights=count)
@@ -81,14 +93,17 @@ def correction(mu: Floats, sd: Floats, successes: Integers, trials: Integers) ->
 
 
 def _bins(mu: Floats) -> Integers:
-    """Number of the quantile bin of each prediction, int64[J]; equal ones share a bin, and none is empty."""
+    """Number of the quantile bin of each prediction, int64[J].
+
+    Equal predictions share a bin, and no bin is empty.
+    """
     count = min(max(mu.size // LEAST_IN_BIN, 1), BINS)
     edges = np.quantile(mu, np.linspace(0.0, 1.0, count + 1)[1:-1])
     return np.unique(np.searchsorted(edges, mu, side="right"), return_inverse=True)[1]
 
 
 def _log_evidence(mu: Floats, sd: Floats, successes: Integers, trials: Integers) -> Floats:
-    """Log-likelihood of each prompt's outcomes under each spread and shift, float64[J, spreads, shifts]."""
+    """Log-likelihood of each prompt's outcomes by spread and shift, float64[J, spreads, shifts]."""
     centre = torch.from_numpy(mu)[:, None, None] + torch.from_numpy(SHIFTS)
     variance = torch.from_numpy(np.square(np.maximum(sd, 1e-3)[:, None] * SPREADS))[:, :, None]
     s, n = (

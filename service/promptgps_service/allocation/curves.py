@@ -1,12 +1,12 @@
-"""What b samples of a prompt are worth, by objective: tables over the grid of p, mixed by the belief.
+"""What b samples of a prompt are worth: tables over the grid of p, mixed by the belief.
 
-================  ==========================================================================  ============
-objective         value of b samples, given p                                                 concave in b
-================  ==========================================================================  ============
-best_of_n         1 − (1 − p)^b: one of them is right, and a verifier finds it                yes
-majority_vote     chance that the plurality answer is right, ties broken by lot               no
-average           1 − p(1 − p)/b: one minus the mean squared error of their mean              yes
-================  ==========================================================================  ============
+================  ===================================================================  ============
+objective         value of b samples, given p                                          concave in b
+================  ===================================================================  ============
+best_of_n         1 − (1 − p)^b: one of them is right, and a verifier finds it         yes
+majority_vote     chance that the plurality answer is right, ties broken by lot        no
+average           1 − p(1 − p)/b: one minus the mean squared error of their mean       yes
+================  ===================================================================  ============
 
 Without a sample the value is 0.
 """
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from promptgps_service.allocation.belief import GRID, LOG_P, LOG_Q, Floats, Integers
 
-P, Q = np.exp(LOG_P), np.exp(LOG_Q)
+P = np.exp(LOG_P)
+Q = np.exp(LOG_Q)
 AGREEING = 8.0  # prompts that the prior counts whose wrong samples all agree
 
 
@@ -33,7 +34,10 @@ def best_of_n(width: int) -> Floats:
 
 
 def average(width: int) -> Floats:
-    """1 − pq/b, float64[G, width + 1]: Neyman's allocation minimises what is left (J. R. Stat. Soc. 97, 1934)."""
+    """1 − pq/b, float64[G, width + 1].
+
+    Neyman's allocation minimises what is left (J. R. Stat. Soc. 97, 1934).
+    """
     return np.concatenate(
         [np.zeros((GRID.size, 1)), 1.0 - (P * Q)[:, None] / np.arange(1, width + 1)], axis=1
     )
@@ -42,17 +46,23 @@ def average(width: int) -> Floats:
 def majority_vote(width: int, rival: float) -> Floats:
     """Probability that the plurality of b samples is right, float64[G, width + 1].
 
-    Exact where a sample is right with p, wrong in the one way of the rival answer with r = rival · q, and else, with u,
-    wrong in a way of its own. Then the lead D of the right answer over the rival is a lazy walk, and by reflection one
-    more sample adds (p − r) P(D = 0) / 2 to P(D > 0) + P(D = 0) / 2. P(D = 0) is a central trinomial coefficient, and
-    obeys Legendre's recurrence. While no answer has come twice all b tie: there the walk is put right.
+    Exact where a sample is right with p, wrong in the one way of the rival answer with
+    r = rival · q, and else, with u, wrong in a way of its own. Then the lead D of the right answer
+    over the rival is a lazy walk, and by reflection one more sample adds (p − r) P(D = 0) / 2 to
+    P(D > 0) + P(D = 0) / 2. P(D = 0) is a central trinomial coefficient, and obeys Legendre's
+    recurrence. While no answer has come twice all b tie: there the walk is put right.
 
     Args:
         width: largest b.
-        rival: share of the wrong samples that agree, in [0, 1]. With 1, the vote is right where more than half are.
+        rival: share of the wrong samples that agree, in [0, 1]. With 1, the vote is right where
+            more than half are.
     """
-    r, u = rival * Q, (1.0 - rival) * Q
-    led, tied, before = np.full_like(P, 0.5), np.ones_like(P), np.zeros_like(P)
+    r = rival * Q
+    u = (1.0 - rival) * Q
+    led = np.full_like(P, 0.5)
+    tied = np.ones_like(P)
+    before = np.zeros_like(P)
+
     table = np.zeros((P.size, width + 1))
     for b in range(width):
         led = led + 0.5 * (P - r) * tied
@@ -64,14 +74,15 @@ def majority_vote(width: int, rival: float) -> Floats:
             + 0.5 * (n - 1) * (n - 2) * P * r * u ** max(n - 2, 0)
         )
         table[:, n] = led - alone
+
     return table
 
 
 def rival_share(wrong_answers: Sequence[Sequence[int]]) -> float:
     """Share of the wrong samples that fall on the rival answer, from calibration samples.
 
-    Two wrong samples of a prompt agree with probability rival². Without evidence they always do: the cautious view,
-    under which a vote needs more than half of the samples.
+    Two wrong samples of a prompt agree with probability rival². Without evidence they always do:
+    the cautious view, under which a vote needs more than half of the samples.
 
     Args:
         wrong_answers: how often each different wrong answer came, for each prompt.
@@ -114,6 +125,7 @@ class Curves:
             answer[own] = (
                 self.weights[rows[own]] @ table[:, count + start : count + start + width + 1]
             )
+
         answer[self.solved[rows]] = 1.0
         return answer
 
@@ -123,12 +135,14 @@ def curves_of(
 ) -> Curves:
     """Curves of one of the objectives.
 
-    For `best_of_n` a prompt with a success is solved. The vote and the mean go on over all trials; given p, a vote is
-    valued as if none of it had been drawn yet, so that what its earlier samples said enters by the belief alone.
+    For `best_of_n` a prompt with a success is solved. The vote and the mean go on over all trials;
+    given p, a vote is valued as if none of it had been drawn yet, so that what its earlier samples
+    said enters by the belief alone.
     """
     never = np.zeros(len(weights), np.bool_)
     if objective == "best_of_n":
         return Curves(weights, best_of_n, True, np.zeros_like(trials), successes > 0)
     if objective == "majority_vote":
         return Curves(weights, partial(majority_vote, rival=rival), False, trials, never)
+
     return Curves(weights, average, True, trials, never)

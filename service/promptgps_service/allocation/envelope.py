@@ -12,8 +12,8 @@ UNIT = 1e-12  # of slopes: what lies below is rounding
 def envelope(values: Floats) -> tuple[Floats, Integers]:
     """Slopes of the majorant, and where each edge of it starts.
 
-    The upper hull by Andrew's monotone chain: a corner stays as long as the way on from it is not steeper than the
-    way to it.
+    The upper hull by Andrew's monotone chain: a corner stays as long as the way on from it is not
+    steeper than the way to it.
 
     Args:
         values: V at b = 0 … W, float64[N, W + 1].
@@ -28,12 +28,16 @@ def envelope(values: Floats) -> tuple[Floats, Integers]:
     for column in range(1, columns):
         rows = every[top > 0]
         while rows.size:
-            last, before = corner[rows, top[rows]], corner[rows, top[rows] - 1]
-            here, there, first = values[rows, column], values[rows, last], values[rows, before]
+            last = corner[rows, top[rows]]
+            before = corner[rows, top[rows] - 1]
+            here = values[rows, column]
+            there = values[rows, last]
+            first = values[rows, before]
             steeper = (here - there) / (column - last) > (there - first) / (last - before) + UNIT
             rows = rows[steeper]
             top[rows] -= 1
             rows = rows[top[rows] > 0]
+
         top += 1
         corner[every, top] = column
     return _edges(values, corner, top)
@@ -48,4 +52,5 @@ def _edges(values: Floats, corner: Integers, top: Integers) -> tuple[Floats, Int
     start = np.maximum.accumulate(np.where(is_corner, at, 0), axis=1)[:, :-1]
     end = np.minimum.accumulate(np.where(is_corner, at, columns)[:, ::-1], axis=1)[:, ::-1][:, 1:]
     rise = np.take_along_axis(values, end, 1) - np.take_along_axis(values, start, 1)
+
     return rise / (end - start), start

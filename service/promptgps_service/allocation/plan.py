@@ -51,8 +51,8 @@ def plan(
 ) -> Plan:
     """Spread samples over prompts.
 
-    Everything that was tried corrects the predictions of all (empirical Bayes); then each prompt's own outcomes update
-    the belief of it.
+    Everything that was tried corrects the predictions of all (empirical Bayes); then each prompt's
+    own outcomes update the belief of it.
 
     Args:
         objective: `best_of_n`, `majority_vote` or `average`.
@@ -68,13 +68,16 @@ def plan(
     """
     evidence = asked if calibration is None else asked.and_then(calibration)
     evidence = evidence.only(evidence.trials > 0)
-    mu, sd = asked.mu, asked.sd
+    mu = asked.mu
+    sd = asked.sd
     if evidence.mu.size:
         mu, sd = correction(evidence.mu, evidence.sd, evidence.successes, evidence.trials).apply(
             mu, sd
         )
+
     belief = masses(mu, sd)
     if asked.trials.any():
         belief = update(belief, asked.successes, asked.trials)
+
     curves = curves_of(objective, belief, asked.successes, asked.trials, rival)
     return allocate(curves, total=total, minimum=minimum, maximum=maximum)

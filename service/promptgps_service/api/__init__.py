@@ -1,1 +1,4 @@
-"""The HTTP edge: parse, call one use case, render. ``problems`` is the only table from error to status."""
+"""The HTTP edge: parse, call one use case, render.
+
+``problems`` is the only table from error to status.
+"""

@@ -1,7 +1,8 @@
-"""Bodies of requests: read as they come, within bounds, and made into models without holding up anybody else.
+"""Bodies of requests: read as they come, within bounds, and made into models.
 
-A body is read only once its sender's rights and its type are known. Short ones, which are nearly all, are validated
-where they are; longer ones in a thread, a few at a time, piece by piece (`reading.json_model`).
+Making a model holds up nobody else. A body is read only once its sender's rights and its type are
+known. Short ones, which are nearly all, are validated where they are; longer ones in a thread, a
+few at a time, piece by piece (`reading.json_model`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ ROOM = 512 * 2**20  # bytes of bodies that one process holds at a time
 
 
 class TooLarge(HTTPException):
-    """The body is over the limit; an HTTPException, because the framework takes any other for a body that is broken."""
+    """The body is over the limit.
+
+    It is an HTTPException, because the framework takes any other for a body that is broken.
+    """
 
     def __init__(self, limit: int, what: str = "the body") -> None:
         super().__init__(413, f"{what} is over {limit / 1e6:g} MB")
@@ -68,7 +72,9 @@ class Bodies:
 
     @contextmanager
     def held(self) -> Iterator[Callable[[int], None]]:
-        """Account for a body while it is there; the context is a function to be told of each piece's size.
+        """Account for a body while it is there.
+
+        The context is a function to be told of each piece's size.
 
         Raises:
             Busy: there is no room for more.
@@ -97,6 +103,7 @@ class Bodies:
         """
         if size <= SHORT:
             return function()
+
         limiter = next(limiter for most, limiter in self._limiters.items() if size <= most)
         if limiter.statistics().tasks_waiting >= WAITING:
             raise Busy("too many large requests at once; nothing was stored")
@@ -112,7 +119,8 @@ def json_body(model: type[M], *, most: int | None = None, changes: bool = True) 
     Args:
         model: what the body is.
         most: bytes of the largest such body; default: what the settings say.
-        changes: whether the route changes something, so that a key for reading has no business there.
+        changes: whether the route changes something, so that a key for reading has no business
+            there.
     """
     reader = ModelReader(model)
 
@@ -142,11 +150,13 @@ def _turn(
     run = request.path_params.get("run") or getattr(value, "run", None)
     if run is None:
         return nullcontext()
+
     access = cast(Access, request.state.access)
     if changes:
         access.may_change(str(run))
     else:
         access.may_read(str(run))
+
     turns = cast(RunTurns, request.app.state.turns)
     sequence: int | None = getattr(value, "sequence", None)
     waits = getattr(value, "wait_seconds", 0) > 0
@@ -174,6 +184,7 @@ async def read_json(
     async for piece in pieces_of(request, most):
         add(len(piece))
         body += piece
+
     if not body:
         raise WrongBody([_not_json("is missing")])
     read = reader.small if len(body) <= SHORT else reader.large
@@ -201,6 +212,7 @@ def check_rights_before_reading(request: Request, *, changes: bool) -> None:
     access = cast(Access, request.state.access)
     if changes and access.read_only:
         raise Forbidden("this API key is for reading only")
+
     for part in ("run", "pool"):
         if part in request.path_params and changes:
             access.may_change(str(request.path_params[part]))
@@ -217,10 +229,12 @@ def pieces_of(request: Request, most: int, *, inflate: bool = True) -> AsyncIter
     Args:
         request: whose body is read.
         most: bytes that it may have, once it is inflated.
-        inflate: whether to inflate it; whoever reads it may do that as well, and knows when to stop.
+        inflate: whether to inflate it; whoever reads it may do that as well, and knows when to
+            stop.
 
     Raises:
-        HTTPException: 415 for another encoding, 400 for broken gzip, 413 (`TooLarge`) where there are more bytes.
+        HTTPException: 415 for another encoding, 400 for broken gzip, 413 (`TooLarge`) where there
+            are more bytes.
         ClientDisconnect: the client went away.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -228,6 +242,7 @@ def pieces_of(request: Request, most: int, *, inflate: bool = True) -> AsyncIter
         raise HTTPException(
             415, f"content encoding {encoding[:100]!r} is not taken: send gzip, or none"
         )
+
     parts = request.stream() if encoding == "identity" or not inflate else _inflated(request)
     return _counted(
         parts, most, announced=encoding == "identity" and request.headers.get("content-length")
@@ -239,6 +254,7 @@ async def _counted(
 ) -> AsyncIterator[bytes]:
     if announced and int(announced) > most:
         raise TooLarge(most)
+
     read = 0
     async for part in parts:
         read += len(part)

@@ -20,9 +20,8 @@ _bearer = HTTPBearer(
 )
 
 
-async def _context(
-    request: Request,
-) -> Context:  # async, as the next: a def would cost a thread hop
+# async, as the next: a def would cost a thread hop
+async def _context(request: Request) -> Context:
     return cast(Context, request.app.state.context)
 
 
@@ -32,7 +31,9 @@ async def caller(request: Request) -> Access:
 
 
 async def check_rights(request: Request, access: Annotated[Access, Depends(caller)]) -> None:
-    """Keep limited keys out of endpoints that do not ask who calls, and so cannot keep them to their own.
+    """Keep limited keys out of endpoints that do not ask who calls.
+
+    Such an endpoint cannot keep them to their own.
 
     Raises:
         Forbidden: the key is limited to names, or to reading and this is not a GET.

@@ -1,4 +1,6 @@
-"""Swagger UI at `/docs`, from files that ship with the service: a browser asks nobody else for anything.
+"""Swagger UI at `/docs`, from files that ship with the service.
+
+A browser asks nobody else for anything.
 
 The pages hold no data, only what the API looks like, so they need no key; a key is typed into the
 page ("Authorize") and goes with each request that is tried out.

@@ -105,6 +105,7 @@ class Edge:
         method = scope["method"]
         if method == "HEAD":  # every GET has one; who routes need not know of it
             scope = {**scope, "method": "GET"}
+
         answer = _Answer(
             send, request_id, self._origins.headers_for(headers.get(b"origin")), method
         )
@@ -157,6 +158,7 @@ class Edge:
                 f"this service does not answer to the host {_shown(headers[b'host'])}, only to "
                 f"{self._hosts}; PROMPTGPS_ALLOWED_HOSTS names the hosts that it answers to",
             )
+
         if not self._origins.allows(headers):
             page = headers.get(b"origin")
             return problem(
@@ -167,12 +169,14 @@ class Edge:
                 f"the request comes from a web page of {_shown(page) if page else 'another site'}; "
                 "PROMPTGPS_ALLOWED_ORIGINS names the origins that may call this service",
             )
+
         if self._origins.is_preflight(scope["method"], headers) and self._origins.is_given(
             headers.get(b"origin")
         ):
             answer = Response(status_code=204)
             answer.raw_headers.extend(self._origins.preflight_headers(headers))
             return answer
+
         return None
 
 
@@ -195,6 +199,7 @@ class _Answer:
             message["headers"] = [*message["headers"], *self._headers]
         elif self._bodiless and message["type"] == "http.response.body":
             message = {**message, "body": b""}
+
         await self._send(message)
 
 
@@ -211,12 +216,14 @@ def _malformed(scope: Scope, headers: Mapping[bytes, bytes]) -> str | None:
         for name in _ONCE:
             if names.count(name) > 1:
                 return f"the header {name.decode()} is there more than once"
+
     host = headers.get(b"host")
     if host is None:
         if scope.get("http_version") == "1.1":
             return "the header host is missing"
     elif host_name(host.decode("latin-1")) is None:
         return f"the header host is not the name of a host: {_shown(host)}"
+
     return None
 
 
@@ -229,6 +236,7 @@ def _shown(header: bytes) -> str:
 def _account(scope: Scope, method: str, status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", "unmatched")
     REQUEST_SECONDS.labels(_known_method(method), route, str(status)).observe(seconds)
+
     if route not in ("/healthz", "/readyz", "/metrics"):
         access: Access | None = scope["state"].get("access")
         _log.info(

@@ -25,7 +25,10 @@ Limit = Annotated[int, Query(ge=1, le=MAX_EVENTS, description="How many at most.
 
 @router.get("/events", responses=responses())
 def list_events(context: Ctx, access: Caller, before: Before = None, limit: Limit = 50) -> Events:
-    """Events of every run and pool that the key owns, newest first; keys without limits see all that happened."""
+    """Events of every run and pool that the key owns, newest first.
+
+    Keys without limits see all that happened.
+    """
     owns = access.owns if access.patterns else None
     return events.list_events(context.store, before=before, limit=limit, owns=owns)
 
@@ -34,7 +37,10 @@ def list_events(context: Ctx, access: Caller, before: Before = None, limit: Limi
 def run_events(
     run: Name, context: Ctx, access: Caller, before: Before = None, limit: Limit = 50
 ) -> Events:
-    """Events of a run, newest first; they outlive it, and a new run of the same name goes on with them."""
+    """Events of a run, newest first.
+
+    They outlive it, and a new run of the same name goes on with them.
+    """
     access.may_read(run)
     return events.run_events(context.store, run, before=before, limit=limit)
 

@@ -31,9 +31,8 @@ class Alive(Wire):
 
 
 @router.get("/healthz")
-async def healthz() -> (
-    Alive
-):  # async: no thread is needed, so it answers when every thread waits for something
+# async: no thread is needed, so it answers when every thread waits for something
+async def healthz() -> Alive:
     """Whether the process answers at all."""
     return Alive()
 
@@ -42,14 +41,16 @@ async def healthz() -> (
 def readyz(context: Ctx, response: Response) -> Ready:
     """Whether requests can be served, part by part: `ok`, or what is wrong.
 
-    `database` answers and takes writes, `migrations` are those of this version, the threads (`device`, `follow`,
-    `leases`, `keys`, `writes`) do their work in time, and all `runs` have been read since the start.
+    `database` answers and takes writes, `migrations` are those of this version, the threads
+    (`device`, `follow`, `leases`, `keys`, `writes`) do their work in time, and all `runs` have been
+    read since the start.
     """
     checks = context.checks()
     ready = all(state == "ok" for state in checks.values())
     if not ready:
         response.status_code = 503
         response.headers["Retry-After"] = "1"
+
     return Ready(ready=ready, checks=checks)
 
 
@@ -63,8 +64,10 @@ def metrics(context: Ctx) -> Response:
     DEVICE_JOBS.set(context.queue.depth)
     for gauge in (LOG_POSITION, LEASED, MODEL_VERSION, MODEL_AGE, TRAINED_THROUGH, LAG):
         gauge.clear()  # of runs that are put away since
+
     for desk in context.desks():
-        state, table = desk.state, desk.state.table
+        state = desk.state
+        table = desk.state.table
         LOG_POSITION.labels(state.name).set(state.log_position)
         LEASED.labels(state.name).set(context.leases.holds(state.id))
         if table is not None:
@@ -72,4 +75,5 @@ def metrics(context: Ctx) -> Response:
             MODEL_AGE.labels(state.name).set(time.monotonic() - table.made_at)
             TRAINED_THROUGH.labels(state.name).set(table.trained_through)
             LAG.labels(state.name).set(state.log_position - table.trained_through)
+
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -18,7 +18,10 @@ DryRun = Annotated[bool, Query(description="Change nothing, and say what would b
 
 @router.post("/runs/{run}/archive", tags=["runs"], responses=responses(404))
 def archive_run(run: Name, context: Ctx, access: Caller) -> Run:
-    """Put a run to rest: it takes no draws and no outcomes, is not learned, and can still be read and asked."""
+    """Put a run to rest.
+
+    It takes no draws and no outcomes, is not learned, and can still be read and asked.
+    """
     access.may_change(run)
     return lifecycle.archive_run(context, run, access.key)
 
@@ -32,7 +35,10 @@ def reopen_run(run: Name, context: Ctx, access: Caller) -> Run:
 
 @router.delete("/runs/{run}", tags=["runs"], responses=responses(404, 409))
 def delete_run(run: Name, context: Ctx, access: Caller, dry_run: DryRun = False) -> Deleted:
-    """Delete a run with all that belongs to it, for good; not while another run has started from it."""
+    """Delete a run with all that belongs to it, for good.
+
+    That is refused while another run has started from it.
+    """
     access.may_change(run)
     return lifecycle.delete_run(context, run, access.key, dry_run=dry_run, sees=access.owns)
 

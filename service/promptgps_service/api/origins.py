@@ -72,6 +72,7 @@ class Hosts:
             known = self._judge(host.decode("latin-1"))
             if len(self._known) < 1024:  # strangers may send any number of names
                 self._known[host] = known
+
         return known
 
     def _judge(self, host: str) -> bool:
@@ -80,6 +81,7 @@ class Hosts:
             return False
         if not self.given and _is_number(name):
             return True
+
         return any(fnmatchcase(name, pattern) for pattern in self._patterns)
 
     def __str__(self) -> str:
@@ -121,6 +123,7 @@ class Origins:
         vary = [(b"vary", b"origin")]
         if origin is None or not self.is_given(origin):
             return vary
+
         return [
             *vary,
             (b"access-control-allow-origin", origin),
@@ -142,6 +145,7 @@ class Origins:
         ]
         if headers.get(b"access-control-request-private-network") == b"true":
             answer.append((b"access-control-allow-private-network", b"true"))
+
         return answer
 
 
@@ -163,6 +167,9 @@ def _is_number(name: str) -> bool:
 
 
 def _names_of_this_machine() -> Iterable[str]:
-    """Names that colleagues use, where the service is open beyond loopback; no name server asked."""
+    """Names that colleagues use, where the service is open beyond loopback.
+
+    No name server is asked.
+    """
     name = socket.gethostname()
     return (name, name.partition(".")[0])

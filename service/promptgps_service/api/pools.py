@@ -20,8 +20,9 @@ PoolToCreate = Annotated[CreatePool, json_body(CreatePool, most=SMALL)]
 EqualContent = Annotated[
     OnEqualContent | None,
     Query(
-        description="What becomes of a key whose content another key of the pool has already: `keep` it as a prompt "
-        "of its own, the default where keys are given, or `merge` it as an alias. The same as in a JSON body."
+        description="What becomes of a key whose content another key of the pool has already: "
+        "`keep` it as a prompt of its own, the default where keys are given, or `merge` it as an "
+        "alias. The same as in a JSON body."
     ),
 ]
 
@@ -64,13 +65,16 @@ async def add_prompts(
     sent: Annotated[Incoming, Depends(incoming)],
     on_equal_content: EqualContent = None,
 ) -> PromptsAdded:
-    """Add prompts in bulk, told apart by key or else by content; all of them or, where a row is refused, none.
+    """Add prompts in bulk, told apart by key or else by content.
 
-    A file's columns are found by the names `key`, `text`, `vector`, `domain`, `prior_successes` and `prior_trials`, or
-    by the query parameters of these names: the name of a column, or a dotted path into structs and into text that is
-    JSON (`?text=prompt&key=extra_info.index`). Whole numbers become their decimal string. Chat messages become text:
-    one message is its content, several are `role: content` with blank lines between; a part that is no text is its
-    type, as in `<image>`.
+    All of them are added or, where a row is refused, none.
+
+    A file's columns are found by the names `key`, `text`, `vector`, `domain`, `prior_successes` and
+    `prior_trials`, or by the query parameters of these names: the name of a column, or a dotted
+    path into structs and into text that is JSON (`?text=prompt&key=extra_info.index`). Whole
+    numbers become their decimal string. Chat messages become text: one message is its content,
+    several are `role: content` with blank lines between; a part that is no text is its type, as in
+    `<image>`.
     """
     async with sent.source(mapping) as source:
         return await source.run(

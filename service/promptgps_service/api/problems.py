@@ -103,6 +103,7 @@ def answer_error(request: Request, error: Exception) -> Response:
         for fault in error.faults[:FAULTS_SHOWN]
     ]
     headers = {}
+
     if isinstance(error, Busy):
         headers["Retry-After"] = f"{max(error.retry_after, 1):.0f}"
     if isinstance(error, Unavailable):
@@ -110,21 +111,22 @@ def answer_error(request: Request, error: Exception) -> Response:
         _log.warning("database unavailable", cause=repr(error.__cause__))
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+
     return problem(_id(request), status, kind, title, error.detail, faults, headers)
 
 
 def answer_validation(request: Request, error: Exception) -> Response:
-    """Answer a body or parameter that the wire vocabulary refuses: field and row by field and row."""
+    """Answer a body or parameter that the wire vocabulary refuses, field by field, row by row."""
     assert isinstance(error, RequestValidationError)
     errors = meant(error.errors())
-    complete = getattr(
-        error, "complete", True
-    )  # of bodies that were read no further than to their first faults
+    # of bodies that were read no further than to their first faults
+    complete = getattr(error, "complete", True)
     if any(item["type"] == "json_invalid" for item in errors):
         detail = (
             f"the body is not JSON: {errors[0].get('ctx', {}).get('error', 'it cannot be parsed')}"
         )
         return problem(_id(request), 400, "malformed", _HTTP_TITLES[400][1], detail)
+
     faults = [_fault(item) for item in errors[:FAULTS_SHOWN]]
     first = faults[0]
     where = first.field if first.row is None else f"{first.field}, row {first.row}"
@@ -133,6 +135,7 @@ def answer_validation(request: Request, error: Exception) -> Response:
     status, kind, title = STATUS[Invalid]
     if all(item["type"] == "too_long" for item in errors):
         status, kind, title = 413, *_HTTP_TITLES[413]
+
     return problem(_id(request), status, kind, title, f"{where}: {first.detail}{more}", faults)
 
 
@@ -145,13 +148,15 @@ def _fault(item: Mapping[str, Any]) -> ProblemFault:
 
 def _told(item: Mapping[str, Any]) -> str:
     """What is wrong, with the value where it is one that can be shown."""
-    message, value = str(item["msg"]), item.get("input")
+    message = str(item["msg"])
+    value = item.get("input")
     if (
         item["type"] in NO_VALUE
         or not item.get("told", True)
         or not isinstance(value, str | int | float | bool | None)
     ):
         return message
+
     return f"{message}, not {shown(value)}"
 
 
@@ -169,6 +174,7 @@ def _methods(request: Request) -> list[str]:
         (method, {**request.scope, "method": method})
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
     ]
+
     routes = request.app.routes
     return [
         method
@@ -178,7 +184,7 @@ def _methods(request: Request) -> list[str]:
 
 
 def answer_gone(request: Request, _error: Exception) -> Response:
-    """Answer for the log alone: the client has hung up, or was cut off, before its body was there."""
+    """Answer for the log alone: the client hung up, or was cut off, before its body was there."""
     return problem(_id(request), 400, "malformed", _HTTP_TITLES[400][1], "the body was broken off")
 
 
@@ -193,6 +199,7 @@ def install(app: FastAPI) -> None:
     """Make an app answer every error as a problem."""
     for kind in STATUS:
         app.add_exception_handler(kind, answer_error)
+
     app.add_exception_handler(RequestValidationError, answer_validation)
     app.add_exception_handler(HTTPException, answer_http)
     app.add_exception_handler(ClientDisconnect, answer_gone)

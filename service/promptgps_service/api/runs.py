@@ -65,7 +65,10 @@ def change_run(run: Name, request: Change, context: Ctx, access: Caller) -> Run:
 
 @router.post("/runs/{run}/subsets", responses=responses(404, 415, 429))
 def send_subset(run: Name, request: ToSubset, context: Ctx, access: Caller) -> Subset:
-    """Name prompts that later batches are to be drawn from; the same prompts have the same id, whoever sends them."""
+    """Name prompts that later batches are to be drawn from.
+
+    The same prompts have the same id, whoever sends them.
+    """
     access.may_change(run)
     return subsets.send_subset(context, run, request)
 
@@ -88,8 +91,8 @@ def run_metrics(
 ) -> RunMetrics:
     """Series per learned step: prequential scores, effective share, share of uniform picks.
 
-    At most 2,000 steps an answer: the newest, or with `since` or `every` those from there on, and `next` says where to
-    go on.
+    At most 2,000 steps an answer: the newest, or with `since` or `every` those from there on, and
+    `next` says where to go on.
     """
     access.may_read(run)
     return metrics.run_metrics(context, run, since=since, series=series, every=every)

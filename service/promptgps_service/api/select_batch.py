@@ -25,4 +25,5 @@ def select_batch(request: Asked, context: Ctx, access: Caller) -> Batch:
     if not batch.replayed:
         SELECTIONS.labels(batch.run).inc()
         DRAWS.labels(batch.run).inc(len(batch.draws.draw_id))
+
     return batch

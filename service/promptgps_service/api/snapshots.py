@@ -47,6 +47,9 @@ def restore_run(
     access: Caller,
     idempotency_key: IdempotencyKey = None,
 ) -> Restored:
-    """Put log, counts, model, selections and settings back to a snapshot; what came after is superseded."""
+    """Put log, counts, model, selections and settings back to a snapshot.
+
+    What came after is superseded.
+    """
     access.may_change(run)
     return restore.restore_run(context, run, request, idempotency_key, access.key)

@@ -1,7 +1,10 @@
-"""How many requests of one run are under way at a time: each holds a thread, and other runs need some as well.
+"""How many requests of one run are under way at a time.
 
-A request that has to wait for its turn waits here, on the event loop, where it holds nothing. Many ranks that ask for
-the same sequence at once are one question: the first asks it, and the others wait for what it gets.
+Each of them holds a thread, and other runs need some as well.
+
+A request that has to wait for its turn waits here, on the event loop, where it holds nothing. Many
+ranks that ask for the same sequence at once are one question: the first asks it, and the others
+wait for what it gets.
 """
 
 from __future__ import annotations
@@ -84,12 +87,14 @@ class RunTurns:
         line = self._lines.setdefault(key, _Line(most))
         if line.there >= IN_LINE:
             raise Busy(f"{line.there} requests of run {run!r} are in line already", 1.0)
+
         line.there += 1
         try:
             try:
                 await asyncio.wait_for(line.turns.acquire(), LINE_SECONDS)
             except TimeoutError:
                 raise _too_long(run) from None
+
             try:
                 yield
             finally:

@@ -1,4 +1,7 @@
-"""Prompts for a pool on their way in: what may be sent, what is checked before it is read, and who waits for it."""
+"""Prompts for a pool on their way in.
+
+Here is what may be sent, what is checked before it is read, and who waits for it.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,10 @@ KINDS = {
     "application/vnd.apache.arrow.file": "arrow",
     "application/vnd.apache.arrow.stream": "arrow",
 }
-_LINES = "One object a line with key, text, vector, domain, prior_successes, prior_trials; gzip and zstd are taken too."
+_LINES = (
+    "One object a line with key, text, vector, domain, prior_successes, prior_trials; "
+    "gzip and zstd are taken too."
+)
 _BINARY = {"type": "string", "format": "binary", "description": "The same columns."}
 BODY: dict[str, Any] = {
     "requestBody": {
@@ -120,6 +126,7 @@ class Incoming:
             upload = Upload(
                 self.file, Task(self.kind, mapping, self.size, int(settings.max_file_mb * 1e6))
             )
+
         source = Source(upload, cast(Readers, self.request.app.state.readers))
         watching = asyncio.create_task(source.cancel_when_gone(self.request))
         try:
@@ -151,6 +158,7 @@ class ColumnsUpload:
             if self.cancelled:
                 raise Cancelled
             yield chunk
+
         if self.cancelled:
             raise Cancelled
 
@@ -201,6 +209,7 @@ async def incoming(pool: Name, request: Request) -> AsyncIterator[Incoming]:
     sent = content_type(request)
     if sent != JSON and sent not in KINDS:
         raise HTTPException(415, f"send {JSON}, {', '.join(KINDS)}")
+
     context = cast(Context, request.app.state.context)
     await anyio.to_thread.run_sync(may_import, context, pool)
     if sent == JSON:
@@ -221,9 +230,10 @@ async def _json_columns(request: Request) -> AsyncIterator[Incoming]:
 
 
 async def _spool(request: Request, file: BinaryIO, kind: str) -> int:
-    """Put the body into a file; answers how many bytes came over the wire, which is what the sender has paid for.
+    """Put the body into a file, and answer how many bytes came over the wire.
 
-    Lines in gzip stay as they are, and are inflated as they are read.
+    That number is what the sender has paid for. Lines in gzip stay as they are, and are inflated as
+    they are read.
     """
     most = int(request.app.state.settings.max_file_mb * 1e6)
     try:
@@ -234,4 +244,5 @@ async def _spool(request: Request, file: BinaryIO, kind: str) -> int:
         raise Unavailable(
             "the service has no room for this file now; nothing was stored"
         ) from error
+
     return int(request.state.received)

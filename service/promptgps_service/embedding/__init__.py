@@ -1,4 +1,7 @@
-"""Text to vectors: ``make_embedder`` gives a pool's embedder, ``surface_features`` goes with every text."""
+"""Text to vectors.
+
+``make_embedder`` gives a pool's embedder, ``surface_features`` goes with every text.
+"""
 
 from __future__ import annotations
 
@@ -50,13 +53,14 @@ def make_embedder(
 
     Args:
         kind: one of ``KINDS``.
-        dimension: needed for ``given``; elsewhere the model has it, and one that differs is refused.
+        dimension: needed for ``given``; elsewhere the model has it, and one that differs is
+            refused.
         path: folder of the model, for ``folder`` only.
         root: what the folder must be in.
 
     Raises:
-        Invalid: unknown kind, a setting missing or not of this kind, a model that can't be loaded; names the
-            field.
+        Invalid: unknown kind, a setting missing or not of this kind, a model that can't be loaded;
+            names the field.
     """
     if kind not in KINDS:
         raise Invalid.at("embedding.kind", f"unknown embedding {kind!r}; one of {', '.join(KINDS)}")
@@ -64,10 +68,12 @@ def make_embedder(
         raise Invalid.at("embedding.path", f"embedding kind '{kind}' takes no path")
     if kind == "given":
         return GivenEmbedder(_checked_dimension(dimension))
+
     embedder = WordLlamaEmbedder() if kind == "wordllama" else _folder(path, root)
     if dimension is not None and dimension != embedder.dimension:
         detail = f"embedding kind '{kind}' has dimension {embedder.dimension} here, not {dimension}"
         raise Invalid.at("embedding.dimension", detail)
+
     return embedder
 
 

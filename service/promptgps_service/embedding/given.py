@@ -12,7 +12,10 @@ MAX_DIMENSION = 16_384
 
 
 class GivenEmbedder:
-    """Stands for a pool whose vectors come with its prompts: it knows their dimension, but embeds no text."""
+    """Stands for a pool whose vectors come with its prompts.
+
+    It knows their dimension, but embeds no text.
+    """
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
@@ -23,7 +26,10 @@ class GivenEmbedder:
         Raises:
             Invalid: always.
         """
-        detail = f"this pool takes vectors of dimension {self.dimension}; it can't embed {len(texts)} texts"
+        detail = (
+            f"this pool takes vectors of dimension {self.dimension}; "
+            f"it can't embed {len(texts)} texts"
+        )
         raise Invalid.at("texts", detail)
 
 
@@ -43,17 +49,20 @@ def unit_vectors(
     """
     if vectors.dtype.kind not in "fiu":
         raise Invalid.at(field, f"vectors must be numbers, not {vectors.dtype}")
+
     if vectors.ndim != 2 or vectors.shape[1] != dimension:
         found = " × ".join(map(str, vectors.shape))
         raise Invalid.at(
             field, f"vectors must be rows of dimension {dimension}, not of shape {found}", first_row
         )
+
     wide = vectors.astype(np.float64)  # squares of large float32 overflow, of small ones vanish
     largest = np.abs(wide).max(axis=1, initial=0.0)
     _refuse(~np.isfinite(largest), field, "vector holds NaN or an infinity", first_row)
     _refuse(largest == 0.0, field, "vector is zero and has no direction", first_row)
     wide /= largest[:, None]
     wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+
     return wide.astype(np.float32)
 
 

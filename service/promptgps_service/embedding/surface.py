@@ -1,12 +1,13 @@
 """Surface features: 19 counts of a text that tell about its difficulty before anyone has tried it.
 
-On pools of maths problems they rank unseen prompts better than the embedding does, and on procedural tasks
-("Put the letters of 'qzkfa' in alphabetical order.") they carry the size of the instance, which an average of
-token vectors hides. No outcome goes in: a feature is a function of its own text alone.
+On pools of maths problems they rank unseen prompts better than the embedding does, and on
+procedural tasks ("Put the letters of 'qzkfa' in alphabetical order.") they carry the size of the
+instance, which an average of token vectors hides. No outcome goes in: a feature is a function of
+its own text alone.
 
-Chosen among 67 candidates by cross-validated ridge on four sets at once (a real RL run, MATH and AIME levels,
-procedural tasks between and within kinds), so that no single set decides. What many a candidate had to say
-(digits, LaTeX commands, fractions, bracket depth, ...) is in these already.
+Chosen among 67 candidates by cross-validated ridge on four sets at once (a real RL run, MATH and
+AIME levels, procedural tasks between and within kinds), so that no single set decides. What many a
+candidate had to say (digits, LaTeX commands, fractions, bracket depth, ...) is in these already.
 """
 
 from __future__ import annotations
@@ -67,9 +68,12 @@ def surface_features(texts: Sequence[str]) -> np.ndarray:
 
 
 def _features(text: str) -> tuple[float, ...]:
-    """Features of one text; counts as log(1 + count), for their tails are heavy, one share and one plain length.
+    """Features of one text: counts as log(1 + count), one share and one plain length.
 
-    An instance of five letters is as much harder than one of four as one of eight is than one of seven.
+    Counts are logarithms, for their tails are heavy.
+
+    An instance of five letters is as much harder than one of four as one of eight is than one of
+    seven.
     """
     head = text[:MAX_CHARACTERS]
     words = head.split()

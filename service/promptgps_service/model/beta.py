@@ -1,4 +1,4 @@
-"""MoPPS: a discounted Beta record for each prompt, and nothing shared between prompts (arXiv 2507.04632)."""
+"""MoPPS: a discounted Beta record per prompt, nothing shared between prompts (arXiv 2507.04632)."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ class DiscountedBeta:
     def __init__(self, features: Features, *, device: torch.device, discount: float = 1.0) -> None:
         if not 0.0 <= discount <= 1.0:
             raise ValueError("discount must lie in [0, 1]")
+
         self.device = device
         self.discount = discount
         self.dimension = features.dimension
-        self.counts = torch.full(
-            (features.rows, 2), PRIOR, dtype=torch.float64, device=device
-        )  # alpha, beta
+        # alpha, beta
+        self.counts = torch.full((features.rows, 2), PRIOR, dtype=torch.float64, device=device)
         self.visited = torch.zeros(features.rows, dtype=torch.bool, device=device)
 
     def observe(self, visits: Visits) -> None:
         """Learn from one step's visits; an empty step changes nothing."""
         if not len(visits):
             return
+
         rows = visits.rows.to(self.device)
         require_rows(rows, len(self.counts))
         s = visits.successes.to(self.counts)
@@ -68,6 +69,7 @@ class DiscountedBeta:
         more = features.rows - len(self.counts)
         if more < 0:
             raise ValueError("a pool does not shrink")
+
         self.dimension = features.dimension
         self.counts = torch.cat([self.counts, self.counts.new_full((more, 2), PRIOR)])
         self.visited = torch.cat([self.visited, self.visited.new_zeros(more)])
@@ -88,6 +90,7 @@ class DiscountedBeta:
             raise ValueError("the state is not one of the beta predictor")
         if state["shape"].tolist() != [len(self.counts), self.dimension]:
             raise ValueError("the state is of another pool size or feature dimension")
+
         rows = state["rows"].to(self.device)
         require_rows(rows, len(self.counts))
         self.counts = torch.full_like(self.counts, PRIOR)

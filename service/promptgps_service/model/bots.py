@@ -1,15 +1,20 @@
-"""BOTS: per-prompt Beta records fed by own outcomes and, for every other prompt, by a reference policy's pass rates.
+"""BOTS: per-prompt Beta records fed by own outcomes and by a reference policy's pass rates.
 
-After each step (arXiv 2510.26374, its Bayesian update with explicit and implicit evidence), for every prompt:
+In a step, the pass rates feed every prompt that has no outcomes of its own.
+
+After each step (arXiv 2510.26374, its Bayesian update with explicit and implicit evidence), for
+every prompt:
 
     α ← λα + (1 − λ) + (1 − ρ) s + ρ s̃,    β ← λβ + (1 − λ) + (1 − ρ)(n − s) + ρ (ñ − s̃)
 
-with s of n its own outcomes and s̃ of ñ the implicit ones. Visited prompts have s̃ = s; the others s̃ = ñ p̃.
+with s of n its own outcomes and s̃ of ñ the implicit ones. Visited prompts have s̃ = s; the others
+s̃ = ñ p̃.
 
-The paper interpolates p̃ between a weak and a strong reference. Here there is one column of offline pass rates, so the
-present policy is placed relative to that one reference by a shift of its log-odds: p̃_i = sigmoid(logit anchor_i + a), a
-filtered from the outcomes of prompts that have an anchor (``shift``). ñ is the step's mean n, as the trainer's group
-size is not known here. Prompts without an anchor have no implicit evidence: they are Beta(1, 1) and their own, fading.
+The paper interpolates p̃ between a weak and a strong reference. Here there is one column of offline
+pass rates, so the present policy is placed relative to that one reference by a shift of its
+log-odds: p̃_i = sigmoid(logit anchor_i + a), a filtered from the outcomes of prompts that have an
+anchor (``shift``). ñ is the step's mean n, as the trainer's group size is not known here. Prompts
+without an anchor have no implicit evidence: they are Beta(1, 1) and their own, fading.
 """
 
 from __future__ import annotations
@@ -56,18 +61,21 @@ class Bots:
             raise ValueError("discount must lie in [0, 1]")
         if not 0.0 <= weight <= 1.0:
             raise ValueError("weight must lie in [0, 1]")
-        self.device, self.discount, self.weight = device, discount, weight
+
+        self.device = device
+        self.discount = discount
+        self.weight = weight
         self.dimension = features.dimension
         self.anchor = _anchors(features, device)
-        self.counts = torch.full(
-            (features.rows, 2), PRIOR, dtype=torch.float64, device=device
-        )  # alpha, beta
+        # alpha, beta
+        self.counts = torch.full((features.rows, 2), PRIOR, dtype=torch.float64, device=device)
         self.shift = Shift(device)
 
     def observe(self, visits: Visits) -> None:
         """Learn from one step's visits; an empty step changes nothing."""
         if not len(visits):
             return
+
         rows = visits.rows.to(self.device)
         require_rows(rows, len(self.counts))
         s, n = (part.to(self.counts) for part in (visits.successes, visits.trials))
@@ -91,6 +99,7 @@ class Bots:
         more = features.rows - len(self.counts)
         if more < 0:
             raise ValueError("a pool does not shrink")
+
         self.dimension = features.dimension
         self.anchor = _anchors(features, self.device)
         self.counts = torch.cat([self.counts, self.counts.new_full((more, 2), PRIOR)])
@@ -116,6 +125,7 @@ class Bots:
             raise ValueError("the state is not one of the bots predictor")
         if state["shape"].tolist() != [len(self.counts), self.dimension]:
             raise ValueError("the state is of another pool size or feature dimension")
+
         rows = state["rows"].to(self.device)
         require_rows(rows, len(self.counts))
         self.counts = torch.full_like(self.counts, PRIOR)
@@ -132,7 +142,10 @@ class Bots:
             self.shift.learn(anchor[there], s[there], n[there], age[there])
 
     def _implicit(self) -> Tensor:
-        """Share of successes and of failures that the anchors lead to expect, float64[N, 2]; 0 without an anchor."""
+        """Share of successes and of failures that the anchors lead to expect, float64[N, 2].
+
+        It is 0 without an anchor.
+        """
         rate = torch.sigmoid(self.anchor + self.shift.level.a)
         return torch.stack([rate, 1.0 - rate], dim=1).nan_to_num(0.0)
 

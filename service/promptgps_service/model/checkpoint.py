@@ -1,4 +1,4 @@
-"""A model state as bytes: a magic number, a digest, and safetensors. Nothing in it is ever executed.
+"""A model state as bytes: magic number, digest, safetensors. Nothing in it is ever executed.
 
 The same state gives the same bytes.
 """
@@ -41,9 +41,11 @@ def as_safetensors(data: bytes) -> bytes:
     start = len(MAGIC) + _DIGEST
     if data[: len(MAGIC)] != MAGIC or len(data) < start + 8:
         raise ValueError("not a checkpoint")
+
     body = data[start:]
     if hashlib.sha256(body).digest() != data[len(MAGIC) : start]:
         raise ValueError("the checkpoint is damaged")
+
     return body
 
 
@@ -54,9 +56,11 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
         ValueError: the bytes are not a checkpoint, or are damaged.
     """
     body = as_safetensors(data)
+
     try:
         state = codec.load(body)
     except SafetensorError as error:
         raise ValueError("the checkpoint can't be read") from error
+
     header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
     return state, json.loads(header["__metadata__"]["json"])

@@ -1,4 +1,4 @@
-"""The least that a predictor must beat: one drifting level for all prompts, no prompt known from another."""
+"""The least a predictor must beat: one drifting level for all, no prompt known from another."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Constant:
 
     def __init__(self, features: Features, *, device: torch.device) -> None:
         self.device = device
-        self.rows, self.dimension = features.rows, features.dimension
+        self.rows = features.rows
+        self.dimension = features.dimension
         self.shift = Shift(device)
 
     def observe(self, visits: Visits) -> None:
         """Learn from one step's visits; an empty step changes nothing."""
         if not len(visits):
             return
+
         require_rows(visits.rows, self.rows)
-        s, n = (
-            visits.successes.to(self.device, torch.float64),
-            visits.trials.to(self.device, torch.float64),
-        )
+        s = visits.successes.to(self.device, torch.float64)
+        n = visits.trials.to(self.device, torch.float64)
         self.shift.learn(torch.zeros_like(s), s, n, visits.age)
 
     def predict(self) -> LogitNormal:
@@ -47,7 +47,8 @@ class Constant:
         """Take more rows."""
         if features.rows < self.rows:
             raise ValueError("a pool does not shrink")
-        self.rows, self.dimension = features.rows, features.dimension
+        self.rows = features.rows
+        self.dimension = features.dimension
 
     def state_dict(self) -> dict[str, Tensor]:
         """Level and variances."""

@@ -2,10 +2,11 @@
 
     theta_it = a_t + G_it + x_i·w + u_i(t),     s ~ Binomial(n, sigmoid(theta_it))
 
-a_t is a random walk (``level``), G_it cumulates the gain g of own informative visits (``level``), w has a ridge
-prior per block of features (``text``), and u_i ~ N(0, su2) is what a prompt's own record says (``record``), whose
-variance grows by qu a step. su2, qu and the walk's variance qa are learned by marginal likelihood (``variances``).
-One pass, assumed density filtering, no randomness: the same visits give the same model.
+a_t is a random walk (``level``), G_it cumulates the gain g of own informative visits (``level``), w
+has a ridge prior per block of features (``text``), and u_i ~ N(0, su2) is what a prompt's own
+record says (``record``), whose variance grows by qu a step. su2, qu and the walk's variance qa are
+learned by marginal likelihood (``variances``). One pass, assumed density filtering, no randomness:
+the same visits give the same model.
 """
 
 from __future__ import annotations
@@ -57,17 +58,21 @@ class Hierarchical:
         """Learn from one step's visits; an empty step changes nothing."""
         if not len(visits):
             return
+
         rows = visits.rows.to(self.device)
         require_rows(rows, len(self.record))
         s = visits.successes.to(self.device, torch.float64)
         n = visits.trials.to(self.device, torch.float64)
+
         if bool(visits.age.any()):
             mu, _ = self._belief(rows, *self.text.explain(self.x[rows]))
             s, n = temper(s, n, visits.age, torch.sigmoid(mu), self.ageing.value + self.drift.value)
+
         parts = max(1, min(SPLIT_PARTS, len(rows) // SPLIT_LEAST)) if self.step < SPLIT_STEPS else 1
         for first in range(parts):
             drifted = self.step > 0 and first == 0
             self._learn(rows[first::parts], s[first::parts], n[first::parts], drifted)
+
         self.step += 1
         self._explained = None
 
@@ -75,6 +80,7 @@ class Hierarchical:
         """Posterior of γ for all N rows."""
         if self._explained is None:
             self._explained = self.text.explain(self.x)
+
         m, explained = self._explained
         everything = torch.arange(len(self.record), device=self.device)
         mu, V = self._belief(everything, m, explained)
@@ -89,10 +95,13 @@ class Hierarchical:
         """Take more rows; in another frame the weights are fitted anew to the records."""
         if features.rows < len(self.record):
             raise ValueError("a pool does not shrink")
+
         kept = same_frame(self.features, features)
-        self.features, self.x = features, features.x.to(self.device)
+        self.features = features
+        self.x = features.x.to(self.device)
         self.record.grow(features.rows)
         self._explained = None
+
         if not kept:
             tau = dict(zip((block.name for block in self.text.blocks), self.text.tau, strict=True))
             self.text = TextWeights(features.blocks, self.device, tau)
@@ -120,11 +129,13 @@ class Hierarchical:
         own = self.state_dict()
         if own.keys() != state.keys():
             raise ValueError("the state is not one of the hierarchical predictor")
+
         if (
             own["shape"].tolist() != state["shape"].tolist()
             or own["text.tau"].shape != state["text.tau"].shape
         ):
             raise ValueError("the state is of another pool size or feature dimension")
+
         self.record.load_state_dict(part(state, "record."))
         self.text.load_state_dict(part(state, "text."))
         self.step = int(state["step"])
@@ -133,7 +144,9 @@ class Hierarchical:
         self._explained = None
 
     def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
-        """Start from what another run has learned; ``places`` long[N'] has the row here of each row there, or −1.
+        """Start from what another run has learned.
+
+        ``places`` long[N'] has the row here of each row there, or −1.
 
         Raises:
             ValueError: the state is of another predictor or feature dimension.
@@ -142,6 +155,7 @@ class Hierarchical:
             raise ValueError(
                 "the state is not one of the hierarchical predictor with these features"
             )
+
         self.level.begin(state["level"])
         text = part(state, "text.")
         self.text.begin(
@@ -178,6 +192,7 @@ class Hierarchical:
         lifted = self.record.lifted[rows]
         drift = self.drift.value if drifted else 0.0
         moved = self.level.update(mu, V, s, n, lifted, drift, self.drift.values)
+
         if drifted:
             self.drift.learn(moved.evidence * min(1.0, DRIFT_PROMPTS / len(rows)), FORGET_DRIFT)
 
@@ -200,6 +215,7 @@ class Hierarchical:
         old = rows[again]
         if not len(old):
             return
+
         age = self.step - self.record.seen[old]
         v = self.record.v[old] + self.ageing.values[:, None] * age
         center = self.level.a + self.record.gain[old]

@@ -1,7 +1,7 @@
-"""The two latents all prompts share: the level a_t, and the gain g of an informative visit for its own prompt.
+"""Two latents all prompts share: level a_t, and gain g of an informative visit for its own prompt.
 
-Without g, the improvement of trained prompts would be taken for a rise of the common level: everything unseen
-would look solved and selection would stay where it is.
+Without g, the improvement of trained prompts would be taken for a rise of the common level:
+everything unseen would look solved and selection would stay where it is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ CHUNK = 1024  # prompts at a time: [1024, 201, 9] float64 is 15 MB
 
 @dataclass(frozen=True)
 class Increment:
-    """What a batch moved: mean increments of level and gain; ``evidence`` float64[K], see ``Level.update``."""
+    """What a batch moved: mean increments of level and gain.
+
+    ``evidence`` is float64[K], see ``Level.update``.
+    """
 
     da: float
     dg: float
@@ -45,8 +48,11 @@ class Level:
 
     def __init__(self, device: torch.device, start: float = 0.0) -> None:
         """Start at level ``start``, logits."""
-        self.a, self.variance = start, LEVEL_VARIANCE
-        self.gain, self.gain_variance = 0.0, GAIN_VARIANCE
+        self.a = start
+        self.variance = LEVEL_VARIANCE
+        self.gain = 0.0
+        self.gain_variance = GAIN_VARIANCE
+
         reach = torch.arange(-LEVEL_REACH, LEVEL_REACH + 1, dtype=torch.float64, device=device)
         self._da = STEP * reach
         reach = torch.arange(-GAIN_REACH, GAIN_REACH + 1, dtype=torch.float64, device=device)
@@ -73,7 +79,8 @@ class Level:
             n: float64[M], trials.
             lifted: bool[M], whose last visit was informative: g acts on these.
             drift: qa, variance the level has gained since the last batch.
-            drifts: float64[K], values of qa to be judged by the log marginal likelihood of the batch.
+            drifts: float64[K], values of qa to be judged by the log marginal likelihood of the
+                batch.
         """
         likelihood = self._joint(mu, V, s, n, lifted)
         gain_prior = _log_normal(self._dg, self.gain_variance + GAIN_DRIFT)
@@ -84,9 +91,11 @@ class Level:
                 for q in drifts
             ]
         )
+
         level_prior = _log_normal(self._da, self.variance + drift)
         joint = likelihood + gain_prior + level_prior[:, None]
         joint = torch.softmax(joint.flatten(), 0).view_as(joint)
+
         da, self.variance = _moments(joint.sum(1), self._da, LEVEL_FLOOR)
         dg, self.gain_variance = _moments(joint.sum(0), self._dg, GAIN_FLOOR)
         self.a += da
@@ -112,8 +121,8 @@ class Level:
     def _joint(self, mu: Tensor, V: Tensor, s: Tensor, n: Tensor, lifted: Tensor) -> Tensor:
         """Log-likelihood float64[161, 41] of every pair of increments.
 
-        A prompt's likelihood depends on one number, da or da + dg, and both grids have the same step: two
-        curves hold the whole table.
+        A prompt's likelihood depends on one number, da or da + dg, and both grids have the same
+        step: two curves hold the whole table.
         """
         rest = ~lifted
         still = _curve(mu[rest], V[rest], s[rest], n[rest], self._da)
@@ -128,6 +137,7 @@ def _curve(mu: Tensor, V: Tensor, s: Tensor, n: Tensor, shift: Tensor) -> Tensor
         part = slice(start, start + CHUNK)
         moved = mu[part, None] + shift
         total += log_expected_likelihood(moved, V[part, None], s[part, None], n[part, None]).sum(0)
+
     return total
 
 

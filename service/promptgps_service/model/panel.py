@@ -1,9 +1,12 @@
-"""A predictor beside its baselines: all are scored before anyone learns, and the one that deserves it is served.
+"""A predictor beside its baselines.
 
-The main predictor is served unless it fails, or has for long been worse than a baseline. Worse is measured by
-prequential log-loss (Dawid 1984), which no predictor can improve by knowing the answer, step by step against the main
-one's on the same outcomes, discounted so that a run that changed its character is judged by what it is now. Small
-batches are noisy, so the difference must also stand out from its own spread.
+All are scored before anyone learns, and the one that deserves it is served.
+
+The main predictor is served unless it fails, or has for long been worse than a baseline. Worse is
+measured by prequential log-loss (Dawid 1984), which no predictor can improve by knowing the answer,
+step by step against the main one's on the same outcomes, discounted so that a run that changed its
+character is judged by what it is now. Small batches are noisy, so the difference must also stand
+out from its own spread.
 """
 
 from __future__ import annotations
@@ -19,9 +22,8 @@ from promptgps_service.model.predictor import Continuing, Posterior, Predictor, 
 from promptgps_service.model.quality import Scores, score
 
 MEMORY = 0.9  # of the discounted losses, per step
-EFFECTIVE_STEPS = (1 + MEMORY) / (
-    1 - MEMORY
-)  # so many independent steps have the same spread of their mean
+# so many independent steps have the same spread of their mean
+EFFECTIVE_STEPS = (1 + MEMORY) / (1 - MEMORY)
 PATIENCE = 20  # steps before anybody may be replaced
 MARGIN = 0.02  # nats per attempt that the main predictor may lie behind
 SIGNIFICANCE = 3.0  # standard errors that the difference must measure
@@ -33,7 +35,8 @@ class Report:
 
     Attributes:
         scores: of every predictor, by name.
-        uniform: the same on the uniform picks, which selection does not bias; empty where there were none.
+        uniform: the same on the uniform picks, which selection does not bias; empty where there
+            were none.
         served: name of the predictor that answers from now on.
         failed: what went wrong, by name of the predictor.
         vitals: what predictors tell of themselves, as `{predictor}.{what}`.
@@ -50,13 +53,17 @@ class Panel:
     """The main predictor (first) and its baselines over the same rows; the served one answers."""
 
     def __init__(self, members: list[Predictor], *, replaceable: bool = True) -> None:
-        """Start with the main predictor served; unless it is ``replaceable``, only a failure puts it back."""
+        """Start with the main predictor served.
+
+        Unless it is ``replaceable``, only a failure puts it back.
+        """
         self.replaceable = replaceable
         self.members = {member.name: member for member in members}
         self.main = members[0].name
         self.served = self.main
         self.steps = 0
-        # discounted means over the steps: of the log-loss, of its excess of the main one's over it, of that squared
+        # discounted means over the steps: of the log-loss, of its excess of the main one's over it,
+        # of that squared
         self._standing = {name: torch.zeros(3, dtype=torch.float64) for name in self.members}
         self._failed: dict[str, str] = {}
         self._posteriors: dict[str, Posterior] = {}
@@ -77,12 +84,15 @@ class Panel:
         everything = torch.ones(len(visits), dtype=torch.bool)
         counts = torch.stack([visits.successes, visits.trials])
         observed = counts if visits.observed is None else visits.observed
+
         scores = self._scores(visits.rows, observed, everything)
         monitor = {} if uniform is None else self._scores(visits.rows, observed, uniform)
         tempered = scores if observed is counts else self._scores(visits.rows, counts, everything)
         self._compare(tempered)
+
         for name, member in self.members.items():
             self._learn(name, member, visits)
+
         self._decide()
         return Report(scores, monitor, self.served, dict(self._failed), self._vitals())
 
@@ -96,7 +106,9 @@ class Panel:
         """
         if not bool(which.any()):
             return {}
-        rows, (s, n) = visited[which], counts[:, which]
+
+        rows = visited[which]
+        s, n = counts[:, which]
         return {
             name: score(self.posterior(name).take(rows).mean.cpu(), s, n) for name in self.members
         }
@@ -115,15 +127,16 @@ class Panel:
         for name, found in scores.items():
             gap = scores[self.main].log_loss - found.log_loss
             now = torch.tensor([found.log_loss, gap, gap * gap], dtype=torch.float64)
-            memory = min(
-                MEMORY, self.steps / (self.steps + 1)
-            )  # a plain mean until there is something to forget
+            # a plain mean until there is something to forget
+            memory = min(MEMORY, self.steps / (self.steps + 1))
             self._standing[name] = memory * self._standing[name] + (1 - memory) * now
+
         self.steps += 1
 
     def _learn(self, name: str, member: Predictor, visits: Visits) -> None:
         """A fit that breaks off leaves its last good state, and is tried again at the next step."""
         before = member.state_dict()
+
         try:
             member.observe(visits)
             after = member.predict()
@@ -146,6 +159,7 @@ class Panel:
                 if patient
                 else [name for name in able if self._is_better(name)] or [self.main]
             )
+
         if able:
             self.served = min(able, key=self.loss)
 
@@ -174,7 +188,10 @@ class Panel:
         self._posteriors = {}
 
     def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
-        """Let those who can start from what the panel of another run has learned; see ``predictor.Continuing``."""
+        """Let those who can start from what the panel of another run has learned.
+
+        See ``predictor.Continuing``.
+        """
         for name, member in self.members.items():
             if isinstance(member, Continuing):
                 member.begin(part(state, f"{name}."), places)
@@ -202,9 +219,12 @@ class Panel:
         names = list(self.members)
         if state.get("panel.standing", torch.zeros(0)).shape != (len(names), 3):
             raise ValueError("the state is not one of these predictors")
+
         for name in names:
             self.members[name].load_state_dict(part(state, f"{name}."))
+
         self._standing = dict(zip(names, state["panel.standing"].cpu().clone(), strict=True))
         self.steps, served = (int(value) for value in state["panel.place"])
         self.served = names[served]
-        self._failed, self._posteriors = {}, {}
+        self._failed = {}
+        self._posteriors = {}

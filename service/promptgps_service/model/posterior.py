@@ -1,4 +1,7 @@
-"""Distributions of the success rate γ that predictors answer with; each is a ``predictor.Posterior``."""
+"""Distributions of the success rate γ that predictors answer with.
+
+Each is a ``predictor.Posterior``.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ class LogitNormal:
 
     @property
     def mean(self) -> Tensor:
-        """E γ, float[M], by the probit approximation sigmoid(mu / sqrt(1 + π V / 8)) (MacKay 1992)."""
+        """E γ, float[M], by the probit approximation (MacKay 1992).
+
+        It is sigmoid(mu / sqrt(1 + π V / 8)).
+        """
         return torch.sigmoid(self.mu / torch.sqrt(1.0 + math.pi / 8.0 * self.variance))
 
     @property
@@ -36,7 +42,8 @@ class LogitNormal:
     def nodes(self) -> tuple[Tensor, Tensor]:
         """Gauss-Hermite values float[M, 9] and weights float[9]."""
         h, weight = hermite(NODES, self.mu.device)
-        h, weight = h.to(self.mu.dtype), weight.to(self.mu.dtype)
+        h = h.to(self.mu.dtype)
+        weight = weight.to(self.mu.dtype)
         return torch.sigmoid(self.mu[:, None] + self.variance.sqrt()[:, None] * h), weight
 
     def quantile(self, level: Tensor) -> Tensor:
@@ -73,10 +80,11 @@ class BetaPosterior:
         return torch.sqrt(mean * (1.0 - mean) / (self.alpha + self.beta + 1.0))
 
     def nodes(self) -> tuple[Tensor, Tensor]:
-        """Values float[M, 9] and weights float[9], of the logit-normal with the same mean and variance of γ.
+        """Values float[M, 9] and weights float[9], of the logit-normal with γ's mean and variance.
 
-        Gauss-Jacobi would need weights of its own for each prompt, and quantiles cost a microsecond a node. This
-        keeps the first two moments to rounding, and E(1 − γⁿ − (1 − γ)ⁿ) to about 0.01 where alpha, beta ≥ 1.
+        Gauss-Jacobi would need weights of its own for each prompt, and quantiles cost a microsecond
+        a node. This keeps the first two moments to rounding, and E(1 − γⁿ − (1 − γ)ⁿ) to about 0.01
+        where alpha, beta ≥ 1.
         """
         return self.logit_normal().nodes()
 
@@ -86,8 +94,12 @@ class BetaPosterior:
         return _match(self.alpha, self.beta, h.to(self.alpha.dtype), weight.to(self.alpha.dtype))
 
     def quantile(self, level: Tensor) -> Tensor:
-        """γ at probability ``level``, float[M]: the inverse of the regularised incomplete beta function."""
-        alpha, beta = self.alpha.cpu().numpy(), self.beta.cpu().numpy()
+        """γ at probability ``level``, float[M].
+
+        It is the inverse of the regularised incomplete beta function.
+        """
+        alpha = self.alpha.cpu().numpy()
+        beta = self.beta.cpu().numpy()
         values = special.betaincinv(alpha, beta, level.cpu().numpy())
         return torch.as_tensor(values).to(self.alpha)
 
@@ -102,21 +114,29 @@ def _spread(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def _match(alpha: Tensor, beta: Tensor, h: Tensor, weight: Tensor) -> LogitNormal:
-    """N(m, r²) whose nodes sigmoid(m + r h) have the mean and mean square of Beta(alpha, beta), by Newton in (m, r).
+    """N(m, r²) in the place of Beta(alpha, beta), by Newton in (m, r).
 
-    It starts from mean and variance of the logit of a beta variable, which are exact: digamma and trigamma.
+    Its nodes sigmoid(m + r h) have the mean and mean square of Beta(alpha, beta).
+
+    Newton starts from mean and variance of the logit of a beta variable, which are exact: digamma
+    and trigamma.
     """
     mean = alpha / (alpha + beta)
     square = mean * (alpha + 1.0) / (alpha + beta + 1.0)
     m = torch.digamma(alpha) - torch.digamma(beta)
     r = torch.sqrt(torch.polygamma(1, alpha) + torch.polygamma(1, beta))
+
     for _ in range(_MATCH_STEPS):
         p = torch.sigmoid(m[:, None] + r[:, None] * h)
         slope = p * (1.0 - p)
-        miss_mean, miss_square = p @ weight - mean, p.square() @ weight - square
-        a, b = slope @ weight, slope @ (weight * h)
-        c, d = 2.0 * (p * slope) @ weight, 2.0 * (p * slope) @ (weight * h)
+        miss_mean = p @ weight - mean
+        miss_square = p.square() @ weight - square
+        a = slope @ weight
+        b = slope @ (weight * h)
+        c = 2.0 * (p * slope) @ weight
+        d = 2.0 * (p * slope) @ (weight * h)
         determinant = (a * d - b * c).clamp_min(1e-12)
         m = m - ((d * miss_mean - b * miss_square) / determinant).clamp(-1.0, 1.0)
         r = (r - ((a * miss_square - c * miss_mean) / determinant).clamp(-1.0, 1.0)).clamp(*_SPREAD)
+
     return LogitNormal(m, r.square())

@@ -21,12 +21,14 @@ class Visits:
 
     Attributes:
         rows: long[M], distinct rows of the pool.
-        successes: float64[M], 0 <= s <= n; fractional where rewards are continuous or evidence is tempered.
+        successes: float64[M], 0 <= s <= n; fractional where rewards are continuous or evidence is
+            tempered.
         trials: float64[M], n > 0.
-        age: float64[M] or one number for all, steps learned by newer policies than the one that made the outcomes.
-            The older, the less an outcome weighs; at 0 it weighs in full.
-        observed: float64[2, M], successes and trials as they were reported, where outcomes of several ages have been
-            tempered to be merged; None where s and n are what was reported. It is scored against, never learned from.
+        age: float64[M] or one number for all, steps learned by newer policies than the one that
+            made the outcomes. The older, the less an outcome weighs; at 0 it weighs in full.
+        observed: float64[2, M], successes and trials as they were reported, where outcomes of
+            several ages have been tempered to be merged; None where s and n are what was reported.
+            It is scored against, never learned from.
     """
 
     rows: Tensor
@@ -40,7 +42,9 @@ class Visits:
 
 
 def require_rows(rows: Tensor, count: int) -> None:
-    """Check that ``rows``, long[M], lie in a pool of ``count``; indexing on a GPU would abort the process.
+    """Check that ``rows``, long[M], lie in a pool of ``count``.
+
+    Indexing outside it on a GPU would abort the process.
 
     Raises:
         ValueError: a row is outside the pool.
@@ -74,9 +78,12 @@ class Posterior(Protocol):
         ...
 
     def quantile(self, level: Tensor) -> Tensor:
-        """γ at the given probability level, float[M]; ``level`` is float[M] or a scalar tensor in (0, 1).
+        """γ at the given probability level, float[M].
 
-        With uniform levels this is one Thompson draw per prompt; with constant ones an interval's end.
+        ``level`` is float[M] or a scalar tensor in (0, 1).
+
+        With uniform levels this is one Thompson draw per prompt; with constant ones an interval's
+        end.
         """
         ...
 
@@ -90,7 +97,7 @@ class Posterior(Protocol):
 
 
 class Predictor(Protocol):
-    """Learns from the log, one step at a time, and predicts for every row and for unseen features."""
+    """Learns from the log, step by step, and predicts for every row and for unseen features."""
 
     name: ClassVar[str]
 
@@ -115,7 +122,7 @@ class Predictor(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything learned, as tensors; with ``load_state_dict`` it restores predictions exactly."""
+        """Everything learned, as tensors; ``load_state_dict`` restores predictions exactly."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Prequential scores: how good was a prediction, before anyone learned from the outcomes it is scored on?"""
+"""Prequential scores: how good was a prediction, before anyone learned from its outcomes?"""
 
 from __future__ import annotations
 
@@ -53,15 +53,21 @@ def log_loss(mean: Tensor, successes: Tensor, trials: Tensor) -> float:
 
 
 def brier(mean: Tensor, successes: Tensor, trials: Tensor) -> float:
-    """Σ n (p − s/n)² / Σ n: squared error against the observed share, each prompt weighing as its attempts.
+    """Σ n (p − s/n)² / Σ n: squared error against the observed share.
 
-    The Brier score of single attempts is larger by Σ n (s/n)(1 − s/n) / Σ n, which no predictor can change.
+    Each prompt weighs as its attempts.
+
+    The Brier score of single attempts is larger by Σ n (s/n)(1 − s/n) / Σ n, which no predictor can
+    change.
     """
     return float((trials * (mean - successes / trials).square()).sum() / trials.sum())
 
 
 def calibration_error(mean: Tensor, successes: Tensor, trials: Tensor, bins: int = BINS) -> float:
-    """Expected calibration error: Σ_b (n_b / n) |mean prediction − success rate|, in equally wide bins of p."""
+    """Expected calibration error: Σ_b (n_b / n) |mean prediction − success rate|.
+
+    The bins are of p, equally wide.
+    """
     place = (mean * bins).long().clamp(0, bins - 1)
     gap = torch.zeros(bins, dtype=mean.dtype, device=mean.device)
     gap.index_add_(0, place, trials * mean - successes)
@@ -71,12 +77,17 @@ def calibration_error(mean: Tensor, successes: Tensor, trials: Tensor, bins: int
 def spearman(x: Tensor, y: Tensor) -> float | None:
     """Rank correlation of float[M] with float[M], ties by average rank.
 
-    None with fewer than three different values of ``x``, the prediction, or where ``y`` is constant.
+    None with fewer than three different values of ``x``, the prediction, or where ``y`` is
+    constant.
     """
     if len(torch.unique(x)) < 3 or len(torch.unique(y)) < 2:
         return None
-    a, b = average_ranks(x), average_ranks(y)
-    a, b = a - a.mean(), b - b.mean()
+
+    a = average_ranks(x)
+    b = average_ranks(y)
+    a = a - a.mean()
+    b = b - b.mean()
+
     return float((a @ b) / (a.norm() * b.norm()))
 
 

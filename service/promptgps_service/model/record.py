@@ -1,8 +1,9 @@
-"""Each prompt's own record: everything its visits said about it, as one Gaussian site on its log-odds.
+"""Each prompt's own record: all that its visits said about it, as a Gaussian site on its log-odds.
 
-Moment matching (assumed density filtering; the site form is that of expectation propagation, Minka 2001): the
-posterior of theta after a visit is replaced by the normal of the same mean and variance, and divided by the text
-prior; what is left is the record. It therefore stays when the text prior is learned anew.
+Moment matching (assumed density filtering; the site form is that of expectation propagation, Minka
+2001): the posterior of theta after a visit is replaced by the normal of the same mean and variance,
+and divided by the text prior; what is left is the record. It therefore stays when the text prior is
+learned anew.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Record:
 
     @property
     def known(self) -> Tensor:
-        """Rows with a record, long[R], ascending: those visited, and those that another run knew."""
+        """Rows with a record, long[R], ascending: those visited, and those another run knew."""
         return torch.nonzero(self.v.isfinite()).squeeze(1)
 
     @property
@@ -53,9 +54,12 @@ class Record:
         return torch.nonzero(self.seen >= 0).squeeze(1)
 
     def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
-        """Take over another run's records, ``places`` long[N'] being the row here of each row there, −1 for none.
+        """Take over another run's records.
 
-        What training has lifted there it has not lifted here; and the policy is another, so the record is doubted.
+        ``places`` long[N'] is the row here of each row there, −1 for none.
+
+        What training has lifted there it has not lifted here; and the policy is another, so the
+        record is doubted.
         """
         rows = places[state["rows"].to(places)]
         kept = rows >= 0
@@ -87,13 +91,15 @@ class Record:
         rows = state["rows"].to(self.y.device)
         fresh = Record(len(self), self.y.device)
         require_rows(rows, len(self))
+
         for name, value in vars(fresh).items():
             value[rows] = state[name].to(value)
+
         self.__dict__.update(vars(fresh))
 
 
 def combine(center: Tensor, m: Tensor, T: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Posterior of theta from the text prior N(center + m, T) and the site N(center + y, v): (mu, V)."""
+    """(mu, V) of theta from the text prior N(center + m, T) and the site N(center + y, v)."""
     V = 1.0 / (1.0 / T + 1.0 / v)
     return center + V * (m / T + y / v), V
 
@@ -109,7 +115,7 @@ def match_moments(mu: Tensor, V: Tensor, s: Tensor, n: Tensor) -> tuple[Tensor, 
 def site(
     mean: Tensor, variance: Tensor, center: Tensor, m: Tensor, T: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(y, v) of the site that takes the text prior N(center + m, T) to the posterior N(mean, variance)."""
+    """Site (y, v) that takes the text prior N(center + m, T) to the posterior N(mean, variance)."""
     precision = (1.0 / variance - 1.0 / T).clamp_min(LEAST_PRECISION)
     y = (mean / variance - (center + m) / T) / precision - center
     return y.clamp(-FARTHEST, FARTHEST), 1.0 / precision

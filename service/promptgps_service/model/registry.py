@@ -31,18 +31,22 @@ def _stack(
     members: str = "hierarchical,neural",
     **of_neural: Any,
 ) -> Stack:
-    """A stack of predictors named with commas between; whatever else is given goes to ``neural``."""
-    names, made = members.split(","), []
+    """A stack of predictors named with commas between; all else given goes to ``neural``."""
+    names = members.split(",")
+    made = []
+
     if of_neural and Neural.name not in names:
         raise ValueError(
             f"parameters {', '.join(of_neural)} are those of neural, which is no member"
         )
+
     for name in names:
         if name not in _MEMBERS:
             raise ValueError(f"no predictor {name!r} to stack; there are {', '.join(_MEMBERS)}")
         made.append(
             _MEMBERS[name](features, device=device, **(of_neural if name == Neural.name else {}))
         )
+
     return Stack(made, device=device)
 
 
@@ -61,6 +65,7 @@ def make_predictor(
     """
     if name not in PREDICTORS:
         raise ValueError(f"no predictor {name!r}; there are {', '.join(PREDICTORS)}")
+
     try:
         return PREDICTORS[name](features, device=device, **parameters)
     except TypeError as error:

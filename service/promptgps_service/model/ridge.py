@@ -22,7 +22,10 @@ LOG_ODDS_VARIANCE = (0.01, 10.0)
 
 
 class Ridge:
-    """γ̂_i = mean + x_i·w by exponentially forgetting normal equations; nothing of a prompt's own is remembered."""
+    """γ̂_i = mean + x_i·w by exponentially forgetting normal equations.
+
+    Nothing of a prompt's own is remembered.
+    """
 
     name: ClassVar[str] = "ridge"
 
@@ -33,9 +36,8 @@ class Ridge:
         self.gram = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
         self.moment = torch.zeros(dimension, dtype=torch.float64, device=device)
         self.sum_x = torch.zeros(dimension, dtype=torch.float64, device=device)
-        self.totals = torch.zeros(
-            2, dtype=torch.float64, device=device
-        )  # weights, weighted sum of s/n
+        # weights, weighted sum of s/n
+        self.totals = torch.zeros(2, dtype=torch.float64, device=device)
         self.variance = torch.tensor(VARIANCE_START, dtype=torch.float64, device=device)
         self.w = torch.zeros(dimension, dtype=torch.float64, device=device)
 
@@ -43,15 +45,19 @@ class Ridge:
         """Learn from one step's visits; an empty step changes nothing."""
         if not len(visits):
             return
+
         rows = visits.rows.to(self.device)
         require_rows(rows, len(self.x))
+
         x = self.x[rows].double()
         rate = (visits.successes / visits.trials).to(self.gram)
         weight = (RECENCY ** visits.age.to(rate)).expand_as(rate)
         weighted = weight[:, None] * x
         residual = (rate - self._mean(self.x[rows])).square().mean()
+
         if float(self.totals[0]) > 0:
             self.variance = RESIDUAL_MEMORY * self.variance + (1 - RESIDUAL_MEMORY) * residual
+
         self.gram = RECENCY * self.gram + weighted.T @ x
         self.moment = RECENCY * self.moment + weighted.T @ rate
         self.sum_x = RECENCY * self.sum_x + weighted.sum(0)
@@ -69,6 +75,7 @@ class Ridge:
         weight, total = self.totals
         if float(weight) == 0:
             return torch.full((len(x),), 0.5, dtype=torch.float64, device=self.device)
+
         base = total / weight - self.sum_x @ self.w / weight
         mean: Tensor = base + (x @ self.w.float()).double()
         return mean.clamp(EDGE, 1 - EDGE)
@@ -78,13 +85,19 @@ class Ridge:
         return self.predict_new(self.x)
 
     def predict_new(self, features: Tensor) -> LogitNormal:
-        """The regression's mean with the variance of its recent errors, carried to log-odds by their slope."""
+        """The regression's mean with the variance of its recent errors.
+
+        They are carried to log-odds by their slope.
+        """
         mean = self._mean(features.to(self.device, torch.float32))
         variance = (self.variance / (mean * (1 - mean)).square()).clamp(*LOG_ODDS_VARIANCE)
         return LogitNormal(torch.logit(mean) * torch.sqrt(1 + math.pi / 8 * variance), variance)
 
     def grow(self, features: Features) -> None:
-        """Take more rows, or another frame of the same columns: what was learned fades within a few steps."""
+        """Take more rows, or another frame of the same columns.
+
+        What was learned fades within a few steps.
+        """
         if features.rows < len(self.x):
             raise ValueError("a pool does not shrink")
         self.x = features.x.to(self.device)
@@ -111,5 +124,6 @@ class Ridge:
             raise ValueError("the state is not one of the ridge predictor")
         if state["shape"].tolist() != list(self.x.shape):
             raise ValueError("the state is of another pool size or feature dimension")
+
         for name in ("gram", "moment", "sum_x", "totals", "variance", "w"):
             setattr(self, name, state[name].to(self.gram))

@@ -2,9 +2,10 @@
 
     logit p_i = Σ_k w_k logit p_ik,    w ≥ 0
 
-p_ik is member k's E γ_i. The weights minimise the prequential log-loss (Dawid 1984: on outcomes that no member had
-learned from yet) of the newest visits, older steps counting less, with a ridge towards 1/K each. They need not sum to
-one: members that are right for different reasons are each too timid, and their pool may be bolder than any.
+p_ik is member k's E γ_i. The weights minimise the prequential log-loss (Dawid 1984: on outcomes
+that no member had learned from yet) of the newest visits, older steps counting less, with a ridge
+towards 1/K each. They need not sum to one: members that are right for different reasons are each
+too timid, and their pool may be bolder than any.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from promptgps_service.model.predictor import (
 
 MEMORY = 4096  # visits
 FADING = 0.98  # what a visit keeps of its weight at the next step
-RIDGE = 64.0  # precision of the weights' prior, a standard deviation of 1/8: equal weights are hard to beat
+# precision of the weights' prior, a standard deviation of 1/8: equal weights are hard to beat
+RIDGE = 64.0
 FARTHEST = 12.0  # logits of a mean
 NEWTON_STEPS = 4
 HALVINGS = 8
@@ -48,8 +50,10 @@ class Stack:
             ValueError: fewer than two members, or two of one kind.
         """
         self.members = {member.name: member for member in members}
+
         if len(members) < 2 or len(self.members) < len(members):
             raise ValueError("members must be at least two different predictors")
+
         count = len(members)
         self.weights = torch.full((count,), 1.0 / count, dtype=torch.float64, device=device)
         # a visit a row: the members' logits, s / n, and what it counts
@@ -57,16 +61,21 @@ class Stack:
         self._told: list[Posterior] | None = None
 
     def observe(self, visits: Visits) -> None:
-        """Weigh the members by one step's visits, and let them learn; an empty step changes nothing.
+        """Weigh the members by a step's visits, and let them learn; an empty step changes nothing.
 
         Raises:
-            ValueError: a row is outside the pool, or a member's fit broke off; those before it have learned.
+            ValueError: a row is outside the pool, or a member's fit broke off; those before it have
+                learned.
         """
         if not len(visits):
             return
-        remembered, self._told = self._remember(visits), None
+
+        remembered = self._remember(visits)
+        self._told = None
+
         for member in self.members.values():
             member.observe(visits)
+
         self.memory = remembered
         self.weights = fit_weights(self.weights, self.memory)
 
@@ -87,7 +96,10 @@ class Stack:
         self._told = None
 
     def begin(self, state: Mapping[str, Tensor], places: Tensor) -> None:
-        """Start with another run's weights, and let those members that can start from what theirs have learned."""
+        """Start with another run's weights.
+
+        Those members that can start from what theirs have learned do so.
+        """
         for name, member in self.members.items():
             if isinstance(member, Continuing):
                 member.begin(part(state, f"{name}."), places)
@@ -116,11 +128,13 @@ class Stack:
         """Restore what ``state_dict`` gave.
 
         Raises:
-            ValueError: the state is of another predictor, pool size or feature dimension; nothing has changed.
+            ValueError: the state is of another predictor, pool size or feature dimension; nothing
+                has changed.
         """
         own = self.state_dict()
         if own.keys() != state.keys():
             raise ValueError("the state is not one of this stack")
+
         try:
             self._load(state)
         except ValueError:
@@ -130,10 +144,8 @@ class Stack:
     def _load(self, state: Mapping[str, Tensor]) -> None:
         for name, member in self.members.items():
             member.load_state_dict(part(state, f"{name}."))
-        self.weights, self.memory = (
-            state["weights"].to(self.weights),
-            state["memory"].to(self.memory),
-        )
+        self.weights = state["weights"].to(self.weights)
+        self.memory = state["memory"].to(self.memory)
         self._told = None
 
     def _tell(self) -> list[Posterior]:
@@ -144,16 +156,17 @@ class Stack:
 
     def _remember(self, visits: Visits) -> Tensor:
         """The memory with a step's visits, as they were predicted."""
-        every = slice(
-            None, None, -(-len(visits) // MEMORY)
-        )  # of a step that is larger than the memory
+        # of a step that is larger than the memory
+        every = slice(None, None, -(-len(visits) // MEMORY))
         rows = visits.rows.to(self.memory.device)[every]
+
         means = [told.mean for told in self._tell()]
         require_rows(visits.rows, len(means[0]))
         logits = torch.stack([_logit(mean[rows]) for mean in means], dim=1)
         rate = (visits.successes / visits.trials).to(self.memory)[every]
         # A visit counts once however many its trials: they share the error of one prediction.
         counts = FADING ** visits.age.to(self.memory).expand(len(visits))[every]
+
         faded = self.memory.clone()
         faded[:, -1] *= FADING
         fresh = torch.cat([logits, rate[:, None], counts[:, None]], dim=1)
@@ -174,19 +187,25 @@ def pool(told: Sequence[Posterior], weights: Tensor) -> LogitNormal:
     pooled = (weights @ torch.stack([_logit(one.mean) for one in told])).clamp(-FARTHEST, FARTHEST)
     total = weights.sum()
     share = weights / total if float(total) > 0 else torch.full_like(weights, 1.0 / len(weights))
-    # Members learn from the same outcomes: their errors are not independent, and pooling them takes no doubt away.
+    # Members learn from the same outcomes: their errors are not independent, and pooling them takes
+    # no doubt away.
     V = share @ torch.stack([one.logit_normal().variance.double() for one in told])
+
     return LogitNormal(pooled * torch.sqrt(1.0 + math.pi / 8.0 * V), V)
 
 
 def fit_weights(start: Tensor, memory: Tensor) -> Tensor:
-    """Weights float64[K] of the smallest discounted log-loss plus ridge, by projected Newton (Bertsekas 1982).
+    """Weights float64[K] of the smallest discounted log-loss plus ridge.
+
+    They are found by projected Newton (Bertsekas 1982).
 
     Args:
         start: float64[K], where to begin; at the weights of the step before, a few steps do.
         memory: float64[R, K + 2]; logits, success rate, and what a visit counts.
     """
-    logits, rate, counts = memory[:, :-2], memory[:, -2], memory[:, -1]
+    logits = memory[:, :-2]
+    rate = memory[:, -2]
+    counts = memory[:, -1]
     prior = torch.full_like(start, 1.0 / len(start))
 
     def loss(w: Tensor) -> float:
@@ -210,4 +229,5 @@ def fit_weights(start: Tensor, memory: Tensor) -> Tensor:
         w = next(
             (there for size in sizes if loss(there := (w - size * step).clamp_min(0.0)) < here), w
         )
+
     return w

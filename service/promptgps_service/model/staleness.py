@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-WALK = 0.03  # variance theta gains a step where it is not learned: the prior means of qu and qa together
+# variance theta gains a step where it is not learned: the prior means of qu and qa together
+WALK = 0.03
 
 
 def temper(
@@ -12,9 +13,10 @@ def temper(
 ) -> tuple[Tensor, Tensor]:
     """Evidence on theta as it is now, from outcomes made ``age`` steps ago.
 
-    The outcomes observe the log-odds theta − ε of their own time with Fisher information I = n p (1 − p), and ε, the
-    random walk since, has variance age · walk. They observe theta with variance 1 / I + age · walk, that is with
-    information I / (1 + I age walk): as much as n' = n / (1 + n p (1 − p) age walk) trials at the same success rate.
+    The outcomes observe the log-odds theta − ε of their own time with Fisher information I = n p (1
+    − p), and ε, the random walk since, has variance age · walk. They observe theta with variance 1
+    / I + age · walk, that is with information I / (1 + I age walk): as much as n' = n / (1 + n p (1
+    − p) age walk) trials at the same success rate.
 
     Args:
         s: float64[M], successes.

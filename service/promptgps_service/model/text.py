@@ -1,7 +1,8 @@
-"""What the text says of a prompt's log-odds: Bayesian ridge on the records, prior variances by evidence.
+"""A prompt's log-odds by its text: Bayesian ridge on the records, prior variances by evidence.
 
-y_i = const + x_i·w + noise of variance su2 + v_i(t), w_g ~ N(0, τ_g I) for each block g of features. The
-evidence (marginal likelihood, MacKay 1992) is that with the weighted mean projected out: the level has it.
+y_i = const + x_i·w + noise of variance su2 + v_i(t), w_g ~ N(0, τ_g I) for each block g of
+features. The evidence (marginal likelihood, MacKay 1992) is that with the weighted mean projected
+out: the level has it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from torch import Tensor
 from promptgps_service.model.features import Block, Features
 
 MOST_ROWS = 8192  # of which half are the newest
-TAU_START = (
-    0.5  # blocks have mean squared norm 1, so τ is the variance of theta that the block explains
-)
+# Blocks have mean squared norm 1, so τ is the variance of theta that the block explains.
+TAU_START = 0.5
 TAU_SD = 1.5  # of log τ
 DEPARTURE = 0.25  # of another run's τ: how far the same texts may mean something else in this run
 EARLY_STEPS = 12
@@ -33,9 +33,11 @@ class TextWeights:
     Attributes:
         tau: the prior variance of each block.
         w: float64[D], mean.
-        factor: float32[D, D], upper triangular F with the covariance P = F Fᵀ, so that x'Px = |xF|² is never negative.
+        factor: float32[D, D], upper triangular F with the covariance P = F Fᵀ, so that x'Px = |xF|²
+            is never negative.
         start: float64[D], the prior mean of w.
-        start_factor: float32[D, D] or [D, 0], S with the prior covariance S Sᵀ + diag(τ): what another run knew of w.
+        start_factor: float32[D, D] or [D, 0], S with the prior covariance S Sᵀ + diag(τ): what
+            another run knew of w.
     """
 
     def __init__(
@@ -49,30 +51,40 @@ class TextWeights:
         self.tau = [(tau or {}).get(block.name, TAU_START) for block in blocks]
         dimension = blocks[-1].stop if blocks else 0
         self.start = torch.zeros(dimension, dtype=torch.float64, device=device)
+
         for block in blocks:
             self.start[block.start : block.stop] = block.prior_mean
+
         self.start_factor = torch.zeros(dimension, 0, device=device)
         self._from_prior()
 
     def begin(self, w: Tensor, factor: Tensor, tau: list[float]) -> None:
-        """Take another run's posterior for the prior, and let this run's weights lie ``DEPARTURE`` τ away from it."""
-        self.start, self.start_factor = w, factor
+        """Take another run's posterior for the prior.
+
+        This run's weights may lie ``DEPARTURE`` τ away from it.
+        """
+        self.start = w
+        self.start_factor = factor
         self.tau = [DEPARTURE * value for value in tau]
         self._from_prior()
 
     def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x·w and x'Px, float64[L] each, of features float32[L, D]."""
-        mean, variance = x.new_empty(len(x)), x.new_zeros(len(x))
+        mean = x.new_empty(len(x))
+        variance = x.new_zeros(len(x))
         w = self.w.float()
+
         for start in range(0, len(x), CHUNK):
             rows = slice(start, start + CHUNK)
             part = x[rows]
             mean[rows] = part @ w
             for left in range(0, len(w), PANEL):
-                # F is triangular: nothing below its diagonal takes part, which saves 40 % of the product.
+                # F is triangular: nothing below its diagonal takes part, which saves 40 % of the
+                # product.
                 right = min(left + PANEL, len(w))
                 panel = part[:, :right] @ self.factor[:right, left:right]
                 variance[rows] += torch.linalg.vector_norm(panel, dim=1).square()
+
         return mean.double(), variance.double()
 
     def fit(self, x: Tensor, y: Tensor, precision: Tensor, moves: tuple[float, ...]) -> None:
@@ -86,21 +98,29 @@ class TextWeights:
         """
         if len(y) < 2 or not self.blocks:
             return
+
         A, b = _weighted_products(x, y - (x @ self.start.float()).double(), precision)
         best, factor = self._evidence(self.tau, A, b)
+
         for g in range(len(self.tau)):
             here = self.tau[g]
             for move in moves:
                 tau = [*self.tau[:g], here * move, *self.tau[g + 1 :]]
                 evidence, candidate = self._evidence(tau, A, b)
                 if evidence > best:
-                    best, factor, self.tau = evidence, candidate, tau
+                    best = evidence
+                    factor = candidate
+                    self.tau = tau
+
         inverse = torch.linalg.solve_triangular(factor, torch.eye(len(b)).to(b), upper=False)
         self.w = self.start + inverse.T @ (inverse @ b)
         self.factor = inverse.T.float().contiguous()
 
     def _evidence(self, tau: list[float], A: Tensor, b: Tensor) -> tuple[float, Tensor]:
-        """Log evidence of τ with its prior, up to a constant; the Cholesky factor of the precision of w."""
+        """Log evidence of τ with its prior, up to a constant, and a Cholesky factor.
+
+        The factor is that of the precision of w.
+        """
         precision, volume = self._prior(tau)
         factor = torch.linalg.cholesky(A + precision)
         half = torch.linalg.solve_triangular(factor, b[:, None], upper=False)
@@ -113,6 +133,7 @@ class TextWeights:
         variance = self._block_variance(tau)
         if not self.start_factor.shape[1]:
             return torch.diag(1.0 / variance), 0.5 * variance.log().sum()
+
         known = self.start_factor.double()
         factor = torch.linalg.cholesky(known @ known.T + torch.diag(variance))
         return torch.cholesky_inverse(factor), factor.diagonal().log().sum()
@@ -166,10 +187,13 @@ def rows_to_fit(visited: Tensor, seen: Tensor) -> Tensor:
     """
     if len(visited) <= MOST_ROWS:
         return visited
+
     order = torch.argsort(seen, descending=True, stable=True)
-    newest, older = visited[order[: MOST_ROWS // 2]], visited[order[MOST_ROWS // 2 :]]
+    newest = visited[order[: MOST_ROWS // 2]]
+    older = visited[order[MOST_ROWS // 2 :]]
     hashed = (older * 2654435761) % 2**32  # Knuth's multiplicative hash, a bijection: no ties
     kept = torch.topk(hashed, MOST_ROWS // 2, largest=False).indices
+
     return torch.cat([newest, older[kept]]).sort().values
 
 

@@ -1,7 +1,8 @@
-"""Variances learned online: a grid of values, each scored by how well it predicted (type-II likelihood).
+"""Variances learned online: values on a grid, each scored by its predictions (type-II likelihood).
 
-The evidence of each step is the prequential marginal likelihood, log p(step | past, value) (Dawid 1984), so that
-no outcome judges a variance it was already used to fit. Old evidence fades: a run in training moves.
+The evidence of each step is the prequential marginal likelihood, log p(step | past, value) (Dawid
+1984), so that no outcome judges a variance it was already used to fit. Old evidence fades: a run in
+training moves.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ class LogGrid:
         self.restore(torch.zeros_like(self.values))
 
     def learn(self, evidence: Tensor, forgetting: float) -> None:
-        """Fade what is known by ``forgetting`` and add a step's log marginal likelihoods, float64[K]."""
+        """Fade what is known by ``forgetting`` and add a step's evidence.
+
+        The evidence is log marginal likelihoods, float64[K].
+        """
         self.restore(forgetting * self.evidence + evidence)
 
     def restore(self, evidence: Tensor) -> None:

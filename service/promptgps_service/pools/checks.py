@@ -14,9 +14,8 @@ from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.pools.raw import Bounds
 from promptgps_service.reading.shown import shown
 
-BOUNDS = Bounds(
-    key=MAX_KEY, text=MAX_TEXT, domain=MAX_KEY, dimension=MAX_DIMENSION
-)  # the types say the rest
+# The types say the rest.
+BOUNDS = Bounds(key=MAX_KEY, text=MAX_TEXT, domain=MAX_KEY, dimension=MAX_DIMENSION)
 
 PRIORS = ("prior_successes", "prior_trials")
 ROW_FIELDS = {"keys": "key", "texts": "text", "vectors": "vector", "domains": "domain"} | {
@@ -57,6 +56,7 @@ def check_columns(chunk: PromptChunk, names: Mapping[str, str] = COLUMN_FIELDS) 
             raise Invalid.at(names[name], f"{len(column)} rows here, but {chunk.rows} in {first}")
         if name in _COLUMNS:
             _check_values(name, column, names[name], chunk.first_row)
+
     if chunk.vectors is not None:
         _check_vectors(chunk.vectors, names["vectors"], chunk.first_row)
     _check_priors(chunk, names)
@@ -67,7 +67,8 @@ def _check_values(name: str, column: Any, field: str, first_row: int) -> None:
         _COLUMNS[name].validate_python(column)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        row, value = int(fault["loc"][0]), fault["input"]
+        row = int(fault["loc"][0])
+        value = fault["input"]
         raise Invalid.at(field, f"{fault['msg']}, not {shown(value)}", first_row + row) from None
 
 
@@ -79,6 +80,7 @@ def _check_vectors(vectors: np.ndarray, field: str, first_row: int) -> None:
         raise Invalid.at(
             field, f"must have from 1 to {MAX_DIMENSION} numbers, not {vectors.shape[1]}", first_row
         )
+
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise Invalid.at(
@@ -90,8 +92,10 @@ def _check_priors(chunk: PromptChunk, names: Mapping[str, str]) -> None:
     """Both or neither in a row, successes not over trials."""
     if chunk.prior_successes is None and chunk.prior_trials is None:
         return
+
     nothing: Sequence[float | None] = [None] * chunk.rows
-    successes, trials = chunk.prior_successes or nothing, chunk.prior_trials or nothing
+    successes = chunk.prior_successes or nothing
+    trials = chunk.prior_trials or nothing
     for row, (won, tried) in enumerate(zip(successes, trials, strict=True), chunk.first_row):
         if won is None or tried is None:
             if won is not tried:

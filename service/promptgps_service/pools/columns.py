@@ -21,7 +21,8 @@ def chunks_of(columns: AddPrompts) -> Iterator[PromptChunk]:
     """Chunks of a request, bounded by rows and by bytes.
 
     Args:
-        columns: the request; its columns are lists, or `Rows` of `reading.json_model` that are read as they are needed.
+        columns: the request; its columns are lists, or `Rows` of `reading.json_model` that are read
+            as they are needed.
 
     Raises:
         Invalid: names the field and the row.
@@ -29,6 +30,7 @@ def chunks_of(columns: AddPrompts) -> Iterator[PromptChunk]:
     given = {name: getattr(columns, name) for name in ("texts", "vectors", *SCALARS)}
     sources = {name: iter(column) for name, column in given.items() if column is not None}
     first_row = 0
+
     while True:
         values = _next_rows(sources)
         rows = len(next(iter(values.values())))
@@ -54,9 +56,12 @@ def _next_rows(sources: dict[str, Iterator[Any]]) -> dict[str, list[Any]]:
                 size += sum(map(_memory, fresh))
             elif name == "vectors":
                 size += 8 * sum(map(len, fresh))
-        before, taken = taken, len(next(iter(values.values())))
+
+        before = taken
+        taken = len(next(iter(values.values())))
         if taken == before:
             break
+
     return values
 
 

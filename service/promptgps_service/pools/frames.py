@@ -1,4 +1,4 @@
-"""What the worker sends: plain values in frames of bounded size, which nobody's code can hide in."""
+"""What the worker sends: plain values in frames of bounded size, in which no code can hide."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BrokenFrame(ValueError):
 
 
 class _Plain(pickle.Unpickler):
-    """Takes strings, numbers, bytes, lists, tuples and dicts, and refuses everything that has a name."""
+    """Takes strings, numbers, bytes, lists, tuples and dicts, and refuses what has a name."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Refuse."""
@@ -47,9 +47,11 @@ def receive(source: BinaryIO) -> dict[str, Any] | None:
         return None
     if len(head) < _LENGTH.size:
         raise BrokenFrame("a frame is broken off")
+
     (length,) = _LENGTH.unpack(head)
     if length > MAX_FRAME:
         raise BrokenFrame("a frame is too long")
+
     body = source.read(length)
     if len(body) < length:
         raise BrokenFrame("a frame is broken off")
@@ -64,6 +66,7 @@ def receive(source: BinaryIO) -> dict[str, Any] | None:
         AttributeError,
     ) as error:
         raise BrokenFrame(f"a frame cannot be read: {error}") from error
+
     if not isinstance(values, dict):
         raise BrokenFrame("a frame is no dict")
     return values
@@ -81,6 +84,7 @@ def chunk_frame(chunk: RawChunk) -> dict[str, Any]:
     }
     if chunk.vector is not None:
         plain["vector"] = (chunk.vector.shape[1], chunk.vector.tobytes())
+
     return plain
 
 
@@ -92,6 +96,7 @@ def chunk_of(frame: Mapping[str, Any]) -> RawChunk:
     """
     values = dict(frame)
     packed = values.pop("vector", None)
+
     try:
         if packed is not None:
             dimension, content = packed

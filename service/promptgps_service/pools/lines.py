@@ -28,13 +28,13 @@ from promptgps_service.pools.raw import CHUNK_ROWS, Assembly, Bounds, RawChunk
 from promptgps_service.pools.values import READ, Unfit, number_in
 from promptgps_service.reading.shown import shown
 
-MAX_LINE = (
-    16 * 2**20
-)  # bytes of one line: the longest text with every character escaped, and its vector
+# Bytes of one line: the longest text with every character escaped, and its vector.
+MAX_LINE = 16 * 2**20
 MAX_BLANK = 1_000_000  # lines that are blank, of a file: passing them over takes time too
 PART = 4 * 2**20  # bytes of lines that are made into columns at a time
 
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
 _MARK = b"\xef\xbb\xbf"
 _CSV_READ = {**READ, "prior_successes": number_in, "prior_trials": number_in}
 
@@ -74,7 +74,9 @@ class Records:
             size += length
             if len(part) == CHUNK_ROWS or size > PART:
                 yield from self._columns(part)
-                part, size = [], 0
+                part = []
+                size = 0
+
         if part:
             yield from self._columns(part)
         if self._names:
@@ -91,6 +93,7 @@ class Records:
         for record in records:
             if len(self._seen) < MOST_NAMED + len(FIELDS):
                 self._seen.update(dict.fromkeys(record))
+
         self._names = self._names or names_of(records[0])
         if not self._assembly.rows:
             self._check_first(records)
@@ -101,7 +104,9 @@ class Records:
         path = self._mapping.path(name)
         if path is None:
             return None
-        read, values = self._read[name], []
+
+        read = self._read[name]
+        values = []
         for row, record in enumerate(records):
             there, value = find(record, path)
             if there:
@@ -111,6 +116,7 @@ class Records:
             except Unfit as unfit:
                 detail = f"{called(name, self._mapping)}{unfit}, not {shown(value)}"
                 raise Invalid.at(name, detail, self._assembly.rows + row) from None
+
         return values
 
     def _check_first(self, records: list[dict[str, Any]]) -> None:
@@ -147,7 +153,8 @@ def read_json_lines(
         Chunks, and at the end the names that were passed over.
 
     Raises:
-        Invalid: names the field and the row; a line that is no JSON object, or a broken compression, names ``file``.
+        Invalid: names the field and the row; a line that is no JSON object, or a broken
+            compression, names ``file``.
     """
     records = Records(mapping, bounds)
     yield from records.chunks(
@@ -159,7 +166,9 @@ def read_json_lines(
 def read_csv(
     file: BinaryIO, mapping: ColumnMapping, bounds: Bounds
 ) -> Iterator[RawChunk | list[str]]:
-    """Read CSV with a line of names, plain, gzip or zstd; an empty cell is missing, a vector is a JSON list.
+    """Read CSV with a line of names, plain, gzip or zstd.
+
+    An empty cell is missing, a vector is a JSON list.
 
     Arguments, yields and errors are those of :func:`read_json_lines`.
     """
@@ -170,12 +179,15 @@ def read_csv(
         yield from records.chunks(_cells(csv.reader(text, strict=True), mapping))
     finally:
         text.detach()
+
     yield records.ignored
 
 
 def _cells(reader: Any, mapping: ColumnMapping) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a CSV reader as records, with their sizes."""
-    row, names = -1, None
+    row = -1
+    names = None
+
     try:
         for cells in reader:
             if not cells:
@@ -187,10 +199,12 @@ def _cells(reader: Any, mapping: ColumnMapping) -> Iterator[tuple[int, dict[str,
                 if not any(head_of(names, path) for path in wanted if path):
                     raise nothing_to_embed(names, 0)
                 continue
+
             if len(cells) != len(names):
                 raise Invalid.at(
                     "file", f"has {len(cells)} cells, but there are {len(names)} columns", row
                 )
+
             yield (
                 sum(map(len, cells)),
                 {name: cell or None for name, cell in zip(names, cells, strict=True)},
@@ -227,7 +241,8 @@ def unpacked(file: BinaryIO) -> BinaryIO:
     if magic.startswith(_GZIP):
         return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
     if magic == _ZSTD:
-        import pyarrow as pa  # only where it is needed: small files are read in the service itself
+        # only where it is needed: small files are read in the service itself
+        import pyarrow as pa
 
         return cast(BinaryIO, io.BufferedReader(_Bounded(pa.CompressedInputStream(file, "zstd"))))
     return file
@@ -238,16 +253,21 @@ BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, with their rows."""
-    row, blank, first = 0, 0, True
+    row = 0
+    blank = 0
+    first = True
     while True:
         try:
             line = file.readline(MAX_LINE + 1)
         except BROKEN as error:
             raise Invalid.at("file", f"is broken: {error}", row) from error
+
         if not line:
             return
         if first:
-            line, first = line.removeprefix(_MARK), False
+            line = line.removeprefix(_MARK)
+            first = False
+
         if len(line) > MAX_LINE:
             raise Invalid.at("file", f"line is over {MAX_LINE} bytes", row)
         if line and not line.isspace():
@@ -265,6 +285,7 @@ def _record(line: bytes, row: int) -> dict[str, Any]:
         record = from_json(line, allow_inf_nan=True, cache_strings="keys")
     except ValueError as error:
         raise Invalid.at("file", f"line is no JSON: {error}", row) from error
+
     if type(record) is not dict:
         raise Invalid.at("file", f"line must be a JSON object, not {shown(record)}", row)
     return record

@@ -20,8 +20,9 @@ class ColumnMapping:
     """The caller's words for the fields of a prompt.
 
     Attributes:
-        paths: by field, the name of a column or a dotted path into structs; an empty one means that the file has none.
-            A field that is not here is the column of its own name, where there is one.
+        paths: by field, the name of a column or a dotted path into structs; an empty one means that
+            the file has none. A field that is not here is the column of its own name, where there
+            is one.
     """
 
     paths: Mapping[str, str] = field(default_factory=dict)
@@ -36,7 +37,7 @@ class ColumnMapping:
 
 
 def called(name: str, mapping: ColumnMapping) -> str:
-    """A field as messages name it: with the column that it comes from, where that has another name."""
+    """A field as messages name it: with the column it comes from, where that has another name."""
     path = mapping.path(name)
     return "" if path in (None, name) else f"column {shown(path)}: "
 
@@ -48,7 +49,10 @@ def absent(name: str, path: str, columns: Iterable[str]) -> Invalid:
 
 def nothing_to_embed(columns: Iterable[str], row: int) -> Invalid:
     """The refusal of a file in which neither texts nor vectors were found."""
-    how = "say which column is the text, as in `?text=prompt&key=extra_info.index`, or which is the vector"
+    how = (
+        "say which column is the text, as in `?text=prompt&key=extra_info.index`, "
+        "or which is the vector"
+    )
     return Invalid.at("text", f"a prompt needs a text or a vector: {how}; {listed(columns)}", row)
 
 
@@ -63,8 +67,8 @@ def listed(columns: Iterable[str]) -> str:
 def find(record: Mapping[str, Any], path: str) -> tuple[bool, Any]:
     """The value at a path in a record, and whether there is such a place.
 
-    A name with dots is tried as it is before it is taken for a path; on its way a path may pass through text that is
-    the JSON of an object.
+    A name with dots is tried as it is before it is taken for a path; on its way a path may pass
+    through text that is the JSON of an object.
     """
     if path in record:
         return True, record[path]
@@ -79,6 +83,7 @@ def find(record: Mapping[str, Any], path: str) -> tuple[bool, Any]:
                 return found
         more, dot, rest = rest.partition(".")
         head = f"{head}.{more}"
+
     return False, None
 
 
@@ -93,6 +98,7 @@ def names_of(record: Mapping[str, Any], prefix: str = "") -> list[str]:
             names.append(whole)
         if len(names) > MOST_NAMED:
             break
+
     return names
 
 

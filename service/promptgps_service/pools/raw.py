@@ -1,4 +1,7 @@
-"""Columns on their way from a file: what its first row settles, and chunks bounded by rows and by bytes."""
+"""Columns on their way from a file.
+
+Here is what its first row settles, and chunks bounded by rows and by bytes.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,8 @@ from promptgps_service.errors import Fault, Invalid, TooMuch
 from promptgps_service.pools.mapping import nothing_to_embed
 
 CHUNK_ROWS = 4_096
-CHUNK_BYTES = (
-    2**20
-)  # so that a chunk is embedded and stored in a moment, after which others have their turn
+# So that a chunk is embedded and stored in a moment, after which others have their turn.
+CHUNK_BYTES = 2**20
 ROW_BYTES = 64  # that a row takes besides its texts and its vector
 MAX_VALUE = float(np.finfo(np.float32).max)  # of a number in a vector
 
@@ -58,7 +60,7 @@ class RawChunk:
 
 
 class Assembly:
-    """Makes chunks of what a file's parser read, and holds what the first row settled for the whole file.
+    """Makes chunks of what a file's parser read, and holds what its first row settled for it.
 
     Attributes:
         rows: how many rows have gone by; the next one's number.
@@ -75,18 +77,21 @@ class Assembly:
         """The next rows.
 
         Args:
-            values: by field, a list with None for what is missing; vectors as lists or float32[M, d].
+            values: by field, a list with None for what is missing; vectors as lists or
+                float32[M, d].
             rows: M.
             columns: of the file, for the refusal where none of them is text or vector.
 
         Raises:
-            Invalid: a row has not what the first one has; a value is longer than any; all together are.
+            Invalid: a row has not what the first one has; a value is longer than any; all together
+                are.
         """
         present = {
             name: self._present(name, values.get(name), rows) for name in ("key", "text", "vector")
         }
         if not present["text"] and not present["vector"]:
             raise nothing_to_embed(columns, self.rows)
+
         kept = {name: column for name, column in values.items() if present.get(name, _any(column))}
         self._bound_strings(kept)
         if "vector" in kept:
@@ -106,6 +111,7 @@ class Assembly:
                 "is missing here, but row 0 has it" if settled else "is here, but row 0 has none"
             )
             raise Invalid.at(name, detail, self.rows + there.index(not settled))
+
         return settled
 
     def _bound_strings(self, values: Values) -> None:
@@ -135,12 +141,14 @@ class Assembly:
         if vectors.shape[1] != self._dimension:
             detail = f"has {vectors.shape[1]} numbers, but row 0 has {self._dimension}"
             raise Invalid.at("vector", detail, self.rows)
+
         return vectors
 
     def _split(self, chunk: RawChunk) -> Iterator[RawChunk]:
-        """The same rows in chunks of at most `CHUNK_ROWS` and, but for single rows, `CHUNK_BYTES`."""
+        """The same rows in chunks of at most `CHUNK_ROWS` and, save single rows, `CHUNK_BYTES`."""
         ends = np.cumsum(_sizes(chunk))
         start = 0
+
         while start < chunk.rows:
             before = int(ends[start - 1]) if start else 0
             stop = int(np.searchsorted(ends, before + CHUNK_BYTES, side="right"))
@@ -169,6 +177,7 @@ def _sizes(chunk: RawChunk) -> NDArray[np.int64]:
     for column in (chunk.key, chunk.text, chunk.domain):
         if column is not None:
             sizes += np.fromiter((_size(value) for value in column), np.int64, chunk.rows)
+
     if chunk.vector is not None:
         sizes += chunk.vector.itemsize * chunk.vector.shape[1]
     return sizes
@@ -199,7 +208,8 @@ def vectors_from_lists(
         most: numbers that a vector may have.
 
     Raises:
-        Invalid: a row that is no list, is empty, has another length than the first, or holds no numbers.
+        Invalid: a row that is no list, is empty, has another length than the first, or holds no
+            numbers.
     """
     for row, values in enumerate(lists, first_row):
         if type(values) is not list or not values:
@@ -212,6 +222,7 @@ def vectors_from_lists(
             )
         if not set(map(type, values)) <= {int, float}:
             raise Invalid.at(field, "must hold numbers only", row)
+
     try:
         return float32(np.array(lists, dtype=np.float64))
     except OverflowError:  # an integer beyond float64
@@ -224,6 +235,6 @@ def vectors_from_lists(
 
 
 def float32(wide: NDArray[Any]) -> Vectors:
-    """The same numbers as float32; what does not fit becomes an infinity, which the checks refuse."""
+    """The same numbers as float32; what does not fit becomes an infinity, which checks refuse."""
     with np.errstate(over="ignore"):
         return wide.astype(np.float32)

@@ -1,4 +1,4 @@
-"""A file on its way into a pool: read by a process of its own within bounds, checked here, chunk by chunk."""
+"""A file on its way into a pool: read by a bounded process of its own, checked here by chunks."""
 
 from __future__ import annotations
 
@@ -142,6 +142,7 @@ class Upload:
             if self.cancelled:
                 raise Cancelled
             yield chunk
+
         if self.cancelled:
             raise Cancelled
 
@@ -159,15 +160,18 @@ class Upload:
         with tempfile.TemporaryFile() as errors:
             process = self._start(errors)
             assert process.stdout is not None
+
             try:
                 ended = False
                 while (frame := self._receive(process.stdout)) is not None:
                     if "rows" in frame:
                         yield chunk_of(frame)
                     elif "ignored" in frame:
-                        self.ignored, ended = [str(name) for name in frame["ignored"]], True
+                        self.ignored = [str(name) for name in frame["ignored"]]
+                        ended = True
                     else:
                         raise self._refusal(frame)
+
                 if not ended:
                     raise self._failure(process.wait(), errors)
             except BrokenFrame as error:
@@ -185,6 +189,7 @@ class Upload:
             raise Unavailable(
                 "the service has no room for this file now; nothing was stored"
             ) from error
+
         environment = {
             name: os.environ[name] for name in PASSED_ON if name in os.environ
         } | WORKER_SETTINGS
@@ -195,6 +200,7 @@ class Upload:
             "promptgps_service.pools.worker",
             self._task.argument(),
         ]
+
         with self._lock:
             if self.cancelled:
                 raise Cancelled
@@ -206,6 +212,7 @@ class Upload:
                 env=environment,
                 start_new_session=True,  # a Ctrl-C at the service is not for it
             )
+
         return self._process
 
     def _receive(self, source: IO[bytes]) -> dict[str, Any] | None:
@@ -217,6 +224,7 @@ class Upload:
     def _refusal(self, frame: dict[str, Any]) -> Exception:
         if frame.get("memory"):
             return self._too_much(f"more than {self._task.memory / MEGABYTE:.0f} MB of memory")
+
         told = cast(list[tuple[str, str, int | None]], frame["faults"])
         faults = tuple(Fault(field, detail, row) for field, detail, row in told)
         kind = TooMuch if frame.get("too_much") else Invalid
@@ -230,6 +238,7 @@ class Upload:
         """What a worker died of; only for the log it is said in full."""
         if self.cancelled:
             return Cancelled()
+
         errors.seek(0, os.SEEK_END)
         errors.seek(max(errors.tell() - 2_000, 0))
         log = errors.read().decode(errors="replace")
@@ -240,7 +249,11 @@ class Upload:
             and -code in (signal.SIGXCPU, signal.SIGKILL)
         ):
             return self._too_much(f"more than {self._task.seconds} s, or too much memory,")
-        detail = f"the file cannot be read: it is broken, or takes too much memory when it is unpacked; {SMALLER}"
+
+        detail = (
+            "the file cannot be read: it is broken, or takes too much memory when it is unpacked; "
+            f"{SMALLER}"
+        )
         return TooMuch(detail, (Fault("file", detail),))
 
 
@@ -261,6 +274,7 @@ def checked(chunks: Iterable[RawChunk]) -> Iterator[PromptChunk]:
             raw.prior_successes,
             raw.prior_trials,
         )
+
         check_columns(chunk, ROW_FIELDS)
         yield chunk
         first_row += raw.rows
@@ -297,6 +311,7 @@ class Readers:
         """
         if not self._free.acquire(blocking=False):
             self._wait(upload)
+
         try:
             yield
         finally:
@@ -307,6 +322,7 @@ class Readers:
             if self._waiting >= self._most_waiting:
                 raise Busy("as many files are read as may be; nothing was stored", retry_after=5.0)
             self._waiting += 1
+
         try:
             while not self._free.acquire(timeout=0.1):
                 if upload.cancelled:

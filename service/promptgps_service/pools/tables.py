@@ -42,17 +42,16 @@ DEPTH = 5  # of structs whose fields are listed
 READ_AHEAD = 256 * 2**10
 _MAGIC_FILE = b"ARROW1"
 
-BROKEN = (
-    pa.ArrowException,
-    OSError,
-    UnicodeDecodeError,
-    ValueError,
-)  # pages: OSError, column names: Unicode
+# Broken pages raise OSError, column names UnicodeDecodeError.
+BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError, ValueError)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a field is: a top-level column, the structs on the way, and a path into JSON text that may be at the end.
+    """Where a field is.
+
+    It is in a top-level column, perhaps inside structs, and at the end there may be a path into
+    JSON text.
 
     Attributes:
         column: name of the top-level column.
@@ -74,7 +73,8 @@ class Table:
         bounds: what the file may bring.
 
     Raises:
-        Invalid: a column that was asked for is not there, or is there twice; or there is neither text nor vector.
+        Invalid: a column that was asked for is not there, or is there twice; or there is neither
+            text nor vector.
     """
 
     def __init__(self, schema: pa.Schema, mapping: ColumnMapping, bounds: Bounds) -> None:
@@ -87,6 +87,7 @@ class Table:
         for name, place in self.places.items():
             if schema.names.count(place.column) > 1:
                 raise Invalid.at(name, f"column {shown(place.column)} is there twice")
+
         if "text" not in self.places and "vector" not in self.places:
             raise nothing_to_embed(self._names, 0)
         used = {place.column for place in self.places.values()}
@@ -101,6 +102,7 @@ class Table:
         if head is not None:
             field = schema.field(schema.names.index(head))
             place = _inside(field.type, head, (), path[len(head) + 1 :])
+
         if place is None and self._mapping.asked(name):
             raise absent(name, path, self._names)
         return place
@@ -118,6 +120,7 @@ class Table:
         """
         rows = batch.num_rows
         step = max(1, min(CHUNK_ROWS, rows * CHUNK_BYTES // max(batch.nbytes, 1)))
+
         for start in range(0, rows, step):
             part = batch.slice(start, step)
             values = {name: self._values(name, place, part) for name, place in self.places.items()}
@@ -135,6 +138,7 @@ class Table:
             )
         if name == "vector" and _is_list_of_numbers(column.type):
             return self._vectors(column)
+
         self._check_type(name, column)
         return self._read(name, _python(column, name, self.assembly.rows))
 
@@ -150,28 +154,31 @@ class Table:
             raise Invalid.at(name, detail, None if row < 0 else self.assembly.rows + row)
 
     def _read(self, name: str, values: list[Any]) -> list[Any]:
-        read, made = READ[name], []
+        read = READ[name]
+        made = []
         for row, value in enumerate(values):
             try:
                 made.append(read(value))
             except Unfit as unfit:
                 detail = f"{called(name, self._mapping)}{unfit}, not {shown(value)}"
                 raise Invalid.at(name, detail, self.assembly.rows + row) from None
+
         return made
 
     def _vectors(self, column: pa.Array) -> list[Any] | Vectors | None:
-        """Vectors of a list column, never as Python numbers; a list of None where there are nulls."""
+        """Vectors of a list column, never as Python numbers; a list with None where nulls are."""
         if column.null_count:
             if column.null_count == len(column):
                 return None
-            return [
-                there or None for there in column.is_valid().to_pylist()
-            ]  # the assembly refuses them by row
+            # the assembly refuses them by row
+            return [there or None for there in column.is_valid().to_pylist()]
+
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         if (lengths != lengths[0]).any():
             row = int((lengths != lengths[0]).argmax())
             detail = f"has {lengths[row]} numbers, but row {self.assembly.rows} has {lengths[0]}"
             raise Invalid.at("vector", detail, self.assembly.rows + row)
+
         values = column.flatten()
         if values.null_count:
             row = int(values.is_null().to_numpy(zero_copy_only=False).argmax()) // int(lengths[0])
@@ -221,12 +228,14 @@ def _group(parquet: pq.ParquetFile, group: int, table: Table) -> Iterator[RawChu
             batches = parquet.iter_batches(
                 batch_size=rows, row_groups=[group], columns=table.leaves, use_threads=False
             )
+
             for batch in batches:
                 fresh = batch.slice(min(max(done - passed, 0), batch.num_rows))
                 passed += batch.num_rows
                 if fresh.num_rows:
                     yield from table.chunks(fresh)
                     done = passed
+
             return
         except MemoryError:
             if rows == 1:
@@ -234,7 +243,10 @@ def _group(parquet: pq.ParquetFile, group: int, table: Table) -> Iterator[RawChu
 
 
 def _batch_sizes(parquet: pq.ParquetFile, group: int, table: Table) -> list[int]:
-    """Rows of a batch to try: as many as the file's own word about itself lets expect to fit, and then fewer."""
+    """Rows of a batch to try.
+
+    As many as should fit by what the file says about itself come first, and then fewer.
+    """
     metadata = parquet.metadata.row_group(group)
     wanted = tuple(table.leaves)
     size = sum(
@@ -242,6 +254,7 @@ def _batch_sizes(parquet: pq.ParquetFile, group: int, table: Table) -> list[int]
         for chunk in map(metadata.column, range(metadata.num_columns))
         if chunk.path_in_schema.startswith(wanted)
     )
+
     fitting = max(1, BATCH_BYTES * metadata.num_rows // max(size, 1))
     return [rows for rows in SMALL_BATCHES if rows <= fitting] or [1]
 
@@ -267,11 +280,12 @@ def read_arrow(
             reader = pa.ipc.open_stream(source, options=options)
             table = Table(reader.schema, mapping, bounds)
             batches = iter(reader)
+
         for batch in batches:
-            batch.validate(
-                full=True
-            )  # offsets and codes of a file are taken at their word otherwise
+            # offsets and codes of a file are taken at their word otherwise
+            batch.validate(full=True)
             yield from table.chunks(batch)
+
         yield table.ignored
     except MemoryError:
         raise
@@ -285,11 +299,15 @@ def _broken(form: str, error: Exception, table: Table | None) -> Invalid:
 
 
 def _source(file: BinaryIO) -> pa.NativeFile:
-    """The file in the address space where it has a descriptor, so that what is not unpacked takes no memory."""
+    """The file, mapped into the address space where it has a descriptor.
+
+    That way what is not unpacked takes no memory.
+    """
     try:
         number = file.fileno()
     except OSError:
         return pa.BufferReader(file.read())
+
     try:
         return pa.BufferReader(pa.py_buffer(mmap.mmap(number, 0, access=mmap.ACCESS_READ)))
     except ValueError:  # an empty file
@@ -297,7 +315,7 @@ def _source(file: BinaryIO) -> pa.NativeFile:
 
 
 def _inside(kind: pa.DataType, column: str, inner: tuple[str, ...], rest: str) -> Place | None:
-    """The place that the rest of a path leads to, inside a column of that type; None where there is none."""
+    """The place in a column of that type that the rest of a path leads to; None for none."""
     if not rest:
         return Place(column, inner, None)
     kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
@@ -309,6 +327,7 @@ def _inside(kind: pa.DataType, column: str, inner: tuple[str, ...], rest: str) -
         return _inside(
             kind.field(names.index(head)).type, column, (*inner, head), rest[len(head) + 1 :]
         )
+
     return Place(column, inner, rest) if _is_text(kind) else None
 
 
@@ -382,6 +401,7 @@ def _fits(name: str, kind: pa.DataType) -> bool:
         )
     if name == "text":
         return _is_text(kind) or any(test(kind) for test in _LISTS)
+
     return _is_text(kind) or _is_number(kind) or pa.types.is_decimal(kind)
 
 
@@ -396,6 +416,7 @@ def _python(column: pa.Array, name: str, first_row: int) -> list[Any]:
             if code is not None and code not in made:
                 made[code] = _entry(column.dictionary, code, name, first_row + row)
         return [None if code is None else made[code] for code in codes]
+
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
@@ -415,4 +436,5 @@ def _one_by_one(column: pa.Array, name: str, first_row: int) -> list[Any]:
         values.extend(value.as_py() for value in column)
     except UnicodeDecodeError:
         raise Invalid.at(name, "is not UTF-8", first_row + len(values)) from None
+
     return values

@@ -1,6 +1,7 @@
 """What a value of a file means as a key, a text, a domain, a number or a vector.
 
-Everything here takes what a parser made: str, int, float, bool, None, list, dict; and what Arrow adds to these.
+Everything here takes what a parser made: str, int, float, bool, None, list, dict; and what Arrow
+adds to these.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def _name_of(value: Any) -> str | None:
     whole = _whole(value)
     if whole is None:
         raise Unfit("must be a string or a whole number")
+
     return str(whole)
 
 
@@ -62,14 +64,16 @@ def _whole(value: Any) -> int | None:
         return int(value) if value.is_integer() and abs(value) <= LARGEST_EXACT else None
     if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < 100:
         return int(value) if value == value.to_integral_value() else None
+
     return None
 
 
 def text_of(value: Any) -> str | None:
     """A text: a string, or the messages of a chat.
 
-    One message is its content; several are `role: content`, one after the other with blank lines between. A content
-    of parts is its texts one after the other, with `<image>` (or whatever type it has) for a part that is no text.
+    One message is its content; several are `role: content`, one after the other with blank lines
+    between. A content of parts is its texts one after the other, with `<image>` (or whatever type
+    it has) for a part that is no text.
 
     Raises:
         Unfit: it is neither.
@@ -85,6 +89,7 @@ def text_of(value: Any) -> str | None:
     messages = [_message(message) for message in value]
     if len(messages) == 1:
         return messages[0][1]
+
     return "\n\n".join(f"{role}: {content}" for role, content in messages)
 
 
@@ -96,6 +101,7 @@ def _message(message: Any) -> tuple[str, str]:
         return message["role"], content or ""
     if not isinstance(content, list):
         raise Unfit("a message's content must be a string or a list of parts")
+
     return message["role"], "".join(_part(part) for part in content)
 
 
@@ -107,6 +113,7 @@ def _part(part: Any) -> str:
             return str(part["text"])
         if type(part.get("type")) is str:
             return f"<{part['type'].removesuffix('_url')}>"
+
     raise Unfit("a part of a message must have a type")
 
 
@@ -122,6 +129,7 @@ def number_of(value: Any) -> float | None:
         return value  # type: ignore[no-any-return]  # its type is known now
     if isinstance(value, Decimal) and value.is_finite():
         return float(value)
+
     raise Unfit("must be a number")
 
 
@@ -136,11 +144,14 @@ def number_in(value: Any) -> float | None:
             return float(value)
         except ValueError:
             raise Unfit("must be a number") from None
+
     return number_of(value)
 
 
 def vector_of(value: Any) -> list[Any] | None:
-    """A vector: a list, perhaps as JSON text; what is in it is checked with the others of its column.
+    """A vector: a list, perhaps as JSON text.
+
+    What is in it is checked with the others of its column.
 
     Raises:
         Unfit: it is no list.
@@ -150,6 +161,7 @@ def vector_of(value: Any) -> list[Any] | None:
             value = from_json(value)
         except ValueError:
             raise Unfit("must be a list of numbers") from None
+
     if missing(value):
         return None
     if type(value) is not list:
@@ -175,4 +187,5 @@ def object_in(text: str) -> dict[str, Any] | None:
         value = from_json(text)
     except ValueError:
         return None
+
     return value if isinstance(value, dict) else None

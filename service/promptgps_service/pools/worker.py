@@ -1,7 +1,8 @@
-"""The process that opens a file: it may take so much memory and processor time and no more, and it may crash.
+"""The process that opens a file: its memory and processor time are bounded, and it may crash.
 
-It is started by `pools.reading` with the file as its standard input and what to do as its argument, and answers on its
-standard output in frames (`pools.frames`). It knows no secret, no database and none of the service's settings.
+It is started by `pools.reading` with the file as its standard input and what to do as its argument,
+and answers on its standard output in frames (`pools.frames`). It knows no secret, no database and
+none of the service's settings.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ def main(task: str) -> None:
     """Read standard input as the task says, and answer in frames."""
     given: Mapping[str, Any] = json.loads(task)
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(
-        sys.stderr.fileno(), sys.stdout.fileno()
-    )  # whatever prints does not print between frames
+    # whatever prints does not print between frames
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     read = reader_of(given["kind"])
-    mapping, bounds = ColumnMapping(given["paths"]), Bounds(**given["bounds"])
+    mapping = ColumnMapping(given["paths"])
+    bounds = Bounds(**given["bounds"])
     _bound_process(given["memory"], given["seconds"])
+
     try:
         with os.fdopen(sys.stdin.fileno(), "rb", closefd=False) as file:
             for item in read(file, mapping, bounds):
@@ -73,6 +75,7 @@ def _data_in_use() -> int:
             words = next(line for line in status if line.startswith("VmData")).split()
     except (OSError, StopIteration):  # no Linux
         return 0
+
     return int(words[1]) * 1024
 
 

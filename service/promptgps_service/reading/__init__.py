@@ -1,5 +1,7 @@
-"""What comes from outside, read within bounds: gzip in pieces, JSON list by list, values shown at bounded length.
+"""What comes from outside, read within bounds.
 
-Nothing here makes more of a body at a time than a slice of it, so that neither the interpreter's lock nor memory is
-held for long, whatever was sent.
+Gzip is read in pieces, JSON list by list, and values are shown at bounded length.
+
+Nothing here makes more of a body at a time than a slice of it, so that neither the interpreter's
+lock nor memory is held for long, whatever was sent.
 """

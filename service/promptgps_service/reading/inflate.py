@@ -31,19 +31,20 @@ class Inflater:
         Raises:
             BrokenGzip: it is no gzip.
         """
-        pending = (
-            False  # whether the last piece was full, so that there may be more without any input
-        )
+        # whether the last piece was full, so that there may be more without any input
+        pending = False
         while part or pending:
             if self._stream.eof:  # another member follows, perhaps after padding
                 part = part.lstrip(b"\0")
                 if not part:
                     return
                 self._stream = zlib.decompressobj(_GZIP)
+
             try:
                 piece = self._stream.decompress(part, PIECE)
             except zlib.error as error:
                 raise BrokenGzip(f"broken gzip: {error}") from error
+
             part = self._stream.unconsumed_tail or self._stream.unused_data
             pending = len(piece) == PIECE and not self._stream.eof
             if piece:

@@ -1,10 +1,11 @@
 """A model of the wire read from JSON of any size, list by list and piece by piece.
 
-Pydantic reads a text as a whole: it holds the interpreter's lock until it is done, and needs many times the text's size
-where the text is wrong. Here the long parts are cut out first. Each list of a model is validated in pieces of about
-128 kB by the list's own type; what remains of the text, with tokens in the places of the lists, is small and goes to
-pydantic as it is, so that every rule between fields holds as ever. A list that is wrong is read no further than it
-takes to name its first wrong rows.
+Pydantic reads a text as a whole: it holds the interpreter's lock until it is done, and needs many
+times the text's size where the text is wrong. Here the long parts are cut out first. Each list of a
+model is validated in pieces of about 128 kB by the list's own type; what remains of the text, with
+tokens in the places of the lists, is small and goes to pydantic as it is, so that every rule
+between fields holds as ever. A list that is wrong is read no further than it takes to name its
+first wrong rows.
 """
 
 from __future__ import annotations
@@ -183,6 +184,7 @@ class ModelReader(Generic[M]):
             ) from error
         except _Enough:
             raise Refused(cut.faults, complete=False) from None
+
         return self._validated(cut, skeleton)
 
     def _validated(self, cut: _Cut, skeleton: bytes) -> M:
@@ -200,6 +202,7 @@ class ModelReader(Generic[M]):
                     item for item in found if item["type"] != "columns" and item["loc"] not in told
                 ]
             raise Refused(cut.faults + found, complete=cut.complete) from None
+
         if cut.faults:
             raise Refused(cut.faults, complete=cut.complete)
         return made  # type: ignore[return-value]  # the plan's model is made from M
@@ -230,22 +233,26 @@ class _Cut:
         else:
             end = value_end(self.text, at)
             skeleton = _stand_in(bytes(self.text[at : min(end, at + MAX_SMALL + 1)]))
+
         if skip_space(self.text, end) != len(self.text):
             raise Malformed("there is more after its end")
         return skeleton
 
     def _object(self, at: int, plan: _Plan, loc: Location) -> tuple[bytes, int]:
         """The object at a position without its long parts, and the position after it."""
-        text, parts = self.text, []
+        text = self.text
+        parts = []
         at = skip_space(text, at + 1)
         if text[at : at + 1] == b"}":
             return b"{}", at + 1
+
         while True:
             stop = name_end(text, at)
             written = bytes(text[at:stop])
             at = skip_space(text, stop)
             if text[at : at + 1] != b":":
                 raise Malformed("a colon is missing")
+
             value, at = self._value(skip_space(text, at + 1), plan, _name(written), loc)
             if value is not None:
                 parts.append(written + b":" + value)
@@ -270,6 +277,7 @@ class _Cut:
         end = value_end(self.text, at)
         if end - at <= MAX_SMALL:
             return bytes(self.text[at:end]), end
+
         return self._long(at, end, (*loc, name), mapping=name in plan.mappings), end
 
     def _count(self, loc: Location) -> None:
@@ -286,7 +294,8 @@ class _Cut:
 
     def _long(self, at: int, end: int, loc: Location, *, mapping: bool) -> bytes | None:
         """What stands for a long value that is no list of the model."""
-        size, first = end - at, self.text[at : at + 1]
+        size = end - at
+        first = self.text[at : at + 1]
         if first == b'"' and size > MAX_TEXT:
             self._fault("string_too_long", loc, f"is too long: {size} bytes")
             return None
@@ -295,10 +304,12 @@ class _Cut:
                 self._fault("too_long", loc, "has too many entries")
                 return None
             return bytes(self.text[at:end])
+
         if first in (b"[", b"{"):
             return b"[]" if first == b"[" else b"{}"
         if first == b'"':
             return bytes(self.text[at:end])
+
         self._fault("number_too_long", loc, f"is too long: {size} bytes")
         return None
 
@@ -309,6 +320,7 @@ class _Cut:
         rows = parts = 0
         empty = wrong = False
         end = at
+
         for piece in pieces(self.text, at):
             end = piece.stop + 1
             parts += 1
@@ -320,6 +332,7 @@ class _Cut:
                 self._wrong_rows(error, column, piece, rows, loc)
                 wrong = True
                 continue
+
             empty = empty or not values
             rows += len(values)
             if column.most is not None and rows > column.most:
@@ -329,6 +342,7 @@ class _Cut:
                 lazy.append(piece, len(values))
             else:
                 kept += values
+
         if empty and parts > 1:
             raise Malformed("an element of a list is missing")
         if rows < column.least and not wrong:
@@ -336,6 +350,7 @@ class _Cut:
                 "too_short", loc, f"List should have at least {column.least} items, not {rows}"
             )
             wrong = True
+
         if wrong:  # rules between fields are for lists that are right
             return None, end
         token = f"{self._token}-{len(self.lists)}"
@@ -345,7 +360,10 @@ class _Cut:
     def _wrong_rows(
         self, error: ValidationError, column: Column, piece: Piece, first_row: int, loc: Location
     ) -> None:
-        """Tell the first wrong rows of a list: that which stopped the validation, and what can be seen after it."""
+        """Tell the first wrong rows of a list.
+
+        These are the one that stopped the validation, and those that can be seen after it.
+        """
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
             near = f"in {'.'.join(map(str, loc))}, near byte {piece.start}"
@@ -357,6 +375,7 @@ class _Cut:
         except ValueError:  # the rest of the piece is no JSON, and the first fault is told
             self.complete = False
             return
+
         stop = min(len(values), start + ROWS_TRIED)
         for row in range(start + 1, stop):
             try:
@@ -364,6 +383,7 @@ class _Cut:
             except ValidationError as found:
                 item = found.errors(include_url=False)[0]
                 self._row_fault(item, (*loc, first_row + row), item["loc"])
+
         self.complete = self.complete and stop == len(values) and self._last(piece)
 
     def _last(self, piece: Piece) -> bool:
@@ -419,6 +439,7 @@ def _plan(model: type[BaseModel]) -> _Plan:
     objects: dict[str, _Plan] = {}
     mappings: set[str] = set()
     changed: dict[str, Any] = {}
+
     for name, info in model.model_fields.items():
         for kind, metadata in _branches(info.annotation, info.metadata):
             if get_origin(kind) is list:
@@ -430,6 +451,7 @@ def _plan(model: type[BaseModel]) -> _Plan:
             elif isinstance(kind, type) and issubclass(kind, BaseModel):
                 objects[name] = _plan(kind)
                 changed[name] = (_replaced(info.annotation, objects[name].model), _default(info))
+
     taking_tokens = create_model(model.__name__, __base__=model, **changed)
     return _Plan(
         taking_tokens, columns, objects, frozenset(model.model_fields), frozenset(mappings)
@@ -456,6 +478,7 @@ def _column(item: Any, metadata: Sequence[Any]) -> Column:
     most = next((part.max_length for part in flat if isinstance(part, MaxLen)), None)
     kinds = [kind for kind, _ in _branches(item, ())]
     rows: Any = Annotated[list[item], Field(fail_fast=True)]
+
     return Column(
         rows=TypeAdapter(rows, config=_STRICT),
         row=TypeAdapter(item, config=None if _is_model(item) else _STRICT),

@@ -1,6 +1,7 @@
 """The structure of a JSON text, found a window at a time without making values of it.
 
-A hostile text costs no more than a sound one: what is looked at is bounded by windows, what is kept by positions.
+A hostile text costs no more than a sound one: what is looked at is bounded by windows, what is kept
+by positions.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from numpy.typing import NDArray
 
 WINDOW = 128 * 2**10  # bytes of a list that are looked at, and later parsed, at a time
 GLANCE = 4 * 2**10  # bytes that are looked at first: most lists end there
-PAUSE = 0.002  # seconds after each window: a thread that computes without a break slows all others down many times
+# Seconds after each window: a thread that computes without a break slows all others down many
+# times.
+PAUSE = 0.002
 STRIDE = 2**20  # bytes that one search runs over, since it holds the interpreter's lock
 MAX_SCALAR = 64 * 2**10  # bytes of a number
 MAX_NAME = 8 * 2**10  # bytes of a field's name
-MAX_STRING = (
-    13 * 2**20
-)  # bytes of one string in a list: the longest text with every character escaped
-MAX_ELEMENT = (
-    2**20
-)  # bytes of one list or object in a list: the longest vector, written out in full
+# Bytes of one string in a list: the longest text with every character escaped.
+MAX_STRING = 13 * 2**20
+# Bytes of one list or object in a list: the longest vector, written out in full.
+MAX_ELEMENT = 2**20
 
 _SPACE = re.compile(rb"[ \t\n\r]*+")
 _INSIDE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
@@ -42,7 +43,7 @@ class ElementTooLong(ValueError):
 
 
 class Piece(NamedTuple):
-    """Some elements of a list, as the bytes from ``start`` to ``stop``, with the commas between them."""
+    """Some elements of a list, as the bytes from ``start`` to ``stop``, commas included."""
 
     start: int
     stop: int
@@ -71,6 +72,7 @@ def structure(window: bytes) -> Structure:
     folded = codes | 0x20  # [ and { become {, ] and } become }
     steps = (folded == 0x7B).view(np.int8) - (folded == 0x7D).view(np.int8)
     steps *= outside
+
     return Structure(codes, outside, np.cumsum(steps, dtype=np.int32))
 
 
@@ -91,7 +93,8 @@ def string_end(text: bytes | bytearray, at: int, most: int) -> int:
         ElementTooLong: it is longer than ``most`` bytes.
         Malformed: it has no end.
     """
-    start, at = at, at + 1
+    start = at
+    at = at + 1
     while at < len(text):
         found = _INSIDE.match(text, at, at + STRIDE)
         assert found is not None
@@ -102,6 +105,7 @@ def string_end(text: bytes | bytearray, at: int, most: int) -> int:
         at = found.end()
         if at - start > most:
             raise ElementTooLong(f"a string is over {most} bytes")
+
     raise Malformed("a string has no end")
 
 
@@ -114,12 +118,16 @@ def value_end(text: bytes | bytearray, at: int) -> int:
     first = text[at : at + 1]
     if first == b'"':
         return string_end(text, at, len(text))
+
     if first not in (b"[", b"{"):
         scalar = _SCALAR.match(text, at, at + MAX_SCALAR)
         if scalar is None:
             raise Malformed("a value is missing")
         return scalar.end()
-    depth, start, size = 0, at, GLANCE
+
+    depth = 0
+    start = at
+    size = GLANCE
     while start < len(text):
         window = _look(text, start, size)
         size = WINDOW
@@ -134,19 +142,23 @@ def value_end(text: bytes | bytearray, at: int) -> int:
         start += stop
         if stop < len(window):
             start = string_end(text, start, len(text))
+
     raise Malformed("a list or an object has no end")
 
 
 def pieces(text: bytes | bytearray, at: int) -> Iterator[Piece]:
     """The elements of the list whose bracket is at ``at``, in pieces of about a window.
 
-    A list without elements is one empty piece. The position after the list is the last piece's stop and one more.
+    A list without elements is one empty piece. The position after the list is the last piece's stop
+    and one more.
 
     Raises:
         ElementTooLong: an element is over the limits.
         Malformed: the list has no end.
     """
-    start, size = at + 1, GLANCE
+    start = at + 1
+    size = GLANCE
+
     while True:
         window = _look(text, start, size)
         found = structure(window)
@@ -157,14 +169,18 @@ def pieces(text: bytes | bytearray, at: int) -> Iterator[Piece]:
                 raise Malformed("a list ends with }")
             yield Piece(start, start + end)
             return
+
         if size == GLANCE:
             size = WINDOW
             continue
+
         commas = np.flatnonzero((found.codes == _COMMA) & found.outside & (found.depth == 0))
         if commas.size:
             yield Piece(start, start + int(commas[-1]))
-            start, size = start + int(commas[-1]) + 1, WINDOW
+            start = start + int(commas[-1]) + 1
+            size = WINDOW
             continue
+
         if start + size >= len(text):
             raise Malformed("a list has no end")
         begin = skip_space(text, start)
@@ -175,7 +191,8 @@ def pieces(text: bytes | bytearray, at: int) -> Iterator[Piece]:
                 return
             if text[stop : stop + 1] != b",":
                 raise Malformed("a comma is missing in a list")
-            start, size = stop + 1, WINDOW
+            start = stop + 1
+            size = WINDOW
         elif begin - start > WINDOW // 2:
             start = begin
         elif size >= MAX_ELEMENT:
@@ -185,7 +202,7 @@ def pieces(text: bytes | bytearray, at: int) -> Iterator[Piece]:
 
 
 def _look(text: bytes | bytearray, start: int, size: int) -> bytes:
-    """The window that begins there, after a pause for others where more than a glance is asked for."""
+    """The window that begins there, after a pause for others where it is more than a glance."""
     if size > GLANCE:
         time.sleep(PAUSE)
     return bytes(text[start : start + size])

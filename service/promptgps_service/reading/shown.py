@@ -21,14 +21,15 @@ def shown(value: object, most: int = MOST_SHOWN) -> str:
         cut = value[:most]
         more = f" and {len(value) - most} more characters" if len(value) > most else ""
         return f'"{_printable(cut)}"{more}'
+
     if isinstance(value, dict):
         return f"an object of {len(value)} fields"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
-    if (
-        isinstance(value, int) and value.bit_length() > 4 * most
-    ):  # its digits would take long, or are refused
+    # its digits would take long, or are refused
+    if isinstance(value, int) and value.bit_length() > 4 * most:
         return f"an integer of {value.bit_length()} bits"
+
     text = _printable(repr(value))
     return text if len(text) <= most else f"{text[:most]} and {len(text) - most} more characters"
 

@@ -1,6 +1,7 @@
 """A run's rows and its pools' rows, table by table, to be carried to another database.
 
-What comes in is hidden until all of it is there: its rows are written in short units of work, and a last one shows it.
+What comes in is hidden until all of it is there: its rows are written in short units of work, and a
+last one shows it.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Archive:
         """What the columns are those of."""
         return newest_revision() or ""
 
-    # ---- out -----------------------------------------------------------------------------------------------
+    # ---- out -------------------------------------------------------------------------------------
 
     def head(self, table: str, owner: int) -> Row:
         """The row of `pools` or `runs` with that id."""
@@ -87,9 +88,11 @@ class Archive:
             query = query.where(
                 (target.c.start if table == "pool_chunks" else target.c.position) < stop
             )
+
         if table == "prompt_aliases":  # those past the committed number are of an unfinished import
             committed = select(pools.c.aliases).where(pools.c.id == owner).scalar_subquery()
             query = query.where(prompt_aliases.c.ordinal < committed)
+
         query = query.order_by(*_ORDER.get(table, target.primary_key.columns))
         with self._connection.execute(
             query, execution_options={"yield_per": READ_AT_ONCE}
@@ -101,14 +104,20 @@ class Archive:
         hidden = _OWN.get(table, set()) | owner
         return select(*(column for column in _TABLES[table].columns if column.name not in hidden))
 
-    # ---- in ------------------------------------------------------------------------------------------------
+    # ---- in --------------------------------------------------------------------------------------
 
     def add_run(self, row: Row) -> int:
-        """Make a hidden run, under its id if that is free and never was another's; answers the id."""
+        """Make a hidden run; answers its id.
+
+        The id is the one in the row, if that is free and never was another's.
+        """
         return self._add_head(runs, row)
 
     def add_pool(self, row: Row, aliases: int, run_id: int) -> int:
-        """Make a hidden pool, which goes if the import of that run comes to nothing; answers its id."""
+        """Make a hidden pool; answers its id.
+
+        It goes if the import of that run comes to nothing.
+        """
         return self._add_head(
             pools, {**row, "aliases": aliases, "import_token": hidden_name(run_id)}
         )
@@ -128,9 +137,11 @@ class Archive:
                     key = self._connection.execute(insert(table).values(made)).inserted_primary_key
             except IntegrityError:
                 continue
+
             assert key is not None
             self._rename(table, key[0], {"name": hidden_name(key[0])})
             return int(key[0])
+
         raise Busy("another process has taken the id; try again", retry_after=2.0)
 
     def add(self, table: str, owner: int, rows: Sequence[Row], start: int = 0) -> None:
@@ -143,7 +154,7 @@ class Archive:
             self._connection.execute(insert(_TABLES[table]), values)
 
     def hold(self, run_id: int, worker: str) -> None:
-        """Make sure that an import still goes on, and that nobody ends it while the unit of work lasts.
+        """Make sure that an import goes on, and nobody ends it while the unit of work lasts.
 
         Raises:
             Busy: its process stood still for so long that it was taken for dead.
@@ -185,4 +196,5 @@ class Archive:
                 self._connection.execute(update(table).where(table.c.id == row_id).values(**values))
         except IntegrityError:
             return False
+
         return True

@@ -1,4 +1,7 @@
-"""The wall clock, for stamps that people read and for the term of a key; nothing else is decided by it."""
+"""The wall clock, for stamps that people read and for the term of a key.
+
+Nothing else is decided by it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""URL to engine: everything in which SQLite and PostgreSQL differ at connection time stands here."""
+"""URL to engine.
+
+Everything in which SQLite and PostgreSQL differ at connection time stands here.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,12 @@ from sqlalchemy.engine import URL, make_url
 from promptgps_service.errors import Invalid
 from promptgps_service.store.presence import PostgresqlPresence, SqlitePresence
 
-# Request threads, what learns and imports; a smaller pool would make threads queue where nobody sees it.
+# Request threads, what learns and imports; a smaller pool would make threads queue where nobody
+# sees it.
 CONNECTIONS = 48
 BUSY_TIMEOUT_MS = 30_000
-# A database machine that vanishes says nothing: its silence must not keep a request, and the run it has locked, for
-# the quarter of an hour that the kernel would wait.
+# A database machine that vanishes says nothing: its silence must not keep a request, and the run it
+# has locked, for the quarter of an hour that the kernel would wait.
 _POSTGRESQL = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -27,7 +31,8 @@ _POSTGRESQL = {
     "tcp_user_timeout": 20_000,
     "client_encoding": "utf8",
 }
-# A process that is stopped in the middle of a unit of work says nothing either; here the database gives up on it.
+# A process that is stopped in the middle of a unit of work says nothing either; here the database
+# gives up on it.
 IDLE_TIMEOUT_MS = 20_000
 _PRESENCE = "promptgps_presence"
 
@@ -42,6 +47,7 @@ def parse_url(url: str) -> URL:
         parsed = make_url(url)
     except Exception as error:
         raise Invalid.at("database_url", "is not a database URL") from error
+
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         if parsed.database in (None, "", ":memory:"):
@@ -49,8 +55,10 @@ def parse_url(url: str) -> URL:
                 "database_url", "SQLite needs a file: what is acknowledged has to be durable"
             )
         return parsed
+
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
+
     raise Invalid.at(
         "database_url", f"{backend} is not supported; use sqlite:///FILE or postgresql://…"
     )
@@ -71,16 +79,20 @@ def make_engine(url: str) -> Engine:
         event.listen(engine, "connect", partial(_prepare_sqlite, presence))
         event.listen(engine, "close", lambda *_: presence.closed())
         event.listen(engine, "begin", partial(_begin_sqlite, presence))
+
         return engine
+
     engine = create_engine(
         parsed,
         pool_size=CONNECTIONS,
         max_overflow=0,
         pool_pre_ping=True,  # the database may have been restarted since the last use
-        isolation_level="READ COMMITTED",  # row locks of the runs serialise writers; readers see what is committed
+        # row locks of the runs serialise writers; readers see what is committed
+        isolation_level="READ COMMITTED",
         connect_args=_POSTGRESQL,
     )
     event.listen(engine, "connect", partial(_prepare_postgresql, PostgresqlPresence()))
+
     return engine
 
 
@@ -118,12 +130,13 @@ def _before_sqlite(
 
 
 def _prepare_sqlite(presence: SqlitePresence, connection: sqlite3.Connection, record: Any) -> None:
-    connection.isolation_level = (
-        None  # we say BEGIN ourselves: the driver would begin too late and never IMMEDIATE
-    )
+    # we say BEGIN ourselves: the driver would begin too late and never IMMEDIATE
+    connection.isolation_level = None
+
     try:
         cursor = connection.cursor()
         _write_ahead(cursor)
+
         for pragma in (
             "synchronous = FULL",  # acknowledged means on disk, also when the power fails
             "foreign_keys = ON",
@@ -132,6 +145,7 @@ def _prepare_sqlite(presence: SqlitePresence, connection: sqlite3.Connection, re
             "temp_store = MEMORY",
         ):
             cursor.execute(f"PRAGMA {pragma}")
+
         cursor.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log, too
         _, _, path = cursor.execute("PRAGMA database_list").fetchone()
         presence.opened(path)
@@ -151,12 +165,16 @@ def _is_locked(error: Exception) -> bool:
     on=_is_locked, attempts=None, timeout=BUSY_TIMEOUT_MS / 1000, wait_initial=0.02, wait_max=0.5
 )
 def _write_ahead(cursor: sqlite3.Cursor) -> None:
-    """Readers never wait for the writer. The first switch of a new file does not heed the busy timeout."""
+    """Switch a file to write-ahead logging, so that readers never wait for the writer.
+
+    The first switch of a new file does not heed the busy timeout.
+    """
     cursor.execute("PRAGMA journal_mode = WAL")
 
 
 def _begin_sqlite(presence: SqlitePresence, connection: Connection) -> None:
     presence.check()
-    # IMMEDIATE takes the write lock at once: a transaction that read first could not be upgraded without SQLITE_BUSY.
+    # IMMEDIATE takes the write lock at once: a transaction that read first could not be upgraded
+    # without SQLITE_BUSY.
     write = connection.get_execution_options().get("promptgps_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN DEFERRED")

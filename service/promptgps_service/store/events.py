@@ -47,6 +47,7 @@ class Events:
             # Deletions commit in the order of their ids, so that `since` passes none over.
             lock = text("SELECT pg_advisory_xact_lock(:key)")
             self._connection.execute(lock, {"key": _DELETION_LOCK})
+
         shown = {name: _cut(value) for name, value in (detail or {}).items()}
         self._connection.execute(
             insert(events).values(
@@ -68,7 +69,7 @@ class Events:
         before: int | None = None,
         limit: int = 100,
     ) -> list[EventRecord]:
-        """The newest events before an id, newest first; of a run or of a pool where one is named."""
+        """The newest events before an id, newest first; of a run or a pool where one is named."""
         query = select(events)
         if run is not None:
             query = query.where(events.c.run == run)
@@ -76,6 +77,7 @@ class Events:
             query = query.where(events.c.pool == pool)
         if before is not None:
             query = query.where(events.c.id < before)
+
         rows = self._connection.execute(query.order_by(events.c.id.desc()).limit(limit)).mappings()
         return [EventRecord(**row) for row in rows]
 

@@ -1,4 +1,7 @@
-"""Which errors are faults of the database, and how a caller is told: none of them shows a statement or a path."""
+"""Which errors are faults of the database, and how a caller is told.
+
+None of them shows a statement or a path.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ _READ_ONLY = "the database takes no writes: its file is read-only"
 
 
 def fault_of(error: DBAPIError) -> str | None:
-    """What is wrong with the database; None where nothing is and the error is ours (a statement, a constraint)."""
+    """What is wrong with the database.
+
+    None where nothing is and the error is ours (a statement, a constraint).
+    """
     code = str(
         getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
     )
@@ -32,9 +38,11 @@ def fault_of(error: DBAPIError) -> str | None:
         return _BY_CODE[code]
     if code.startswith("SQLITE_READONLY"):
         return _READ_ONLY
-    # SQLite tells damage by the root of its errors; PostgreSQL a standby or a failing disk by InternalError
+    # SQLite tells damage by the root of its errors; PostgreSQL a standby or a failing disk by
+    # InternalError
     if isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError:
         return "the database does not answer"
+
     return None
 
 
@@ -53,7 +61,10 @@ def unavailable() -> Iterator[None]:
         ) from error
     except DBAPIError as error:
         if error.connection_invalidated:  # perhaps while it committed, and then nobody knows
-            detail = "the connection to the database was lost; if anything was stored, then all of it: try again"
+            detail = (
+                "the connection to the database was lost; "
+                "if anything was stored, then all of it: try again"
+            )
             raise Unavailable(detail) from error
         fault = fault_of(error)
         if fault is None:

@@ -1,4 +1,7 @@
-"""Ids of runs and pools: what was deleted is known by its id elsewhere, so none ever comes again."""
+"""Ids of runs and pools.
+
+What was deleted is known by its id elsewhere, so none ever comes again.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ LEAP = 100_000  # an id that is asked for may be so far ahead of the others
 
 
 def fresh_id(connection: Connection, table: Table, deletion: str) -> dict[str, int]:
-    """The column `id` of a new row, where the database's own choice might be an id that was there before.
+    """The column `id` of a new row, where the database's own choice might be an id used before.
 
     PostgreSQL counts on whatever is deleted. SQLite takes one more than the highest there is.
     """
@@ -20,7 +23,10 @@ def fresh_id(connection: Connection, table: Table, deletion: str) -> dict[str, i
 
 
 def claimed_id(connection: Connection, table: Table, deletion: str, wanted: int) -> dict[str, int]:
-    """The column `id` of a row that was elsewhere: the same, unless it is taken, was deleted, or leaps ahead."""
+    """The column `id` of a row that was elsewhere.
+
+    The same, unless it is taken, was deleted, or leaps ahead.
+    """
     taken = connection.execute(select(table.c.id).where(table.c.id == wanted)).first() is not None
     if taken or Events(connection).was_deleted(deletion, wanted):
         return fresh_id(connection, table, deletion)
@@ -28,6 +34,7 @@ def claimed_id(connection: Connection, table: Table, deletion: str, wanted: int)
         return {"id": wanted} if _count_up(connection, table, wanted) else {}
     if wanted > _highest(connection, table, deletion) + LEAP:
         return fresh_id(connection, table, deletion)
+
     return {"id": wanted}
 
 
@@ -47,6 +54,7 @@ def _count_up(connection: Connection, table: Table, wanted: int) -> bool:
         return True
     if wanted - now > LEAP:
         return False
+
     counting = text("SELECT max(nextval(:sequence)) FROM generate_series(1, :steps)")
     connection.execute(counting, {**sequence, "steps": wanted - now})
     return True

@@ -15,8 +15,9 @@ from promptgps_service.store.tables import leases, runs, workers
 class Leases:
     """Workers and leases over one connection.
 
-    A lease lasts as long as its holder's row in `workers`. That row goes when the worker leaves, or when another has
-    watched its beat stand still for long enough; no clock is compared with another.
+    A lease lasts as long as its holder's row in `workers`. That row goes when the worker leaves, or
+    when another has watched its beat stand still for long enough; no clock is compared with
+    another.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -51,6 +52,7 @@ class Leases:
             taking = insert(leases).values(run_id=run_id, holder=worker)
             if insert_named(self._connection, taking):
                 return True
+
         return holder == worker
 
     def _may_be_held(self, run_id: int) -> bool:
@@ -71,10 +73,14 @@ class Leases:
             found.update(
                 row.run_id for row in self._connection.execute(query) if row.holder != besides
             )
+
         return found
 
     def holder(self, run_id: int, *, keep: bool = False) -> str | None:
-        """Who holds a run; with ``keep`` nobody can take it from it before the unit of work ends."""
+        """Who holds a run.
+
+        With ``keep`` nobody can take it from it before the unit of work ends.
+        """
         query = select(leases.c.holder).where(leases.c.run_id == run_id)
         return self._connection.execute(
             query.with_for_update(read=True) if keep else query

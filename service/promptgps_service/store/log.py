@@ -1,4 +1,7 @@
-"""The outcome log: append only, ordered and gapless per run. The only truth; all else is read from it."""
+"""The outcome log: append only, ordered and gapless per run.
+
+The only truth; all else is read from it.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +49,11 @@ class Log:
             found.extend(
                 OutcomeRecord(*row) for row in self._connection.execute(_OF_DRAWS, asked).all()
             )
+
         return found
 
     def reported(self, run_id: int) -> tuple[int, float] | None:
-        """Highest draw with an outcome, and seconds since the lowest one with an outcome was reported."""
+        """Highest draw with an outcome, and seconds since the lowest such draw was reported."""
         lowest = self._connection.execute(_LOWEST, {"run": run_id}).one_or_none()
         highest = self._connection.execute(_HIGHEST, {"run": run_id}).one_or_none()
         if lowest is None or highest is None:
@@ -57,7 +61,10 @@ class Log:
         return int(highest.draw), max(utc_seconds() - lowest.received_at, 0.0)
 
     def has_reward(self, run_id: int, value: float) -> bool:
-        """Whether some rollout that counts has had that reward, up to rounding; reads the log until it finds one."""
+        """Whether some rollout that counts has had that reward, up to rounding.
+
+        Reads the log until it finds one.
+        """
         near = outcomes.c.reward.between(value - ROUNDING, value + ROUNDING)
         query = (
             select(outcomes.c.position)
@@ -86,11 +93,13 @@ class Log:
             )
             for index, record in enumerate(records, start=1)
         ]
+
         if rows and self._connection.dialect.name == "postgresql":
             columns = tuple(list(column) for column in zip(*rows, strict=True))
             self._connection.exec_driver_sql(_INSERT_POSTGRESQL, columns)
         elif rows:
             self._connection.exec_driver_sql(_INSERT_SQLITE, rows)
+
         return head + len(rows)
 
     def after(self, run_id: int, position: int, until: int | None = None) -> LogSlice:
@@ -112,12 +121,14 @@ class Log:
         )
         if until is not None:
             query = query.where(outcomes.c.position <= until)
+
         rows = self._connection.execute(query).all()
         if not rows:
             empty = np.zeros(0, np.int64)
             return LogSlice(
                 position, empty, empty, empty, np.zeros(0), np.zeros(0), empty, empty, empty
             )
+
         columns = list(zip(*rows, strict=True))
 
         def integers(

@@ -59,10 +59,12 @@ def schema_fault(connection: Connection) -> str | None:
         return None
     if found is None:
         return "the database has no schema: run `promptgps migrate`"
+
     if found in _revisions():
         return (
             f"the schema ({found}) is older than this version of promptgps: run `promptgps migrate`"
         )
+
     return f"the schema ({found}) is of a newer version of promptgps: run that one"
 
 
@@ -100,6 +102,7 @@ def _run(engine: Engine, action: Callable[[Config, str], None], revision: str) -
                 before = _known_revision(connection)
                 action(alembic_config(connection), revision)
                 after = MigrationContext.configure(connection).get_current_revision()
+
         if before != after:
             _log.debug("migrated", before=before, after=after)
     except CommandError as error:

@@ -1,4 +1,7 @@
-"""Rows that are known by a name: two processes may make the same one at the same time, and one of them wins."""
+"""Rows that are known by a name.
+
+Two processes may make the same one at the same time, and one of them wins.
+"""
 
 from __future__ import annotations
 
@@ -13,4 +16,5 @@ def insert_named(connection: Connection, statement: Insert) -> bool:
             connection.execute(statement)
     except IntegrityError:
         return False
+
     return True

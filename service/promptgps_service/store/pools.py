@@ -1,4 +1,7 @@
-"""Pools and prompts. Appending is a staged import: rows past the committed length are invisible until it moves."""
+"""Pools and prompts.
+
+Appending is a staged import: rows past the committed length are invisible until it moves.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,8 @@ from promptgps_service.store.records import Known, PoolArrays, PoolChunk, PoolRe
 from promptgps_service.store.states import ARCHIVED, DELETING, OPEN, VISIBLE, hidden_name
 from promptgps_service.store.tables import VECTORS, pool_chunks, pools, prompt_aliases, prompts
 
-SCAN_SHARE = (
-    4  # a look-up of more than one in so many of a pool's prompts reads all its keys instead
-)
+# A look-up of more than one in so many of a pool's prompts reads all its keys instead.
+SCAN_SHARE = 4
 
 _MANY: BindParameter[Any] = bindparam("many", expanding=True)
 _AT = select(prompts.c.position, prompts.c.key).where(
@@ -53,10 +55,14 @@ class Pools:
         self._connection = connection
 
     def find(self, name: str, *, keep: bool = False) -> PoolRecord | None:
-        """The pool of that name, if there is one; with ``keep`` nobody deletes it while the unit of work lasts."""
+        """The pool of that name, if there is one.
+
+        With ``keep`` nobody deletes it while the unit of work lasts.
+        """
         query = select(pools).where(pools.c.name == name, pools.c.state.in_(VISIBLE))
         if keep:
             query = query.with_for_update(read=True, key_share=True)
+
         row = self._connection.execute(query).one_or_none()
         return None if row is None else record_of(PoolRecord, row)
 
@@ -71,6 +77,7 @@ class Pools:
             deleted = Events(self._connection).latest(POOL_DELETED, pool=name)
             when = f": it was deleted at {deleted.created_at}" if deleted is not None else ""
             raise NotFound(f"there is no pool {name!r}{when}")
+
         return found
 
     def by_id(self, pool_id: int) -> PoolRecord:
@@ -115,7 +122,10 @@ class Pools:
         self._connection.execute(update(pools).where(pools.c.id == pool_id).values(state=state))
 
     def hold_for_deletion(self, pool_id: int) -> PoolRecord:
-        """The pool, held against every writer and against whoever refers to it until the unit of work ends.
+        """The pool, held for its deletion.
+
+        It is held against every writer and against whoever refers to it until the unit of work
+        ends.
 
         Raises:
             NotFound: it was deleted.
@@ -125,12 +135,14 @@ class Pools:
         ).one_or_none()
         if row is None or row.state == DELETING:
             raise NotFound("the pool was deleted")
+
         return record_of(PoolRecord, row)
 
     def hide(self, pool_id: int) -> None:
         """Take a pool out of sight: its name is free, and an import under way ends.
 
-        Its prompts are left for ``Removal``. The pool must be held for deletion, and no run may need it.
+        Its prompts are left for ``Removal``. The pool must be held for deletion, and no run may
+        need it.
         """
         hidden = {
             "name": hidden_name(pool_id),
@@ -140,7 +152,7 @@ class Pools:
         }
         self._connection.execute(update(pools).where(pools.c.id == pool_id).values(**hidden))
 
-    # ---- staged import -------------------------------------------------------------------------------------
+    # ---- staged import ---------------------------------------------------------------------------
 
     def importing(self, pool_id: int) -> tuple[str, float] | None:
         """Token and beat of the import that is under way or dead; None where there is none."""
@@ -152,7 +164,9 @@ class Pools:
     def begin_import(
         self, pool: PoolRecord, token: str, dead: tuple[str, float] | None = None
     ) -> int:
-        """Take the pool's import token and clear what a dead import left; answers the committed length.
+        """Take the pool's import token and clear what a dead import left.
+
+        Answers the committed length.
 
         Args:
             pool: where to.
@@ -167,6 +181,7 @@ class Pools:
         free: ColumnElement[bool] = pools.c.import_token.is_(None)
         if dead is not None:
             free = or_(free, and_(pools.c.import_token == dead[0], pools.c.import_beat == dead[1]))
+
         taken = self._connection.execute(
             update(pools)
             .where(pools.c.id == pool.id, pools.c.state == OPEN, free)
@@ -175,8 +190,10 @@ class Pools:
         if taken.rowcount != 1:
             self._check_open(pool.id)
             raise Busy(f"another import into pool {pool.name!r} is under way", retry_after=2.0)
+
         committed = self.by_id(pool.id)
         self._drop_from(committed.id, committed.prompts, committed.aliases)
+
         return committed.prompts
 
     def stage(self, pool_id: int, token: str, start: int, chunk: PoolChunk) -> None:
@@ -191,6 +208,7 @@ class Pools:
         count = len(chunk)
         if count == 0:
             return
+
         absent = [None] * count
         columns = zip(
             chunk.keys,
@@ -207,6 +225,7 @@ class Pools:
             for index, values in enumerate(columns)
         ]
         self._connection.execute(insert(prompts), rows)
+
         identities = chunk.identities or [digest[:8] for digest in chunk.digests]
         identity = np.frombuffer(b"".join(identities), VECTORS["identity"])
         self._connection.execute(
@@ -223,12 +242,15 @@ class Pools:
     def stage_aliases(
         self, pool_id: int, token: str, start: int, positions: Mapping[str, int]
     ) -> None:
-        """Write other keys of prompts, committed or staged, under the ordinals start.., not yet visible.
+        """Write other keys of prompts, under the ordinals start.., not yet visible.
+
+        The prompts may be committed or staged.
 
         Raises:
             Busy: the token was lost to another import.
         """
         self._hold(pool_id, token)
+
         rows = [
             {"pool_id": pool_id, "ordinal": ordinal, "key": key, "position": position}
             for ordinal, (key, position) in enumerate(positions.items(), start=start)
@@ -292,6 +314,7 @@ class Pools:
             raise NotFound(
                 "the pool was deleted while prompts were added to it; none of them is stored"
             )
+
         if row.state == ARCHIVED:
             raise PoolNotOpen(archived_pool(row.name))
 
@@ -310,10 +333,10 @@ class Pools:
             )
         )
 
-    # ---- look-ups --------------------------------------------------------------------------------------------
+    # ---- look-ups --------------------------------------------------------------------------------
 
     def known_keys(self, pool_id: int, keys: Sequence[str]) -> dict[str, Known]:
-        """What the pool has under which of the keys, its prompts' own and aliases, staged ones too."""
+        """What the pool has under which of the keys, own and aliases, staged ones too."""
         own = select(prompts.c.key, prompts.c.position, prompts.c.digest).where(
             prompts.c.pool_id == pool_id
         )
@@ -326,6 +349,7 @@ class Pools:
             )
             .where(prompt_aliases.c.pool_id == pool_id)
         )
+
         found: dict[str, Known] = {}
         for query, column in ((own, prompts.c.key), (aliases, prompt_aliases.c.key)):
             for part in in_parts([key for key in keys if key not in found]):
@@ -333,33 +357,41 @@ class Pools:
                     query.where(column.in_(part))
                 ).all():
                     found[key] = Known(position, bytes(digest))
+
         return found
 
     def known_digests(self, pool_id: int, digests: Sequence[bytes]) -> dict[bytes, int]:
-        """Which of the digests the pool has (staged ones too), each with the position of its first prompt."""
+        """Which of the digests the pool has, each with the position of its first prompt.
+
+        Staged prompts count, too.
+        """
         query = (
             select(prompts.c.digest, func.min(prompts.c.position))
             .where(prompts.c.pool_id == pool_id)
             .group_by(prompts.c.digest)
         )
+
         found: dict[bytes, int] = {}
         for part in in_parts(list(dict.fromkeys(digests))):
             rows = self._connection.execute(query.where(prompts.c.digest.in_(part))).all()
             found.update((bytes(digest), position) for digest, position in rows)
+
         return found
 
     def positions(self, pool: PoolRecord, keys: Sequence[str]) -> dict[str, int]:
-        """Positions of those keys, prompts' own and aliases, that the pool had as the record says."""
+        """Positions of those keys, own and aliases, that the pool had as the record says."""
         own = select(prompts.c.key, prompts.c.position, prompts.c.position).where(
             prompts.c.pool_id == pool.id
         )
         found = self._found(own, prompts.c.key, keys, pool.prompts)
+
         if pool.aliases and len(found) < len(keys):
             missing = [key for key in keys if key not in found]
             aliases = select(
                 prompt_aliases.c.key, prompt_aliases.c.position, prompt_aliases.c.ordinal
             ).where(prompt_aliases.c.pool_id == pool.id)
             found |= self._found(aliases, prompt_aliases.c.key, missing, pool.aliases)
+
         return found
 
     def _found(
@@ -367,8 +399,8 @@ class Pools:
     ) -> dict[str, int]:
         """Positions by key, from rows (key, position, place) whose place is committed.
 
-        Most keys of a pool are looked up by reading them all. The place is compared here: as a condition it would
-        have SQLite read the pool up to there instead of looking keys up.
+        Most keys of a pool are looked up by reading them all. The place is compared here: as a
+        condition it would have SQLite read the pool up to there instead of looking keys up.
         """
         if len(keys) > LOOKUP and len(keys) * SCAN_SHARE > committed:
             asked = set(keys)
@@ -378,10 +410,12 @@ class Pools:
                 for key, position, place in every
                 if key in asked and place < committed
             }
+
         found: dict[str, int] = {}
         for part in in_parts(keys):
             rows = self._connection.execute(query.where(column.in_(part))).all()
             found.update((key, position) for key, position, place in rows if place < committed)
+
         return found
 
     def keys_at(
@@ -394,6 +428,7 @@ class Pools:
                 _AT_WITH_TEXT if text else _AT, {"pool": pool_id, "many": part}
             ).all()
             found.update((row[0], (row[1], row[2] if text else None)) for row in rows)
+
         return found
 
     def domains(self, pool_id: int, start: int, count: int) -> list[str | None]:
@@ -417,7 +452,10 @@ class Pools:
             .where(pool_chunks.c.start + pool_chunks.c.size > start)
             .order_by(pool_chunks.c.start)
         )
-        identity, embedding, surface = [], [], []
+
+        identity = []
+        embedding = []
+        surface = []
         for row in self._connection.execute(query):
             part = slice(max(start - row.start, 0), min(stop - row.start, row.size))
             identity.append(np.frombuffer(row.identity, VECTORS["identity"])[part])
@@ -427,18 +465,20 @@ class Pools:
             surface.append(
                 np.frombuffer(row.surface, VECTORS["surface"]).reshape(row.size, -1)[part]
             )
+
         offline = self._offline(pool.id, start, stop)
         if not identity:
             empty = np.zeros((0, 0), np.float32)
             return PoolArrays(
                 np.zeros(0, np.int64), np.zeros((0, pool.dimension), np.float16), empty, offline
             )
+
         return PoolArrays(
             np.concatenate(identity), np.concatenate(embedding), _side_by_side(surface), offline
         )
 
     def chunks(self, pool_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the pool's chunks begin and where they end, int64[C] each, ascending; staged ones too."""
+        """Where the pool's chunks begin and end, int64[C] each, ascending; staged ones too."""
         query = (
             select(pool_chunks.c.start, pool_chunks.c.size)
             .where(pool_chunks.c.pool_id == pool_id)
@@ -465,17 +505,22 @@ class Pools:
         found = np.array(self._connection.execute(query).all(), np.float64).reshape(-1, 3)
         offline = np.zeros((max(stop - start, 0), 2))
         offline[found[:, 0].astype(np.int64) - start] = found[:, 1:]
+
         return offline
 
 
 def _side_by_side(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Chunks float32[m, S] one after the other; NaN where a chunk is without the columns that others have."""
+    """Chunks float32[m, S] one after the other.
+
+    NaN where a chunk is without the columns that others have.
+    """
     width = max(part.shape[1] for part in parts)
     whole = np.full((sum(map(len, parts)), width), np.nan, np.float32)
     start = 0
     for part in parts:
         whole[start : start + len(part), : part.shape[1]] = part
         start += len(part)
+
     return whole
 
 

@@ -1,8 +1,8 @@
 """Whether a connection still writes where the next process will read.
 
 SQLite goes on writing into a file that was deleted, moved away or replaced, and nobody finds again
-what it puts there: such a write must not be acknowledged. A PostgreSQL database that was dropped and
-made anew under its name is another database, too.
+what it puts there: such a write must not be acknowledged. A PostgreSQL database that was dropped
+and made anew under its name is another database, too.
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ class SqlitePresence:
             main = _identity(path)
             if main is None:
                 raise _gone(path)
+
             self._main = self._main or {path: main}
             if self._connections == 0:
                 found = {path + side: _identity(path + side) for side in _SIDES}
                 self._sides = {name: known for name, known in found.items() if known is not None}
+
             self.check()
             self._connections += 1
 
@@ -82,6 +84,7 @@ class PostgresqlPresence:
         """
         if self._known is None:
             self._known = found
+
         if found != self._known:
             raise Unavailable(
                 "another database is there under the name of the one that this process began with; "
@@ -93,6 +96,7 @@ def _check(path: str, known: Identity) -> None:
     found = _identity(path)
     if found is None:
         raise _gone(path)
+
     if found != known:
         raise Unavailable(
             f"{_what(path)} was replaced under the running service; nothing was stored that would "

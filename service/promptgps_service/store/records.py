@@ -53,7 +53,8 @@ class PoolChunk:
 
     Attributes:
         digests: 16 bytes each, of the content; the first eight are the prompt's identity as int64.
-        identities: 8 bytes each, where prompts of the chunk share their content with earlier ones and are told apart.
+        identities: 8 bytes each, where prompts of the chunk share their content with earlier ones
+            and are told apart.
         embedding: float16[M, d].
         surface: float32[M, S]; S = 0 without texts.
     """
@@ -88,7 +89,8 @@ class PoolArrays:
         identity: int64[M].
         embedding: float16[M, d].
         surface: float32[M, S]; NaN where a prompt has no text, S = 0 where none of them has.
-        offline: float64[M, 2], successes and trials of the offline pass rate; 0 trials where there is none.
+        offline: float64[M, 2], successes and trials of the offline pass rate; 0 trials where there
+            is none.
     """
 
     identity: NDArray[np.int64]
@@ -99,7 +101,11 @@ class PoolArrays:
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows ``offset .. offset + count`` of a run are positions ``start .. start + count`` of a pool."""
+    """Rows of a run that are positions of a pool.
+
+    Rows ``offset .. offset + count`` of the run are positions ``start .. start + count`` of the
+    pool.
+    """
 
     offset: int
     pool_id: int
@@ -182,7 +188,8 @@ class OutcomeRecord:
     """One line of the log, before it has a position.
 
     Attributes:
-        part: 0 for the first report of a rollout or group; counts on where that one said nothing, or only a part.
+        part: 0 for the first report of a rollout or group; counts on where that one said nothing,
+            or only a part.
     """
 
     draw: int | None
@@ -196,7 +203,7 @@ class OutcomeRecord:
     part: int = 0
 
     def same_as(self, other: OutcomeRecord) -> bool:
-        """Whether two reports of one rollout or group say the same, up to rounding of their numbers.
+        """Whether two reports of one rollout or group say the same, up to rounding of numbers.
 
         The policy version is no part of it.
         """
@@ -206,12 +213,16 @@ class OutcomeRecord:
             return False
         if self.reward is None or other.reward is None:
             return self.reward is other.reward
+
         return isclose(self.reward, other.reward, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
 @dataclass(frozen=True)
 class LogSlice:
-    """Lines ``start + 1 .. head`` of the log as arrays of equal length; draw is -1 and version -1 where absent."""
+    """Lines ``start + 1 .. head`` of the log as arrays of equal length.
+
+    Draw is -1 and version -1 where absent.
+    """
 
     head: int
     draw: NDArray[np.int64]

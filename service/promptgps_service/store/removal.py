@@ -1,4 +1,7 @@
-"""What was deleted goes slice by slice, each a short unit of work, so that nobody else has to wait for it."""
+"""What was deleted goes slice by slice.
+
+Each slice is a short unit of work, so that nobody else has to wait for it.
+"""
 
 from __future__ import annotations
 
@@ -69,15 +72,20 @@ class Removal:
         mine = select(head.c.id).where(head.c.id == owner, head.c.state == DELETING)
         if self._connection.execute(mine.with_for_update()).one_or_none() is None:
             return False
+
         for table in tables:
             rows = max(round(_SLICE[table.name] * scale), 1)
             if self._delete_some(table, owner, rows):
                 return True
+
         self._connection.execute(delete(head).where(head.c.id == owner))
         return False
 
     def abandon_dead_imports(self) -> None:
-        """Mark as deleted what an import of an archive has left whose process is dead, and that nobody will see."""
+        """Mark as deleted what a dead import of an archive has left.
+
+        Its process is dead, and nobody will see what it brought.
+        """
         dead = select(runs.c.id).where(
             runs.c.state == IMPORTING, runs.c.id.not_in(select(leases.c.run_id))
         )
@@ -89,10 +97,12 @@ class Removal:
         mine = update(runs).where(runs.c.id == run_id, runs.c.state == IMPORTING)
         if self._connection.execute(mine.values(state=DELETING)).rowcount == 0:
             return
+
         brought = pools.c.state == IMPORTING, pools.c.import_token == hidden_name(run_id)
         self._connection.execute(
             update(pools).where(*brought).values(state=DELETING, import_token=None)
         )
+
         for table in (leases, run_segments):
             self._connection.execute(delete(table).where(table.c.run_id == run_id))
 
@@ -103,10 +113,12 @@ class Removal:
             if table is not snapshots
             else ["run_id", "id"]
         )
+
         order = f'ORDER BY "{key[0]}" ' if key else ""  # along the index, past what is gone already
         inner = (
             f'SELECT {_HIDDEN[dialect]} FROM {table.name} WHERE "{of}" = :owner {order}LIMIT :rows'
         )
         where = _PLACE[dialect].format(table=table.name) + inner + _CLOSE[dialect]
         statement = text(f"DELETE FROM {table.name} WHERE {where}")
+
         return self._connection.execute(statement, {"owner": owner, "rows": rows}).rowcount

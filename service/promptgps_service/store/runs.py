@@ -25,11 +25,12 @@ from promptgps_service.store.tables import (
     superseded_selections,
 )
 
-# NO KEY UPDATE on PostgreSQL: writers of the log exclude each other, while rows that refer to the run (the large ones
-# of model versions above all) can be inserted meanwhile.
+# NO KEY UPDATE on PostgreSQL: writers of the log exclude each other, while rows that refer to the
+# run (the large ones of model versions above all) can be inserted meanwhile.
 _LOCK = select(runs).where(runs.c.id == bindparam("run")).with_for_update(key_share=True)
-# What `touched` is set to. On PostgreSQL transactions commit in another order than they began in, so that a counter
-# could be passed over by who looks for what is new; the number of the transaction can be held against those under way.
+# What `touched` is set to. On PostgreSQL transactions commit in another order than they began in,
+# so that a counter could be passed over by who looks for what is new; the number of the transaction
+# can be held against those under way.
 _TOUCH = {
     "sqlite": select(func.coalesce(func.max(runs.c.touched), 0) + 1).scalar_subquery(),
     "postgresql": func.txid_current(),
@@ -51,10 +52,14 @@ class Runs:
         self._connection = connection
 
     def find(self, name: str, *, keep: bool = False) -> RunRecord | None:
-        """The run of that name, if there is one; with ``keep`` nobody deletes it while the unit of work lasts."""
+        """The run of that name, if there is one.
+
+        With ``keep`` nobody deletes it while the unit of work lasts.
+        """
         query = select(runs).where(runs.c.name == name, _VISIBLE)
         if keep:
             query = query.with_for_update(read=True, key_share=True)
+
         row = self._connection.execute(query).one_or_none()
         return None if row is None else record_of(RunRecord, row)
 
@@ -69,6 +74,7 @@ class Runs:
             deleted = Events(self._connection).latest(RUN_DELETED, run=name)
             when = f": it was deleted at {deleted.created_at}" if deleted is not None else ""
             raise NotFound(f"there is no run {name!r}{when}")
+
         return found
 
     def by_id(self, run_id: int) -> RunRecord:
@@ -112,7 +118,10 @@ class Runs:
     def create(
         self, name: str, request: dict[str, Any], settings: dict[str, Any]
     ) -> RunRecord | None:
-        """Make a run with an empty log; None where the name is taken, perhaps by another process just now."""
+        """Make a run with an empty log.
+
+        None where the name is taken, perhaps by another process just now.
+        """
         statement = insert(runs).values(
             name=name,
             request=request,
@@ -132,9 +141,9 @@ class Runs:
         self._connection.execute(update(runs).where(runs.c.id == run_id).values(**changed))
 
     def amend_settings(self, run_id: int, settings: dict[str, Any]) -> None:
-        """Replace the settings by others that are the same to a learner: what it learns at the moment stays valid.
+        """Replace the settings by others that are the same to a learner.
 
-        The run must be locked.
+        What it learns at the moment stays valid. The run must be locked.
         """
         changed = {"settings": settings, "touched": self._touch}
         self._connection.execute(update(runs).where(runs.c.id == run_id).values(**changed))
@@ -145,7 +154,10 @@ class Runs:
         self._connection.execute(update(runs).where(runs.c.id == run_id).values(**changed))
 
     def advance(self, run_id: int, **heads: int) -> None:
-        """Move heads (log_position, draws, selections, …) to the given values; the run must be locked."""
+        """Move heads (log_position, draws, selections, …) to the given values.
+
+        The run must be locked.
+        """
         self._connection.execute(
             update(runs).where(runs.c.id == run_id).values(**heads, touched=self._touch)
         )
@@ -155,10 +167,13 @@ class Runs:
         wanting = update(runs).where(runs.c.id == run_id, runs.c.wanted < position)
         self._connection.execute(wanting.values(wanted=position, touched=self._touch))
 
-    # ---- the end of a run ----------------------------------------------------------------------------------
+    # ---- the end of a run ------------------------------------------------------------------------
 
     def hold_for_deletion(self, run_id: int) -> RunRecord:
-        """The run, held against every writer and against whoever refers to it until the unit of work ends.
+        """The run, held for its deletion.
+
+        It is held against every writer and against whoever refers to it until the unit of work
+        ends.
 
         Raises:
             RunGone: it was deleted.
@@ -168,10 +183,14 @@ class Runs:
         ).one_or_none()
         if row is None or row.state == DELETING:
             raise RunGone(run_id)
+
         return record_of(RunRecord, row)
 
     def started_from(self, name: str) -> list[RunRecord]:
-        """Runs that started from what the run of that name had learned, by name; an import under way too."""
+        """Runs that started from what the run of that name had learned, by name.
+
+        An import under way is among them, too.
+        """
         source = runs.c.settings["warm_start_from"].as_string()
         query = select(runs).where(source == name, runs.c.state != DELETING).order_by(runs.c.name)
         return [record_of(RunRecord, row) for row in self._connection.execute(query)]
@@ -196,6 +215,7 @@ class Runs:
         later = select(func.coalesce(func.sum(superseded_selections.c.size), 0)).where(
             superseded_selections.c.run_id == run.id
         )
+
         return RunRows(
             selections=run.selections + count(superseded_selections),
             draws=run.draws + int(self._connection.execute(later).scalar_one()),
@@ -205,31 +225,33 @@ class Runs:
         )
 
     def hide(self, run_id: int) -> None:
-        """Take a run out of sight: its name is free, nobody holds it, its pools do not need to wait for it.
+        """Take a run out of sight.
 
-        Its other rows are left for ``Removal``. The run must be held for deletion.
+        Its name is free, nobody holds it, its pools do not need to wait for it. Its other rows are
+        left for ``Removal``. The run must be held for deletion.
         """
         for table in (leases, run_segments):
             self._connection.execute(delete(table).where(table.c.run_id == run_id))
         hidden = {"name": hidden_name(run_id), "state": DELETING, "touched": self._touch}
         self._connection.execute(update(runs).where(runs.c.id == run_id).values(**hidden))
 
-    # ---- what has changed ----------------------------------------------------------------------------------
+    # ---- what has changed ------------------------------------------------------------------------
 
     def touched(self, since: int) -> tuple[list[RunRecord], int]:
-        """Runs that have changed since an earlier look, and what to give as ``since`` at the next one; 0 at first.
+        """Runs that have changed since an earlier look, and what to give as ``since`` next time.
 
-        Some may come again that have not changed; none that has is left out. It costs what has changed, not what
-        there is.
+        ``since`` is 0 at first. Some may come again that have not changed; none that has is left
+        out. It costs what has changed, not what there is.
         """
         following = since
         if self._connection.dialect.name == "postgresql":
             following = int(self._connection.execute(_OLDEST_UNDER_WAY).scalar_one())
+
         rows = self._connection.execute(_TOUCHED, {"since": since}).all()
-        if (
-            self._connection.dialect.name == "sqlite"
-        ):  # one writer at a time: the numbers come in order
+        if self._connection.dialect.name == "sqlite":
+            # one writer at a time: the numbers come in order
             following = max((row.touched + 1 for row in rows), default=since)
+
         return [record_of(RunRecord, row) for row in rows], following
 
     @property
@@ -265,7 +287,10 @@ class Runs:
     def keep_receipt(
         self, run_id: int, key: str, request: str, answer: dict[str, Any], position: int
     ) -> None:
-        """Remember the answer given under an idempotency key, until the log is put back to before ``position``."""
+        """Remember the answer given under an idempotency key.
+
+        It is kept until the log is put back to before ``position``.
+        """
         self._connection.execute(
             insert(receipts).values(
                 run_id=run_id,

@@ -1,4 +1,7 @@
-"""Snapshots of runs, and the way back: what came after one goes to the superseded tables, out of every other query."""
+"""Snapshots of runs, and the way back.
+
+What came after one goes to the superseded tables, out of every other query.
+"""
 
 from __future__ import annotations
 
@@ -64,6 +67,7 @@ class Snapshots:
             )
             why = f": the restore that began epoch {last} has superseded it" if last else ""
             raise NotFound(f"there is no snapshot {tag!r}{why}")
+
         return found
 
     def all(self, run_id: int) -> list[SnapshotRecord]:
@@ -90,7 +94,7 @@ class Snapshots:
         ]
 
     def superseded(self, run_id: int, epoch: int) -> Superseded:
-        """How much the restore that began an epoch has superseded; late outcomes of it count too."""
+        """How much the restore that began an epoch has superseded; late outcomes count too."""
 
         def count(table: Table) -> int:
             of_epoch = and_(table.c.run_id == run_id, table.c.superseded_in == epoch)
@@ -103,6 +107,7 @@ class Snapshots:
         draws = select(func.coalesce(func.sum(superseded_selections.c.size), 0)).where(
             superseded_selections.c.run_id == run_id, superseded_selections.c.superseded_in == epoch
         )
+
         return Superseded(
             selections=count(superseded_selections),
             draws=int(self._connection.execute(draws).scalar_one()),
@@ -111,7 +116,10 @@ class Snapshots:
         )
 
     def supersede_after(self, run: RunRecord, snapshot: SnapshotRecord) -> int:
-        """Supersede all that came after a snapshot of a run, which must be locked; answers the epoch that begins."""
+        """Supersede all that came after a snapshot of a run; answers the epoch that begins.
+
+        The run must be locked.
+        """
         epoch = run.epoch + 1
         moved = (
             (selections, superseded_selections, selections.c.ordinal >= snapshot.selections),
@@ -124,23 +132,22 @@ class Snapshots:
             rows = select(*table.columns, literal(epoch)).where(of_run)
             self._connection.execute(insert(archive).from_select(names, rows))
             self._connection.execute(delete(table).where(of_run))
+
         later_still = and_(
             snapshots.c.run_id == run.id,
             snapshots.c.superseded_in == 0,
             snapshots.c.id > snapshot.id,
         )
         self._connection.execute(update(snapshots).where(later_still).values(superseded_in=epoch))
+
         for table, later in (
-            (
-                model_versions,
-                model_versions.c.version > snapshot.model_version,
-            ),  # nobody can go back to them
-            (
-                receipts,
-                receipts.c.log_position > snapshot.log_position,
-            ),  # sent again, they are news
+            # nobody can go back to them
+            (model_versions, model_versions.c.version > snapshot.model_version),
+            # sent again, they are news
+            (receipts, receipts.c.log_position > snapshot.log_position),
         ):
             self._connection.execute(delete(table).where(table.c.run_id == run.id, later))
+
         self._connection.execute(
             insert(restores).values(
                 run_id=run.id, epoch=epoch, tag=snapshot.tag, created_at=utc_now()

@@ -1,4 +1,7 @@
-"""States of runs and pools. Hidden ones have a name that nobody can ask for, and no list shows them."""
+"""States of runs and pools.
+
+Hidden ones have a name that nobody can ask for, and no list shows them.
+"""
 
 from __future__ import annotations
 

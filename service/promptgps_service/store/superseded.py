@@ -1,4 +1,7 @@
-"""Draws and outcomes that a restore has superseded: kept, found by what is reported late, and otherwise left alone."""
+"""Draws and outcomes that a restore has superseded.
+
+They are kept, found by what is reported late, and otherwise left alone.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +37,16 @@ class SupersededLog:
             .where(selections.c.first_draw <= max(numbers))
             .where(selections.c.first_draw + selections.c.size > min(numbers))
         )
-        asked, found = set(numbers), {}
+
+        asked = set(numbers)
+        found = {}
         for first, packed, rollouts, superseded_in in self._connection.execute(query):
             for number, row in enumerate(
                 np.frombuffer(packed, DRAWS["rows"]).tolist(), start=first
             ):
                 if number in asked:
                     found[number] = SupersededDraw(superseded_in, row, rollouts)
+
         return found
 
     def of_draws(
@@ -57,6 +63,7 @@ class SupersededLog:
                 outcomes.c.draw.in_(part),
             )
             found.extend(OutcomeRecord(*row) for row in self._connection.execute(query))
+
         return found
 
     def append(self, run_id: int, superseded_in: int, records: Sequence[OutcomeRecord]) -> None:
@@ -67,7 +74,9 @@ class SupersededLog:
         head = select(func.coalesce(func.max(outcomes.c.position), 0)).where(
             outcomes.c.run_id == run_id, outcomes.c.superseded_in == superseded_in
         )
-        position, now = int(self._connection.execute(head).scalar_one()), utc_seconds()
+        position = int(self._connection.execute(head).scalar_one())
+        now = utc_seconds()
+
         rows = [
             {
                 "run_id": run_id,
@@ -78,5 +87,6 @@ class SupersededLog:
             }
             for place, record in enumerate(records, start=position + 1)
         ]
+
         if rows:
             self._connection.execute(insert(outcomes), rows)

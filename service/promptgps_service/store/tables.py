@@ -1,7 +1,8 @@
 """The schema, shared by SQLite and PostgreSQL.
 
-Arrays that are only ever read whole (the draws of a selection, a chunk of vectors) are packed little-endian columns:
-one row a selection keeps `/select_batch` to one insert, and a pool of 100,000 prompts loads in a few dozen reads.
+Arrays that are only ever read whole (the draws of a selection, a chunk of vectors) are packed
+little-endian columns: one row a selection keeps `/select_batch` to one insert, and a pool of
+100,000 prompts loads in a few dozen reads.
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ metadata = MetaData(
 _ZERO = text("0")
 _OPEN = text("'open'")
 # Element types of the packed columns.
+# of `selections`:
 DRAWS = {
     "rows": "<i4",
     "predicted": "<f4",
     "uncertainty": "<f4",
     "uniform": "u1",
-}  # of `selections`
+}
 VECTORS = {"identity": "<i8", "embedding": "<f2", "surface": "<f4"}  # of `pool_chunks`
 SUBSET_ROWS = "<i4"  # of `run_subsets`
 
@@ -55,18 +57,15 @@ pools = Table(
     Column("name", String(128), nullable=False, unique=True),
     Column("embedding", JSON, nullable=False),
     Column("dimension", Integer, nullable=False),
-    Column(
-        "prompts", Integer, nullable=False
-    ),  # committed length: rows at or past it are an unfinished import
-    Column(
-        "frame_rows", Integer, nullable=False
-    ),  # the first rows that features are standardised by; 0: not yet
+    # committed length: rows at or past it are an unfinished import
+    Column("prompts", Integer, nullable=False),
+    # the first rows that features are standardised by; 0: not yet
+    Column("frame_rows", Integer, nullable=False),
     Column("import_token", String(32)),
     Column("import_beat", Float),  # counts the chunks
     Column("created_at", String(32), nullable=False),
-    Column(
-        "state", String(16), nullable=False, server_default=_OPEN
-    ),  # open, archived; or hidden, see `states`
+    # open, archived; or hidden, see `states`
+    Column("state", String(16), nullable=False, server_default=_OPEN),
     # Committed number of aliases: those at or past it are of an unfinished import.
     Column("aliases", Integer, nullable=False, server_default=_ZERO),
 )
@@ -84,10 +83,12 @@ prompts = Table(
     Column("prior_trials", Float),
     PrimaryKeyConstraint("pool_id", "position"),
     UniqueConstraint("pool_id", "key"),
-    # Prompts with other keys may have the same content; the position saves a look at each of them for the first.
+    # Prompts with other keys may have the same content; the position saves a look at each of them
+    # for the first.
     Index("ix_prompts_pool_id_digest", "pool_id", "digest", "position"),
 )
-# A pool is read at every start: without this, all its texts would be, to find that none has a pass rate.
+# A pool is read at every start: without this, all its texts would be, to find that none has a pass
+# rate.
 Index(
     "ix_prompts_with_prior",
     prompts.c.pool_id,
@@ -104,9 +105,8 @@ pool_chunks = Table(
     Column("size", Integer, nullable=False),
     Column("identity", LargeBinary, nullable=False),  # int64[size], distinct within the pool
     Column("embedding", LargeBinary, nullable=False),  # float16[size, dimension], unit rows
-    Column(
-        "surface", LargeBinary, nullable=False
-    ),  # float32[size, S]; S = 0 in a chunk without texts
+    # float32[size, S]; S = 0 in a chunk without texts
+    Column("surface", LargeBinary, nullable=False),
     PrimaryKeyConstraint("pool_id", "start"),
 )
 
@@ -126,33 +126,26 @@ runs = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("name", String(128), nullable=False, unique=True),
-    Column(
-        "request", JSON, nullable=False
-    ),  # as opened, spelled out, to recognise the same request
+    # as opened, spelled out, to recognise the same request
+    Column("request", JSON, nullable=False),
     Column("settings", JSON, nullable=False),  # as they are now
     Column("log_position", BigInteger, nullable=False),
     Column("draws", BigInteger, nullable=False),
     Column("selections", BigInteger, nullable=False),
     Column("created_at", String(32), nullable=False),
-    Column(
-        "epoch", Integer, nullable=False, server_default=_ZERO
-    ),  # how often it was put back to a snapshot
-    Column(
-        "revision", Integer, nullable=False, server_default=_ZERO
-    ),  # how often the settings have changed
+    # how often it was put back to a snapshot
+    Column("epoch", Integer, nullable=False, server_default=_ZERO),
+    # how often the settings have changed
+    Column("revision", Integer, nullable=False, server_default=_ZERO),
     Column("model_version", BigInteger, nullable=False, server_default=_ZERO),  # the published one
-    Column(
-        "trained_through", BigInteger, nullable=False, server_default=_ZERO
-    ),  # log position it has learned up to
-    Column(
-        "wanted", BigInteger, nullable=False, server_default=_ZERO
-    ),  # log position that somebody waits for
-    Column(
-        "touched", BigInteger, nullable=False, server_default=_ZERO
-    ),  # grows with every change: what has changed?
-    Column(
-        "state", String(16), nullable=False, server_default=_OPEN
-    ),  # open, archived, faulty; or hidden
+    # log position it has learned up to
+    Column("trained_through", BigInteger, nullable=False, server_default=_ZERO),
+    # log position that somebody waits for
+    Column("wanted", BigInteger, nullable=False, server_default=_ZERO),
+    # grows with every change: what has changed?
+    Column("touched", BigInteger, nullable=False, server_default=_ZERO),
+    # open, archived, faulty; or hidden
+    Column("state", String(16), nullable=False, server_default=_OPEN),
     Column("fault", Text),  # what is wrong with a faulty one
     Index("ix_runs_touched", "touched"),
 )
@@ -187,9 +180,8 @@ selections = Table(
     Column("ordinal", BigInteger, nullable=False),  # 0.. in the order of issue
     Column("request", String(64), nullable=False),  # digest of what was asked
     Column("seed", BigInteger, nullable=False),
-    Column(
-        "clock", BigInteger, nullable=False
-    ),  # policy version, or the ordinal where none was given
+    # policy version, or the ordinal where none was given
+    Column("clock", BigInteger, nullable=False),
     Column("policy_version", BigInteger),
     Column("model_version", BigInteger, nullable=False),
     Column("trained_through", BigInteger, nullable=False),
@@ -204,9 +196,8 @@ selections = Table(
     Column("warnings", JSON, nullable=False),
     Column("created_at", String(32), nullable=False),
     Column("epoch", Integer, nullable=False, server_default=_ZERO),  # the run's, when it was issued
-    Column(
-        "waited", SmallInteger, nullable=False, server_default=_ZERO
-    ),  # 1 where the caller waited for the model
+    # 1 where the caller waited for the model
+    Column("waited", SmallInteger, nullable=False, server_default=_ZERO),
     PrimaryKeyConstraint("run_id", "sequence"),
     UniqueConstraint("run_id", "ordinal"),
     Index("ix_selections_run_id_first_draw", "run_id", "first_draw"),
@@ -226,9 +217,8 @@ outcomes = Table(
     Column("status", SmallInteger, nullable=False),
     Column("policy_version", BigInteger),
     Column("received_at", Float, nullable=False),  # seconds since the epoch
-    Column(
-        "part", SmallInteger, nullable=False, server_default=_ZERO
-    ),  # 0, 1, … reports of one rollout or group
+    # 0, 1, … reports of one rollout or group
+    Column("part", SmallInteger, nullable=False, server_default=_ZERO),
     PrimaryKeyConstraint("run_id", "position"),
     UniqueConstraint("run_id", "draw", "rollout", "part"),
 )
@@ -240,9 +230,8 @@ receipts = Table(
     Column("idempotency_key", String(128), nullable=False),
     Column("request", String(64), nullable=False),
     Column("answer", JSON, nullable=False),
-    Column(
-        "log_position", BigInteger, nullable=False, server_default=_ZERO
-    ),  # of the log once it was given
+    # of the log once it was given
+    Column("log_position", BigInteger, nullable=False, server_default=_ZERO),
     PrimaryKeyConstraint("run_id", "idempotency_key"),
 )
 
@@ -280,9 +269,8 @@ api_keys = Table(
     Column("created_at", String(32), nullable=False),
     Column("expires_at", String(32)),
     Column("last_used", String(32)),  # to the hour
-    Column(
-        "revoked_at", String(32)
-    ),  # kept, so that a service that had keys never opens again by itself
+    # kept, so that a service that had keys never opens again by itself
+    Column("revoked_at", String(32)),
 )
 
 events = Table(
@@ -290,20 +278,18 @@ events = Table(
     metadata,
     Column("id", Integer, primary_key=True),  # in the order of happening
     Column("created_at", String(32), nullable=False),
-    Column(
-        "key", String(128)
-    ),  # name of the API key; null where none was asked for, or the service did it
+    # name of the API key; null where none was asked for, or the service did it
+    Column("key", String(128)),
     Column("action", String(32), nullable=False),
     Column("run", String(128), index=True),  # by name: an event outlives its run
     Column("pool", String(128), index=True),
     Column("subject_id", Integer),  # id of what was deleted, which must not come again
     Column("detail", JSON, nullable=False),
-    Index(
-        "ix_events_action_subject_id", "action", "subject_id"
-    ),  # what was deleted, without reading all the rest
+    # what was deleted, without reading all the rest
+    Index("ix_events_action_subject_id", "action", "subject_id"),
 )
 
-# ---- who learns ----------------------------------------------------------------------------------------------
+# ---- who learns ----------------------------------------------------------------------------------
 
 workers = Table(
     "workers",
@@ -333,7 +319,7 @@ write_probes = Table(
     Column("room", LargeBinary, nullable=False),
 )
 
-# ---- snapshots, and what a restore has superseded ------------------------------------------------------------
+# ---- snapshots, and what a restore has superseded ------------------------------------------------
 
 snapshots = Table(
     "snapshots",
@@ -349,9 +335,8 @@ snapshots = Table(
     Column("model_version", BigInteger, nullable=False),  # kept as long as the snapshot is
     Column("trained_through", BigInteger, nullable=False),
     Column("created_at", String(32), nullable=False),
-    Column(
-        "superseded_in", Integer, nullable=False
-    ),  # epoch whose beginning superseded it; 0: it stands
+    # epoch whose beginning superseded it; 0: it stands
+    Column("superseded_in", Integer, nullable=False),
     UniqueConstraint("run_id", "tag", "superseded_in"),
 )
 
@@ -390,7 +375,8 @@ superseded_outcomes.append_constraint(
     UniqueConstraint("run_id", "superseded_in", "draw", "rollout", "part")
 )
 
-# The rows of one pool, by `pool_id`, and of one run, by `run_id`: each table after those that its rows refer to.
+# The rows of one pool, by `pool_id`, and of one run, by `run_id`: each table after those that its
+# rows refer to.
 OF_POOL = (prompts, prompt_aliases, pool_chunks)
 OF_RUN = (
     run_segments,

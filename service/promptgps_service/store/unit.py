@@ -39,10 +39,14 @@ def holds_connection() -> bool:
 
 @contextmanager
 def _only_connection(store: Store) -> Iterator[None]:
-    """Let a thread have one connection at a time: were each to want a second one, none would be left to go on with."""
+    """Let a thread have one connection at a time.
+
+    Were each to want a second one, none would be left to go on with.
+    """
     stores: set[Store] = _mine.__dict__.setdefault("stores", set())
     if store in stores:
         raise RuntimeError("this thread has a unit of work open already; pass it on")
+
     stores.add(store)
     try:
         yield
@@ -54,8 +58,9 @@ def _only_connection(store: Store) -> Iterator[None]:
 def _without_leftovers(connection: Connection) -> Iterator[None]:
     """Close the connection for good where something broke in the middle of its work.
 
-    A result that is read half-way stays open as long as the error is looked at, past the end of the transaction. On
-    SQLite it would keep the connection, back in the pool, at an old state of the database, where it cannot write.
+    A result that is read half-way stays open as long as the error is looked at, past the end of the
+    transaction. On SQLite it would keep the connection, back in the pool, at an old state of the
+    database, where it cannot write.
     """
     try:
         yield
@@ -146,6 +151,7 @@ class Store:
         self._turn: AbstractContextManager[None] = nullcontext()
         self._reader = self.engine
         self.writing = Writing()
+
         if self.engine.dialect.name == "postgresql":  # SQLite reads from one snapshot anyway
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
         else:
@@ -172,7 +178,8 @@ class Store:
         """A unit of work that commits at the end of the block, or leaves no trace if it raises.
 
         Raises:
-            Unavailable: the database does not answer, is full, or stayed locked; nothing of the block is stored.
+            Unavailable: the database does not answer, is full, or stayed locked; nothing of the
+                block is stored.
         """
         with _only_connection(self), self.writing.watched(), self._write() as connection:
             yield Unit(connection)
@@ -183,9 +190,8 @@ class Store:
             connection = connection.execution_options(promptgps_write=True)
             with connection.begin(), _without_leftovers(connection):
                 yield connection
-            check_presence(
-                connection
-            )  # what went into a file that nobody finds again is not stored
+            # what went into a file that nobody finds again is not stored
+            check_presence(connection)
 
     def probe_writes(self) -> None:
         """Make sure that the database takes writes; costs a look while the last writes say so.
@@ -195,8 +201,10 @@ class Store:
         """
         with self.read():
             pass  # it is there, and it is the one that it was
+
         if not self.writing.needs_probe:
             return
+
         with self.writing.watched(settles=True):
             if self.writing.trouble is None:
                 with self._write() as connection:

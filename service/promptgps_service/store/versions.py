@@ -24,11 +24,13 @@ class Versions:
         query = select(model_versions).where(model_versions.c.run_id == run_id)
         if below is not None:
             query = query.where(model_versions.c.version < below)
+
         row = self._connection.execute(
             query.order_by(model_versions.c.version.desc()).limit(1)
         ).one_or_none()
         if row is None:
             return None
+
         return VersionRecord(row.version, row.trained_through, row.predictor, bytes(row.state))
 
     def served(self, run_id: int) -> str | None:

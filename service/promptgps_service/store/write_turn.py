@@ -1,7 +1,8 @@
 """Turns at a SQLite file, which takes one writer at a time.
 
-SQLite itself lets a writer that finds another one at work sleep and try again, longer each time, in no order: beside a
-crowd somebody is always too late. The threads of one process wait here instead, first come, first served.
+SQLite itself lets a writer that finds another one at work sleep and try again, longer each time, in
+no order: beside a crowd somebody is always too late. The threads of one process wait here instead,
+first come, first served.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class WriteTurn:
             turn = threading.Lock()
             turn.acquire()
             self._waiting.append(turn)
+
         turn.acquire()  # released by whoever is before this one
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""Whether the database takes writes: what the last ones came to, and a small one where none were."""
+"""Whether the database takes writes: what the last came to, and a small one where none were."""
 
 from __future__ import annotations
 
@@ -95,8 +95,10 @@ def _free_bytes(engine: Engine) -> int | None:
     path = engine.url.database
     if engine.dialect.name != "sqlite" or path is None or not hasattr(os, "statvfs"):
         return None
+
     try:
         disk = os.statvfs(path)
     except OSError:
         return None
+
     return disk.f_bavail * disk.f_frsize

@@ -52,28 +52,24 @@ def test_killed_and_resumed_from_its_checkpoint(run: Run, tmp_path: Path) -> Non
     training(tmp_path, run, resume=True)
     after = read(tmp_path / "trace.jsonl")[len(before) :]
     assert [line["step"] for line in after] == [2, 3, 4, 5]
-    assert (
-        after[0]["draw_id"] == before[2]["draw_id"]
-    )  # read ahead before the checkpoint was made: the same draws
+    # read ahead before the checkpoint was made: the same draws
+    assert after[0]["draw_id"] == before[2]["draw_id"]
     assert after[0]["prompt"] == before[2]["prompt"]
-    assert set(after[1]["draw_id"]).isdisjoint(
-        before[3]["draw_id"]
-    )  # drawn after the snapshot: superseded, drawn anew
+    # drawn after the snapshot: superseded, drawn anew
+    assert set(after[1]["draw_id"]).isdisjoint(before[3]["draw_id"])
     assert reported(run) == traced(before[:2] + after)
     assert len(run.outcomes()) == 6 * 8
     selections = run.selections()
-    assert [row["sequence"] for row in selections] == list(
-        range(7)
-    )  # of which the last is only read ahead
+    # of which the last is only read ahead
+    assert [row["sequence"] for row in selections] == list(range(7))
     assert [row["first_draw"] for row in selections[: len(drawn_before)]] == drawn_before
     assert run.client.run(run.name).epoch == 1
     assert not list(tmp_path.rglob("refused.jsonl"))
 
 
 RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-SLICES = {
-    "per_device_train_batch_size": 3
-}  # of three groups of four the middle one is on both ranks
+# of three groups of four the middle one is on both ranks
+SLICES = {"per_device_train_batch_size": 3}
 
 
 def test_two_ranks_draw_the_same_and_report_their_parts(run: Run, tmp_path: Path) -> None:

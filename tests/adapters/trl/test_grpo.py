@@ -125,9 +125,8 @@ def test_a_checkpoint_within_a_generation_repeats_it_and_the_first_outcomes_coun
     run: Run, tmp_path: Path
 ) -> None:
     for steps in (2, 6):
-        args = config(
-            tmp_path, max_steps=steps, steps_per_generation=4, num_iterations=2
-        )  # four steps long
+        # four steps long
+        args = config(tmp_path, max_steps=steps, steps_per_generation=4, num_iterations=2)
         selection = selection_for(run, args)
         rewards = [selection.reported(even), Trace(tmp_path / "trace", {})]
         trainer(args, selection, rewards).train(resume_from_checkpoint=steps > 2)

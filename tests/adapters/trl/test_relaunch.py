@@ -1,4 +1,4 @@
-"""Trainings that are started again under the name of a run that is there, and data sets as people have them."""
+"""Trainings started again under the name of a run that is there; data sets as people have them."""
 
 from __future__ import annotations
 

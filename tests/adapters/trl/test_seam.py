@@ -50,7 +50,8 @@ def test_each_process_reports_its_part_of_a_draw(run: Run, tmp_path: Path, metho
 def test_selectors_have_folders_of_their_own_and_take_up_what_is_free(
     run: Run, tmp_path: Path
 ) -> None:
-    one, other = seam_of(run, tmp_path), seam_of(run, tmp_path)
+    one = seam_of(run, tmp_path)
+    other = seam_of(run, tmp_path)
     copy = pickle.loads(pickle.dumps(one))
     assert one.selector is one.selector is not other.selector
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["0", "1"]

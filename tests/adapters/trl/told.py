@@ -14,7 +14,7 @@ def reported(run: Run) -> dict[tuple[int, int], float]:
 
 
 def traced(trace: list[dict[str, Any]]) -> dict[tuple[int, int], float]:
-    """The same, as the trainer's ranks handed them out: a draw's rollouts are numbered in their order."""
+    """The same, as the trainer's ranks handed them out: a draw's rollouts numbered in order."""
     rewards: dict[tuple[int, int], float] = {}
     seen: Counter[int] = Counter()
     for line in trace:

@@ -1,7 +1,9 @@
-"""A real GRPO training of a tiny random model on sums; as a program it takes its options as JSON and may be killed.
+"""A real GRPO training of a tiny random model on sums.
 
-Its second reward function writes what the trainer hands to rewards into a trace, a line for each call, and then kills
-what a test wants to be killed at that step. By then the first one is reported.
+As a program it takes its options as JSON and may be killed.
+
+Its second reward function writes what the trainer hands to rewards into a trace, a line for each
+call, and then kills what a test wants to be killed at that step. By then the first one is reported.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ class Trace:
     """A reward function that only looks on."""
 
     def __init__(self, path: Path, kill: dict[str, int]) -> None:
-        self._path, self._kill = path, kill
+        self._path = path
+        self._kill = kill
 
     def __call__(
         self, prompts: list[str], completions: list[str], trainer_state: Any, **columns: Any
@@ -113,11 +116,8 @@ def main(
 ) -> None:
     """Train; `kill` says which process (0: this one) to kill with -9 at which step."""
     args = config(folder, **options)
-    settings = {
-        "deadline": 2.0,
-        "wait_seconds": 1.0,
-        "seed": args.process_index,
-    }  # ranks alone would not agree
+    # ranks alone would not agree
+    settings = {"deadline": 2.0, "wait_seconds": 1.0, "seed": args.process_index}
     selection = PromptSelection(DATASET, args, run=run, service=service, **settings)
     rewards = [selection.reported(even), Trace(folder / "trace.jsonl", kill)]
     trainer(args, selection, rewards).train(resume_from_checkpoint=resume)

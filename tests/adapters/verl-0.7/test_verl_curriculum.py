@@ -65,7 +65,7 @@ def config(run: Run, folder: Path, *overrides: str, steps: int = 3) -> Any:
 
 
 class Trainer(RayPPOTrainer):
-    """verl's trainer, whose policy replies right or wrong by chance and dies where it is told to."""
+    """verl's trainer, whose policy replies right or wrong by chance and dies where told to."""
 
     def __init__(self, config: Any, seed: int = 0, dies_at: int = 0) -> None:
         resources = SimpleNamespace(get_n_gpus=lambda: 1)
@@ -74,7 +74,8 @@ class Trainer(RayPPOTrainer):
         self.actor_rollout_wg = SimpleNamespace(save_checkpoint=nothing, load_checkpoint=nothing)
         self.checkpoint_manager = SimpleNamespace(update_weights=nothing, sleep_replicas=nothing)
         self.async_rollout_manager = self
-        self._seed, self._dies_at = seed, dies_at
+        self._seed = seed
+        self._dies_at = dies_at
         self.rolled_out: list[list[str]] = []  # keys by step
         self.rewards: dict[str, list[float]] = {}  # of the group of each prompt's last roll-out
 
@@ -153,9 +154,8 @@ def test_every_rollout_of_a_draw_is_reported_once(run: Run, tmp_path: Path) -> N
 
 
 def test_no_draw_is_lost_between_epochs(run: Run, tmp_path: Path) -> None:
-    made = trained(
-        config(run, tmp_path, "trainer.save_freq=-1", steps=12)
-    )  # 10 whole batches of 6 are in 64 rows
+    # 10 whole batches of 6 are in 64 rows
+    made = trained(config(run, tmp_path, "trainer.save_freq=-1", steps=12))
     assert len(made.rolled_out) == 12
     assert [row["size"] for row in run.selections()] == [6] * 12
     assert len(run.outcomes()) == 12 * 6 * ROLLOUTS

@@ -183,7 +183,8 @@ def test_what_ended_before_a_checkpoint_is_reported_before_its_snapshot(
 
     second = Replies(given, seed=1)
     made = trainer(given, second)
-    made.replay_buffer._sync_metadata_from_transfer_queue()  # as a validation does before the first step
+    # as a validation does before the first step
+    made.replay_buffer._sync_metadata_from_transfer_queue()
     step(made)
     made.replay_buffer.wait_for_sampleable(made.global_steps, "train", 8)
     made.train_dataset.seam.close()
@@ -266,9 +267,8 @@ def test_a_relaunch_is_stopped_or_does_what_is_said(run: Run, tmp_path: Path) ->
     save(made)
     killed(made, replies)
     assert len(reported(second)) == len(before)
-    made, replies = started(
-        "fourth", "+data.promptgps.on_existing=new", seed=4
-    )  # from its checkpoint
+    # from its checkpoint
+    made, replies = started("fourth", "+data.promptgps.on_existing=new", seed=4)
     step(made)
     made.train_dataset.seam.close()
     assert len(reported(second)) == 2 * len(before)

@@ -1,6 +1,9 @@
-"""verl's own V1 trainer on sums without any model: its data, replay buffer, queue and checkpoints are real.
+"""verl's own V1 trainer on sums without any model.
 
-Simulated are only the replies, in a real agent loop worker, and the workers that would save and load weights.
+Its data, replay buffer, queue and checkpoints are real.
+
+Simulated are only the replies, in a real agent loop worker, and the workers that would save and
+load weights.
 """
 
 from __future__ import annotations
@@ -64,7 +67,9 @@ def config(
 def trainer(config: DictConfig, replies: Replies) -> PPOTrainer:
     """A trainer as `TaskRunnerV1` makes it, as far as `init` needs no GPU."""
     made = get_trainer_cls(config.trainer.v1.trainer_mode)(config)
-    made.tokenizer, made.processor, made.use_critic = tokenizer(), None, False
+    made.tokenizer = tokenizer()
+    made.processor = None
+    made.use_critic = False
     made._init_dataloader()
     made.actor_rollout_wg = _Weights()
     made.agent_loop_manager = replies
@@ -76,7 +81,10 @@ def trainer(config: DictConfig, replies: Replies) -> PPOTrainer:
 
 
 def step(made: PPOTrainer) -> list[str]:
-    """One step of `PPOTrainer.fit` but for the training: the keys of the trajectories it would train on."""
+    """One step of `PPOTrainer.fit` but for the training.
+
+    Answers the keys of the trajectories it would train on.
+    """
     made.prepare_step()
     batch, _ = made.replay_buffer.sample(
         made.global_steps, "train", made.config.data.train_batch_size
@@ -127,8 +135,12 @@ class Replies(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignor
         easy: Callable[[int], bool] = lambda _: False,
         scored: bool = True,
     ) -> None:
-        self.config, self.background_tasks = config, set()
-        self._seed, self._fails, self._easy, self._scored = seed, fails, easy, scored
+        self.config = config
+        self.background_tasks = set()
+        self._seed = seed
+        self._fails = fails
+        self._easy = easy
+        self._scored = scored
         self.rewards: dict[tuple[int, int], float | None] = {}  # by draw and rollout
         self.versions: dict[int, int] = {}
         self.infos: list[dict[str, Any]] = []

@@ -1,4 +1,7 @@
-"""Python's wall clock, shifted by as many seconds as a file says: for machines without libfaketime."""
+"""Python's wall clock, shifted by as many seconds as a file says.
+
+For machines without libfaketime.
+"""
 
 import os
 import time

@@ -1,14 +1,20 @@
-"""GPS's generative prompt predictive model (arXiv 2602.01970): one latent state z_t of the policy for all prompts.
+"""GPS's generative prompt predictive model: one latent state z_t of the policy for all prompts.
 
-    prior p_eta(z_t | H_{t-1}) (``encoder``), posterior q_phi(z_t | H_t), decoder p_psi(gamma | e_tau, z) (``decoder``),
-    trained after every step on the newest pair of steps and a replay of older ones (``history``, ``objective``);
-    prediction: over M latents of the prior given the last batch (Eq. 10). The paper takes the mean of gamma; here mean
-    and variance of theta over the M, beside the other doubts, make a distribution.
+After arXiv 2602.01970:
 
-With ``own_record`` a prompt's own record (``record``) multiplies what the text says of it, as Bayes has it, and
-the nets learn from what a visit says beyond the record before it.
+    prior p_eta(z_t | H_{t-1}) (``encoder``), posterior q_phi(z_t | H_t),
+    decoder p_psi(gamma | e_tau, z) (``decoder``),
+    trained after every step on the newest pair of steps and a replay of older ones (``history``,
+    ``objective``);
+    prediction: over M latents of the prior given the last batch (Eq. 10). The paper takes the mean
+    of gamma; here mean and variance of theta over the M, beside the other doubts, make a
+    distribution.
 
-No seed is drawn from anywhere but ``seed`` and the number of the step: the same visits give the same model.
+With ``own_record`` a prompt's own record (``record``) multiplies what the text says of it, as Bayes
+has it, and the nets learn from what a visit says beyond the record before it.
+
+No seed is drawn from anywhere but ``seed`` and the number of the step: the same visits give the
+same model.
 """
 
 from __future__ import annotations
@@ -45,10 +51,13 @@ class Neural:
     Args:
         features: of the pool.
         device: where everything is kept and computed.
-        own_record: use each prompt's own record. False is the paper's model, which knows a prompt by its text alone.
-        residual: let theta spread around what text and z say. False is the plain binomial likelihood, with which
-            the nets remember prompts by their features: good for those seen, worse than a constant for others.
-        prior: of z: "learned" (GPS), "previous" (the posterior of the step before: MPTS), "none" (no z).
+        own_record: use each prompt's own record. False is the paper's model, which knows a prompt
+            by its text alone.
+        residual: let theta spread around what text and z say. False is the plain binomial
+            likelihood, with which the nets remember prompts by their features: good for those seen,
+            worse than a constant for others.
+        prior: of z: "learned" (GPS), "previous" (the posterior of the step before: MPTS), "none"
+            (no z).
         latent: Z, dimensions of z.
         width: of the nets.
         layers: Transformer blocks of each encoder; the decoder has one hidden layer more.
@@ -85,8 +94,15 @@ class Neural:
             raise ValueError("prior must be 'learned', 'previous' or 'none'")
         if own_record and not residual:
             raise ValueError("an own record needs a residual: it is what the record is about")
-        self.device, self.own_record, self.residual = device, own_record, residual
-        self.draws, self.iterations, self.rate, self.seed = draws, iterations, rate, seed
+
+        self.device = device
+        self.own_record = own_record
+        self.residual = residual
+        self.draws = draws
+        self.iterations = iterations
+        self.rate = rate
+        self.seed = seed
+
         self._model = partial(
             Model,
             prior=prior,
@@ -96,10 +112,12 @@ class Neural:
             layers=layers,
             device=device,
         )
+
         self.step = 0
         self.window = Window(device)
         self.record = Record(features.rows, device)
-        self.features, self.x = features, features.x.to(device)
+        self.features = features
+        self.x = features.x.to(device)
         self.model = self._new_model(features)
         self.fit = Fit(self.model, rate)
 
@@ -111,21 +129,26 @@ class Neural:
         """
         if not len(visits):
             return
+
         rows = visits.rows.to(self.device)
         require_rows(rows, len(self.record))
         s, n = (part.to(self.device, torch.float64) for part in (visits.successes, visits.trials))
+
         if bool(visits.age.any()):
             s, n = temper(
                 s, n, visits.age, self._predict(self.x[rows], self._record_before(rows)).mean
             )
+
         kept = self.window.steps
         now = self._record_before(rows, s, n)
         self.window.push(now)
+
         try:
             self._train(self.iterations, self._random(0))
         except FitDiverged:
             self.window.steps = kept
             raise
+
         self.step += 1
         if self.own_record:
             self._record_after(now)
@@ -148,22 +171,27 @@ class Neural:
         """
         if features.rows < len(self.record):
             raise ValueError("a pool does not shrink")
+
         if same_frame(self.features, features):
-            self.features, self.x = features, features.x.to(self.device)
+            self.features = features
+            self.x = features.x.to(self.device)
         else:
             self._start_anew(features)
+
         self.record.grow(features.rows)
 
     @torch.no_grad()
     def vitals(self) -> dict[str, float]:
         """How alive the latent is, in nats, by the last step.
 
-        ``latent_kl`` is KL(q_phi(z_t | H_t) || p_eta(z_t | H_{t-1})), the bound's own: what the step told beyond what
-        was expected. ``latent_information`` is KL(q_phi(z_t | H_t) || q_phi(z_t | nothing)): near zero, the encoder
-        ignores its data, and the latent has collapsed.
+        ``latent_kl`` is KL(q_phi(z_t | H_t) || p_eta(z_t | H_{t-1})), the bound's own: what the
+        step told beyond what was expected. ``latent_information`` is KL(q_phi(z_t | H_t) ||
+        q_phi(z_t | nothing)): near zero, the encoder ignores its data, and the latent has
+        collapsed.
         """
         if self.model.prior == "none" or not self.window.pairs:
             return {}
+
         past, now, blank = (
             self._tokens(step) for step in (*self.window.steps[-2:], nothing(self.device))
         )
@@ -174,7 +202,7 @@ class Neural:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything learned: nets, moments of the optimiser, replay window, records of visited rows."""
+        """Everything learned: nets, optimiser's moments, replay window, records of visited rows."""
         return {
             "shape": torch.tensor([len(self.record), self.features.dimension]),
             "step": torch.tensor(self.step),
@@ -187,16 +215,19 @@ class Neural:
         """Restore what ``state_dict`` gave.
 
         Raises:
-            ValueError: the state is of another predictor, pool size, feature dimension or size of nets.
+            ValueError: the state is of another predictor, pool size, feature dimension or size of
+                nets.
         """
         own = self.state_dict()
         if own.keys() != state.keys():
             raise ValueError("the state is not one of this neural predictor")
+
         fixed = [name for name in own if name.startswith("fit.")]
         if own["shape"].tolist() != state["shape"].tolist() or any(
             own[n].shape != state[n].shape for n in fixed
         ):
             raise ValueError("the state is of another pool size, feature dimension or size of nets")
+
         require_rows(state["window.rows"], len(self.record))
         self.record.load_state_dict(part(state, "record."))
         self.window.load_state_dict(part(state, "window."), self.device)
@@ -209,9 +240,11 @@ class Neural:
         Raises:
             ValueError: the state is of another predictor, feature dimension or size of nets.
         """
-        own, nets = self.fit.state_dict(), part(state, "fit.")
+        own = self.fit.state_dict()
+        nets = part(state, "fit.")
         if own.keys() != nets.keys() or any(own[name].shape != nets[name].shape for name in own):
             raise ValueError("the state is not one of a neural predictor with these features")
+
         self.fit.load_state_dict(nets)
         if self.own_record:
             self.record.begin(part(state, "record."), places.to(self.device))
@@ -222,9 +255,11 @@ class Neural:
     def _start_anew(self, features: Features) -> None:
         """New nets over ``features``, fitted to the window."""
         kept = self.features, self.x, self.model, self.fit
-        self.features, self.x = features, features.x.to(self.device)
+        self.features = features
+        self.x = features.x.to(self.device)
         self.model = self._new_model(features)
         self.fit = Fit(self.model, self.rate)
+
         try:
             if self.window.pairs:
                 self._train(REFIT * self.iterations, self._random(1))
@@ -234,9 +269,12 @@ class Neural:
 
     def _train(self, iterations: int, random: torch.Generator) -> None:
         share = torch.ones(len(self.x), dtype=torch.float64, device=self.device)
+
         if self.residual and not self.own_record:
-            # What text does not explain of a prompt is in each of its visits: all together they count as one.
+            # What text does not explain of a prompt is in each of its visits: all together they
+            # count as one.
             share = share / self.window.visits_of(len(self.x)).clamp_min(1)
+
         self.fit.run(self.window, self.x, share, iterations, random)
 
     def _random(self, purpose: int) -> torch.Generator:
@@ -250,9 +288,12 @@ class Neural:
     ) -> Step:
         """What the own records of ``rows`` say now, beside this step's outcomes."""
         blank = _no_record(len(rows), self.device)
-        s, n = blank.s if s is None else s, blank.n if n is None else n
+        s = blank.s if s is None else s
+        n = blank.n if n is None else n
+
         if not self.own_record:
             return replace(blank, rows=rows, s=s, n=n)
+
         record = self.record
         age = (self.step - record.seen[rows]).double()
         return Step(
@@ -273,7 +314,9 @@ class Neural:
         q = self.model.posterior(self._tokens(now))
         told = self.model.tell(x, q, self._noise(2))
         mean, variance = match_moments(*self.model.update(now, told), now.s, now.n)
-        record, rows = self.record, now.rows
+
+        record = self.record
+        rows = now.rows
         record.gain[rows] = now.gain + self.model.gain * now.lifted
         center = told.level + record.gain[rows]
         record.y[rows], record.v[rows] = site(mean, variance, center, told.mean, told.variance)
@@ -283,13 +326,16 @@ class Neural:
     @torch.no_grad()
     def _predict(self, x: Tensor, records: Step) -> LogitNormal:
         """Text at M latents of the prior given the last batch (Eq. 10), and own records."""
-        ahead, noise = self._ahead(), self._noise(3)
+        ahead = self._ahead()
+        noise = self._noise(3)
         parts = []
+
         for start in range(0, len(x), CHUNK):
             rows = slice(start, start + CHUNK)
             told = self.model.tell(x[rows], ahead, noise)
             mu, V = self.model.update(records.select(rows), told)
             parts.append(torch.stack([mu, V + told.shared]))
+
         mu, V = (
             torch.cat(parts, dim=1)
             if parts

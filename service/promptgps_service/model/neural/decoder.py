@@ -1,9 +1,12 @@
 """Decoder p_psi(gamma | e_tau, z): a level, a linear part and a small net, under learned priors.
 
-    theta = b + z_1 + w · [x, h(x, z)],    w_g ~ N(0, τ_g I) for each block of features and for the net's block h
+    theta = b + z_1 + w · [x, h(x, z)],    w_g ~ N(0, τ_g I)
 
-The last layer is Bayesian: q(w) = N(m, diag(S)), learned by the same bound as the rest (Blundell et al. 2015), τ_g
-by its evidence. What text does not tell thus stays at zero, and τ of a net that helps nothing shrinks.
+for each block g of features and for the net's block h.
+
+The last layer is Bayesian: q(w) = N(m, diag(S)), learned by the same bound as the rest (Blundell et
+al. 2015), τ_g by its evidence. What text does not tell thus stays at zero, and τ of a net that
+helps nothing shrinks.
 """
 
 from __future__ import annotations
@@ -16,9 +19,8 @@ from torch import Tensor, nn
 from promptgps_service.model.features import Block
 from promptgps_service.model.neural.dense import Dense, normalised
 
-TAU_START = (
-    0.5  # blocks have mean squared norm 1, so τ is the variance of theta that the block explains
-)
+# Blocks have mean squared norm 1, so τ is the variance of theta that the block explains.
+TAU_START = 0.5
 TAU_SD = 1.5  # of log τ
 LEVEL_SD = 2.0  # of b, logits
 
@@ -67,10 +69,13 @@ class Decoder(nn.Module):
         """Features float32[..., B, D] at latents float32[S, ..., Z] -> float32[S, ..., B]."""
         D = x.shape[-1]
         tau = self.tau.repeat_interleave(self.sizes.to(x.device))
-        m, S = tau.sqrt() * self.mean, tau * self.log_variance.exp()
-        # The level is z_1's alone: h is what the net makes of the text beyond what it makes of none.
+        m = tau.sqrt() * self.mean
+        S = tau * self.log_variance.exp()
+        # The level is z_1's alone: h is what the net makes of the text beyond what it makes of
+        # none.
         h = self._net(x, z) - self._net(torch.zeros_like(x[..., :1, :]), z)
         mean = x @ m[:D] + h @ m[D:]
+
         return Told(mean, x.square() @ S[:D] + h.square() @ S[D:])
 
     def _net(self, x: Tensor, z: Tensor) -> Tensor:

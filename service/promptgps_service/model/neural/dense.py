@@ -1,4 +1,7 @@
-"""Layers whose parameters are all of the order of one, so that one prior and one learning rate suit them all."""
+"""Layers whose parameters are all of the order of one.
+
+One prior and one learning rate therefore suit them all.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from torch import Tensor, nn
 
 
 class Dense(nn.Module):
-    """x -> scale · x Wᵀ + c, W drawn from N(0, 1) (or zero); NTK parameterisation (Jacot et al. 2018)."""
+    """x -> scale · x Wᵀ + c, W drawn from N(0, 1) (or zero).
+
+    NTK parameterisation (Jacot et al. 2018).
+    """
 
     weight: Tensor
     bias: Tensor
@@ -35,5 +41,8 @@ class Dense(nn.Module):
 
 
 def normalised(h: Tensor) -> Tensor:
-    """Each vector float[..., W] shifted to mean 0 and scaled to variance 1 (layer norm without parameters)."""
+    """Each vector float[..., W] shifted to mean 0 and scaled to variance 1.
+
+    This is layer norm without parameters.
+    """
     return nn.functional.layer_norm(h, h.shape[-1:])

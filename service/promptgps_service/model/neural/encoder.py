@@ -1,9 +1,12 @@
-"""Encoders of one step's visits, a set, into a normal over z: the bodies of q_phi(z_t | H_t) and p_eta(z_t | H_{t-1}).
+"""Encoders of one step's visits, a set, into a normal over z.
 
-GPS (arXiv 2602.01970, Section 3) has a Transformer over one token per prompt. So has this one (``layers`` blocks of
-self-attention; none is a Deep Set), and each token ends as an observation of z with a precision of its own. At the
-start of training the first dimension of z is, exactly, the level filtered in one step from the residuals of
-the visits, and the others are not observed: the networks learn what to make of a batch beyond that.
+They are the bodies of q_phi(z_t | H_t) and p_eta(z_t | H_{t-1}).
+
+GPS (arXiv 2602.01970, Section 3) has a Transformer over one token per prompt. So has this one
+(``layers`` blocks of self-attention; none is a Deep Set), and each token ends as an observation of
+z with a precision of its own. At the start of training the first dimension of z is, exactly, the
+level filtered in one step from the residuals of the visits, and the others are not observed: the
+networks learn what to make of a batch beyond that.
 """
 
 from __future__ import annotations
@@ -17,11 +20,11 @@ from promptgps_service.model.neural.dense import Dense, normalised
 from promptgps_service.model.neural.latent import Normal, condition
 
 HEADS = 4
-DRIFT, DRIFT_SD = 0.02, 2.0
+DRIFT = 0.02
+DRIFT_SD = 2.0
 SCALARS = 5
-FAINT = (
-    -2.0
-)  # log precision, to that of the level, at which the other dimensions start to be observed
+# log precision, to that of the level, at which the other dimensions start to be observed
+FAINT = -2.0
 WIDEST = 3.0  # |log| to which learned precisions may move
 
 
@@ -59,35 +62,38 @@ class Encoder(nn.Module):
         """N(z | set) for each of J sets; [J, Z]."""
         there = tokens.precision > 0
         h = self.text(tokens.x) + self.numbers(tokens.scalars)
+
         for block in self.blocks:
             h = block(h, there)
+
         seen, log_precision = self.head(nn.functional.gelu(normalised(h))).chunk(2, dim=-1)
         log_precision = WIDEST * torch.tanh(log_precision / WIDEST)
         level = torch.zeros_like(self.spread)
         level[0] = 1.0
         relative = (log_precision + FAINT * (1.0 - level)).exp()
         evidence = tokens.precision[..., None] * seen + tokens.evidence[..., None] * level
+
         return condition(
             self.spread.exp(), relative * evidence, relative * tokens.precision[..., None]
         )
 
 
 class Transition(nn.Module):
-    """p_eta(z_t | H_{t-1}): what the last visits say of z_{t-1}, carried over one step of the policy."""
+    """p_eta(z_t | H_{t-1}): what the last visits say of z_{t-1}, carried over one policy step."""
 
     def __init__(self, encoder: Encoder, latent: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.carry = nn.Parameter(torch.ones(latent))
-        self.drift = nn.Parameter(
-            torch.zeros(latent)
-        )  # log(variance a step adds / DRIFT) / DRIFT_SD
+        # log(variance a step adds / DRIFT) / DRIFT_SD
+        self.drift = nn.Parameter(torch.zeros(latent))
 
     def forward(self, tokens: Tokens) -> Normal:
         """N(z_t) for each of J sets of visits of the step before; [J, Z]."""
         past: Normal = self.encoder(tokens)
         variance = self.carry.square() * past.variance + DRIFT * (DRIFT_SD * self.drift).exp()
-        # Before the first visits no step has been taken; else the KL to it would teach what a step does.
+        # Before the first visits no step has been taken; else the KL to it would teach what a step
+        # does.
         started = (tokens.precision > 0).any(-1, keepdim=True)
         return Normal(
             torch.where(started, self.carry * past.mean, past.mean),
@@ -106,17 +112,22 @@ class Attention(nn.Module):
         self.narrow = Dense(4 * width, width, random)
 
     def forward(self, h: Tensor, there: Tensor) -> Tensor:
-        """Float32[J, B, W] -> the same; members that are not ``there``, bool[J, B], are not attended to."""
+        """Float32[J, B, W] -> the same.
+
+        Members that are not ``there``, bool[J, B], are not attended to.
+        """
         heads = HEADS if h.shape[-1] % HEADS == 0 else 1
         query, key, value = (
             part.unflatten(-1, (heads, -1)).transpose(1, 2)
             for part in self.project(normalised(h)).chunk(3, dim=-1)
         )
+
         # Written out, since fused kernels for GPUs are not deterministic backwards.
         score = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         score = score.masked_fill(~there[:, None, None, :], -1e9)
         mixed = (score.softmax(-1) @ value).transpose(1, 2).flatten(2)
         h = h + self.mix(mixed)
+
         wide = nn.functional.gelu(self.widen(normalised(h)))
         out: Tensor = h + self.narrow(wide)
         return out

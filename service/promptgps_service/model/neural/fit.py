@@ -23,7 +23,8 @@ class Fit:
     """Adam on a model's parameters."""
 
     def __init__(self, model: Model, rate: float) -> None:
-        self.model, self.rate = model, rate
+        self.model = model
+        self.rate = rate
         self.count = 0
         self.moments = {
             name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()
@@ -45,6 +46,7 @@ class Fit:
             FitDiverged: see there.
         """
         good = self.state_dict()
+
         try:
             for _ in range(iterations):
                 self._descend(self._loss(window, x, share, random))
@@ -59,13 +61,17 @@ class Fit:
         state = {
             f"net.{name}": value.detach().clone() for name, value in self.model.named_parameters()
         }
+
         for name, (first, second) in self.moments.items():
-            state[f"first.{name}"], state[f"second.{name}"] = first.clone(), second.clone()
+            state[f"first.{name}"] = first.clone()
+            state[f"second.{name}"] = second.clone()
+
         return state | {"count": torch.tensor(self.count)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave."""
         self.count = int(state["count"])
+
         with torch.no_grad():
             for name, value in self.model.named_parameters():
                 value.copy_(state[f"net.{name}"])
@@ -88,8 +94,10 @@ class Fit:
         norm = torch.stack([grad.square().sum() for grad in grads]).sum().sqrt()
         if not math.isfinite(float(loss.detach())) or not math.isfinite(float(norm)):
             raise FitDiverged("the loss is not finite")
+
         self.count += 1
         shrink = float((CLIP / norm).clamp_max(1.0))
+
         for (name, value), grad in zip(named.items(), grads, strict=True):
             _adam(value, grad * shrink, self.moments[name], self.count, self.rate)
 
@@ -107,5 +115,6 @@ def _adam(
     first.lerp_(grad, 0.1)
     second.lerp_(grad.square(), 0.01)
     size = rate * math.sqrt(1.0 - 0.99**count) / (1.0 - 0.9**count)
+
     with torch.no_grad():
         value.addcdiv_(first, second.sqrt() + 1e-8, value=-size)

@@ -14,7 +14,9 @@ PER_ITERATION = 512  # visits of the pairs that one gradient is taken over
 
 @dataclass(frozen=True)
 class Step:
-    """One step's visits, H_t, beside the record of each prompt before it; padded, with a leading [J], J steps.
+    """One step's visits, H_t, beside the record of each prompt before it.
+
+    Padded, with a leading [J], it is J steps.
 
     Attributes:
         rows: long[M].
@@ -90,11 +92,15 @@ class Window:
         return torch.bincount(torch.cat([step.rows for step in self.steps]), minlength=count)
 
     def draw(self, random: torch.Generator) -> tuple[list[int], list[float]]:
-        """Pairs to learn from, as places of H_t, and their weights: the newest always, older ones at random.
+        """Pairs to learn from, as places of H_t, and their weights.
 
-        Weighted, they stand for all pairs: the sum over them has the expectation of the sum over the window.
+        The newest pair is always drawn, older ones at random.
+
+        Weighted, they stand for all pairs: the sum over them has the expectation of the sum over
+        the window.
         """
-        newest, older = self.pairs, self.pairs - 1
+        newest = self.pairs
+        older = self.pairs - 1
         visits = sum(len(step) for step in self.steps)
         count = min(older, max(1, PER_ITERATION * newest // max(visits, 1) - 1))
         places = (torch.randperm(older, generator=random)[:count] + 1).tolist()

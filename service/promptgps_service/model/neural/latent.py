@@ -1,4 +1,7 @@
-"""The latent z_t: diagonal normals over it, what a set of observations makes of one, and how far two are apart."""
+"""The latent z_t: diagonal normals over it.
+
+Also what a set of observations makes of one, and how far two are apart.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LEAST, MOST = 1e-4, 25.0  # variances
+LEAST = 1e-4  # variance
+MOST = 25.0  # variance
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ def divergence(q: Normal, p: Normal) -> Tensor:
 def condition(prior: Tensor, evidence: Tensor, precision: Tensor) -> Normal:
     """Posterior of z ~ N(0, diag(prior)) after independent normal observations of it.
 
-    The order of a set's members has no meaning here, its size has: the variance falls as evidence gathers
-    (Bayesian context aggregation, Volpp et al. 2021, in place of a mean over the set).
+    The order of a set's members has no meaning here, its size has: the variance falls as evidence
+    gathers (Bayesian context aggregation, Volpp et al. 2021, in place of a mean over the set).
 
     Args:
         prior: float[Z], variances.
@@ -49,6 +53,9 @@ def condition(prior: Tensor, evidence: Tensor, precision: Tensor) -> Normal:
 
 
 def antithetic(count: int, shape: tuple[int, ...], random: torch.Generator) -> Tensor:
-    """Standard normal noise float32[count, *shape] in pairs of opposite sign: odd moments vanish exactly."""
+    """Standard normal noise float32[count, *shape] in pairs of opposite sign.
+
+    Odd moments vanish exactly.
+    """
     half = torch.randn((count + 1) // 2, *shape, generator=random)
     return torch.cat([half, -half])[:count]
