@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from promptgps_client import PromptGPS
@@ -16,12 +18,17 @@ from tests.end_to_end.learner import (
     make_tasks,
     train,
 )
-from tests.server import Server
+from tests.server import Server, wait_for
 
 SEEDS = (11, 12, 13)
 # Share of mixed groups in the last half. Measured: uniform
 # 0.24, 0.24, 0.27; the default 0.65, 0.68, 0.71.
 MARGIN = 0.3
+
+
+def has_learned_all(client: PromptGPS, run: str, key: str) -> bool:
+    """Whether the model that answers has learned from the last step, too."""
+    return client.predict_difficulty(run=run, keys=[key]).trained_through == STEPS * BATCH
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +40,11 @@ def trained(client: PromptGPS) -> dict[tuple[str, int], tuple[list[Task], Traine
         add_pool(client, tasks, f"pool-{seed}")
         for strategy in ("uniform", "promptgps"):
             result = train(client, tasks, f"pool-{seed}", f"{strategy}-{seed}", strategy, seed)
+            wait_for(
+                partial(has_learned_all, client, f"{strategy}-{seed}", tasks[0].key),
+                60.0,
+                "the last step",
+            )
             found[strategy, seed] = tasks, result
     return found
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from promptgps_client.wire import ChangeRun, CreatePool, PredictDifficulty
 from promptgps_service.errors import Invalid, NotFound
+from promptgps_service.flow import trainer as trainer_module
 from promptgps_service.flow.context import Context
 from promptgps_service.flow.metrics import run_metrics
 from promptgps_service.flow.open_run import change_run, describe_run
@@ -15,6 +19,7 @@ from promptgps_service.flow.predict import predict_difficulty
 from promptgps_service.flow.prompt_columns import PromptChunk
 from promptgps_service.flow.register import add_prompts, create_pool
 from promptgps_service.flow.trainer import Learning
+from promptgps_service.store.unit import Unit
 
 from tests.databases import opened_context
 from tests.flow.driving import add, open_run, report, report_groups, select, settle, step, vectors
@@ -48,6 +53,36 @@ def test_a_whole_step_is_learned_from_without_being_asked(database_url: str) -> 
         open_run(context)
         report_groups(context, select(context, 8))
         assert context.desk("run").state.wait_learned(8, 30.0)
+
+
+def test_what_is_learned_is_served_once_it_is_stored_whoever_holds_the_device_then(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+    let_go = threading.Event()
+
+    def hold() -> Iterator[None]:
+        begun.set()
+        let_go.wait(60.0)
+        yield
+
+    def publish(unit: Unit, *what: Any) -> None:
+        context.queue.submit("another run", "hold", hold)
+        assert begun.wait(30.0)
+        publish_for_real(unit, *what)
+
+    publish_for_real = trainer_module.publish
+    monkeypatch.setattr(trainer_module, "publish", publish)
+    add(context, 30)
+    open_run(context)
+    try:
+        report_groups(context, select(context, 8))
+        assert context.desk("run").state.wait_learned(8, 30.0)
+        assert select(context, 1).trained_through == 8
+    finally:
+        let_go.set()
+    monkeypatch.undo()
+    assert step(context, 8).model_version == 1
 
 
 def test_a_part_of_a_step_waits_for_the_rest_until_somebody_asks(database_url: str) -> None:
