@@ -1,7 +1,8 @@
-"""What the bearer of a key may do: see and touch runs by the pattern of their names, and the pools that belong to them.
+"""What the bearer of a key may do: see and touch runs by name pattern, and their pools.
 
-A limited key owns the names that match its patterns, of runs and of pools alike: these it may make, fill and change. Of
-other pools it sees those that a run of its own draws from, and it may open more runs over them.
+A limited key owns the names that match its patterns, of runs and of pools alike: these it may make,
+fill and change. Of other pools it sees those that a run of its own draws from, and it may open more
+runs over them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ class Access:
     read_only: bool = False
 
     def owns(self, name: str) -> bool:
-        """Whether a run or a pool of that name is the key's own; told by the name alone, whether it exists or not."""
+        """Whether a run or a pool of that name is the key's own, whether it exists or not.
+
+        It is told by the name alone.
+        """
         return not self.patterns or any(fnmatchcase(name, pattern) for pattern in self.patterns)
 
     def may_read(self, name: str) -> None:
@@ -80,6 +84,7 @@ def may_open(store: Store, access: Access, request: CreateRun) -> None:
     access.may_change(request.name)
     if request.warm_start_from is not None:
         access.may_read(request.warm_start_from)
+
     for pool in (
         [request.pool]
         if request.pool is not None

@@ -31,6 +31,7 @@ def allocate_budget(context: Context, request: AllocateBudget) -> Budget:
     desk = context.desk_to_read(request.run)
     given = request.calibration
     asked = [asked_of(context, desk, request)]
+
     if given is not None:
         with _faults_within("calibration"):
             asked.append(asked_of(context, desk, given))
@@ -46,6 +47,7 @@ def allocate_budget(context: Context, request: AllocateBudget) -> Budget:
         calibration=calibration,
         rival=rival_share((given and given.wrong_answers) or []),
     )
+
     return Budget(
         model_version=table.model_version,
         trained_through=table.trained_through,
@@ -65,6 +67,7 @@ def _tried(posteriors: Sequence[Posterior], outcomes: OutcomesSoFar | Calibratio
     )
     none = [0] * mu.size
     counts = (none, none) if outcomes is None else (outcomes.successes, outcomes.trials)
+
     return Tried(mu, sd, *(np.array(column, np.int64) for column in counts))
 
 

@@ -1,7 +1,7 @@
 """A run out of a database, with its pools, its models and everything that was superseded.
 
-Elsewhere it goes on with the same draws. A run that started from what another had learned takes that one along: its
-features are framed by the other's pools.
+Elsewhere it goes on with the same draws. A run that started from what another had learned takes
+that one along: its features are framed by the other's pools.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ def export_run(store: Store, name: str, path: Path) -> None:
         chain = _chain(unit, unit.runs.get(name))
         folder.begin()
         lengths: dict[int, int] = {}
+
         for record in chain:
             for segment in unit.runs.segments(record.id):
                 lengths[segment.pool_id] = max(
                     lengths.get(segment.pool_id, 0), segment.start + segment.count
                 )
+
         pools = [
             _export_pool(unit, folder, number, *pool) for number, pool in enumerate(lengths.items())
         ]
@@ -75,11 +77,15 @@ def _export_run(unit: Unit, folder: Folder, number: int, record: RunRecord) -> d
         if table == "model_versions":
             rows = _as_safetensors(rows)
         lines[table] = folder.write(f"runs/{number}/{table}", rows)
+
     return {"row": unit.archive.head("runs", record.id), "lines": lines}
 
 
 def _as_safetensors(versions: Iterator[Row]) -> Iterator[Row]:
-    """Model versions without their wrapping; of one that cannot be read only that: the log makes up for it."""
+    """Model versions without their wrapping; one that cannot be read is only marked as damaged.
+
+    The log makes up for it.
+    """
     for version in versions:
         try:
             state = as_safetensors(bytes(version["state"]))

@@ -8,8 +8,8 @@ runs/0/outcomes.jsonl       the log; and a file for each other table of the run
 runs/0/7.safetensors        model version 7
 ```
 
-What is read is taken for what a stranger has sent: types of every value, lengths of lines and files, and no path that
-leaves the folder.
+What is read is taken for what a stranger has sent: types of every value, lengths of lines and
+files, and no path that leaves the folder.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ from promptgps_service.store.tables import DRAWS, VECTORS
 FORMAT = 1
 MANIFEST = "archive.json"
 MAX_MANIFEST = 64 * 2**20  # bytes
-MAX_LINE = (
-    32 * 2**20
-)  # bytes: a subset of two million rows, or the longest text with every character escaped
+# Bytes: a subset of two million rows, or the longest text with every character escaped.
+MAX_LINE = 32 * 2**20
 MAX_ARRAYS = 2**30  # bytes of one safetensors file
 HEADER = 2**20  # bytes that its header may take, besides the arrays
 
@@ -53,7 +52,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    # ---- writing -------------------------------------------------------------------------------------------
+    # ---- writing ---------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Make it."""
@@ -63,13 +62,16 @@ class Folder:
 
     def write(self, name: str, rows: Iterator[Row]) -> int:
         """Write rows to `{name}.jsonl`, and their arrays beside it; answers how many."""
-        file, lines = self._path / f"{name}.jsonl", 0
+        file = self._path / f"{name}.jsonl"
+        lines = 0
         file.parent.mkdir(parents=True, exist_ok=True)
+
         with file.open("w", encoding="utf-8") as out:
             for row in rows:
                 json.dump(self._plain(file, dict(row)), out, ensure_ascii=False, allow_nan=False)
                 out.write("\n")
                 lines += 1
+
         return lines
 
     def finish(self, manifest: dict[str, Any]) -> None:
@@ -80,16 +82,19 @@ class Folder:
     def _plain(self, file: Path, row: dict[str, Any]) -> dict[str, Any]:
         for name in DRAWS.keys() & row.keys():
             row[name] = np.frombuffer(row[name], DRAWS[name]).tolist()
+
         if "digest" in row:
             row["digest"] = bytes(row["digest"]).hex()
         if "state" in row:
             (file.parent / f"{row['version']}.safetensors").write_bytes(row.pop("state"))
+
         if VECTORS.keys() <= row.keys():
             arrays = {name: _array(row.pop(name), name, row["size"]) for name in VECTORS}
             (file.parent / f"{row['start']}.safetensors").write_bytes(save_arrays(arrays))
+
         return row
 
-    # ---- reading -------------------------------------------------------------------------------------------
+    # ---- reading ---------------------------------------------------------------------------------
 
     def manifest(self) -> Manifest:
         """What is inside."""
@@ -98,13 +103,16 @@ class Folder:
             raise Invalid(
                 f"{self._path} has no {MANIFEST}: it is no archive, or its export was not finished"
             )
+
         body = self._bytes(file, MAX_MANIFEST)
         try:
             found = Manifest.model_validate_json(body)
         except ValidationError as error:
             raise Invalid(f"{file}: {_first(error)}") from error
+
         if found.format != FORMAT:
             raise Invalid(f"{file} is of format {found.format}, this reads {FORMAT}")
+
         return found
 
     def read(
@@ -117,9 +125,11 @@ class Folder:
             lines: how many were written.
             check: raises a ValueError where a row cannot be, whose types are right.
         """
-        file, number = self._path / f"{name}.jsonl", 0
+        file = self._path / f"{name}.jsonl"
+        number = 0
         self._require(file)
         adapter = ROWS[file.stem]
+
         with file.open("rb") as opened:
             while line := opened.readline(MAX_LINE + 1):
                 number += 1
@@ -128,6 +138,7 @@ class Folder:
                     raise Invalid(f"{place} is over {MAX_LINE / 2**20:g} MB")
                 if number > lines:
                     raise Invalid(f"{file} has over {lines} lines, {lines} were written")
+
                 try:
                     row: dict[str, Any] = adapter.validate_json(line)
                     check(row)
@@ -135,7 +146,9 @@ class Folder:
                     raise Invalid(f"{place}: {_first(error)}") from error
                 except ValueError as error:
                     raise Invalid(f"{place}: {error}") from error
+
                 yield row
+
         if number != lines:
             raise Invalid(f"{file} has {number} lines, {lines} were written")
 

@@ -1,7 +1,8 @@
 """An exported run into a database, where it goes on with the same draws.
 
-What comes in is looked at twice: all of it is checked before a row is written, and a run is built on trial before
-anybody sees it. Its rows are written in short units of work, so that no other run notices.
+What comes in is looked at twice: all of it is checked before a row is written, and a run is built
+on trial before anybody sees it. Its rows are written in short units of work, so that no other run
+notices.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from promptgps_service.store.unit import Store, Unit
 
 ROWS_AT_ONCE = 1_000  # of small rows, in one unit of work
 
-# Builds a run on trial: (store, id, segments of its source, segments that frame it); raises Invalid.
+# Builds a run on trial: (store, id, segments of its source, segments that frame it); raises
+# Invalid.
 Trial = Callable[[Store, int, Sequence[Segment] | None, Sequence[Segment] | None], None]
 
 
@@ -68,17 +70,19 @@ def import_run(
         trial: builds the run before anybody sees it.
 
     Raises:
-        Invalid: it is no archive, it is damaged or tampered with, or it was made with a newer schema; names file and
-            line. Nothing was written.
+        Invalid: it is no archive, it is damaged or tampered with, or it was made with a newer
+            schema; names file and line. Nothing was written.
         Conflict: the run is there, or a pool of that name with other prompts.
         PoolNotOpen: a pool that is there is archived.
     """
     archive = ArchiveReader(Folder(path), path, name)
     with store.read() as unit:
         archive.require_schema(unit.archive.schema)
+
     archive.check()
     with store.read() as unit:
         places = _Places.found(unit, archive)
+
     with _worker(store) as worker:
         arrival = _Arrival(store, archive, places, worker)
         try:
@@ -88,13 +92,14 @@ def import_run(
         except BaseException:
             arrival.abandon()
             raise
+
     head = archive.runs[0].head
     return Imported(archive.name, head.selections, head.log_position, arrival.run_ids[0] == head.id)
 
 
 @dataclass(frozen=True)
 class _Places:
-    """What of an archive is here already: ids of pools and of runs, None for those that are to come."""
+    """What of an archive is here already: ids of pools and of runs, None for those to come."""
 
     pools: list[PoolRecord | None]
     runs: list[RunRecord | None]
@@ -126,6 +131,7 @@ def _source_here(unit: Unit, run: RunCheck) -> RunRecord | None:
             raise Conflict(
                 f"there is another run {run.head.name!r}, and the one to import started from it"
             )
+
     return there
 
 
@@ -135,11 +141,13 @@ def _pool_here(unit: Unit, archive: ArchiveReader, number: int) -> PoolRecord | 
     there = unit.pools.find(head.name)
     if there is None:
         return None
+
     require_open_pool(there)
     same = (there.embedding, there.dimension) == (head.embedding.model_dump(), head.dimension)
     same = same and there.frame_rows in (0, head.frame_rows) and there.prompts >= head.prompts
     if not same or not _same_prompts(unit, archive, number, there):
         raise Conflict(f"there is a pool {head.name!r} with other prompts, or in another order")
+
     return there
 
 
@@ -150,27 +158,32 @@ def _same_prompts(unit: Unit, archive: ArchiveReader, number: int, there: PoolRe
         for one, other in zip(prompts, archive.pool_rows(number, "prompts"), strict=True)
     ):
         return False
+
     aliases = {row["key"]: row["position"] for row in unit.archive.rows("prompt_aliases", there.id)}
     if any(
         aliases.get(row["key"]) != row["position"]
         for row in archive.pool_rows(number, "prompt_aliases")
     ):
         return False
+
     for row in archive.pool_rows(number, "pool_chunks"):
         arrays = unit.pools.arrays(there, row["start"], row["start"] + row["size"])
         for name, kind in VECTORS.items():
-            one, other = getattr(arrays, name), np.frombuffer(row[name], kind)
+            one = getattr(arrays, name)
+            other = np.frombuffer(row[name], kind)
             if not np.array_equal(one.astype(kind).ravel(), other, equal_nan=True):
                 return False
+
     return True
 
 
 @contextmanager
 def _worker(store: Store) -> Iterator[Leases]:
-    """This process as one that shows signs of life, so that nobody takes away what it has brought so far."""
+    """This process as one that shows life: nobody takes away what it has brought so far."""
     leases = Leases(store, LEASE_SECONDS)
     leases.join()
     beating = Ticker("import", leases.pause, leases.beat)
+
     try:
         yield leases
     finally:
@@ -199,12 +212,13 @@ class _Arrival:
         for number in self._new_pools:
             for table in POOL_TABLES:
                 self._write(table, self._pool_ids[number], self._archive.pool_rows(number, table))
+
         for number in self._new_runs:
             for table in RUN_TABLES[1:]:  # segments are there since the heads are
                 self._write(table, self.run_ids[number], self._archive.run_rows(number, table))
 
     def _write_heads(self) -> None:
-        """Make what is to come, and hold the pools that are here: nobody deletes them from now on."""
+        """Make what is to come, and hold the pools that are here, so that nobody deletes them."""
         archive = self._archive
         with self._store.write() as unit:
             for number, run in enumerate(archive.runs):
@@ -215,6 +229,7 @@ class _Arrival:
                 else:
                     run_id = there.id
                 self.run_ids.append(run_id)
+
             for number, pool in enumerate(archive.pools):
                 here = self._places.pools[number]
                 if here is None:
@@ -227,9 +242,11 @@ class _Arrival:
                     if found.id != here.id:
                         raise Conflict(f"pool {pool.head.name!r} is another by now; import again")
                     self._pool_ids.append(found.id)
+
             ids = {
                 pool.head.id: self._pool_ids[number] for number, pool in enumerate(archive.pools)
             }
+
             for number in self._new_runs:
                 segments = [
                     {**row, "pool_id": ids[row["pool_id"]]}
@@ -238,16 +255,17 @@ class _Arrival:
                 unit.archive.add("run_segments", self.run_ids[number], segments)
 
     def _write(self, table: str, owner: int, rows: Iterator[Row]) -> None:
-        at_once, start = WRITE_AT_ONCE.get(table, ROWS_AT_ONCE), 0
+        at_once = WRITE_AT_ONCE.get(table, ROWS_AT_ONCE)
+        start = 0
+
         while part := list(islice(rows, at_once)):
             with self._store.write() as unit:
                 began = time.monotonic()
                 unit.archive.hold(self.run_ids[0], self._worker)
                 unit.archive.add(table, owner, part, start)
             start += len(part)
-            time.sleep(
-                time.monotonic() - began
-            )  # so that those who wait for the database come in between
+            # So that those who wait for the database come in between.
+            time.sleep(time.monotonic() - began)
 
     def build(self, trial: Trial) -> None:
         """Build what has come, as whoever opens it will.
@@ -257,6 +275,7 @@ class _Arrival:
         """
         with self._store.read() as unit:
             segments = [unit.runs.segments(run_id) for run_id in self.run_ids]
+
         for number in self._new_runs:
             source = segments[number + 1] if number + 1 < len(segments) else None
             try:
@@ -267,9 +286,8 @@ class _Arrival:
                     None if source is None else segments[-1],
                 )
             except Invalid as error:
-                if (
-                    self._archive.runs[number].head.state != FAULTY
-                ):  # what was broken there may be broken here
+                # What was broken there may be broken here.
+                if self._archive.runs[number].head.state != FAULTY:
                     raise Invalid(f"{self._archive.runs[number].place}: {error.detail}") from error
 
     def show(self, by: str | None) -> None:
@@ -284,6 +302,7 @@ class _Arrival:
                     unit.events.add("pool-imported", pool=pool.head.name, key=by, detail=told)
                 else:
                     unit.pools.set_frame(self._pool_ids[number], pool.head.frame_rows)
+
             for number in self._new_runs:
                 head = archive.runs[number].head
                 name = archive.name if number == 0 else head.name

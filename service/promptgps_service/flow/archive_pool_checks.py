@@ -1,7 +1,7 @@
 """What must be so between the rows of a pool of an archive, told line by line.
 
-Each check takes the rows of one table in their order and raises a ValueError at the first that cannot be. Memory is
-bounded by some bytes a prompt.
+Each check takes the rows of one table in their order and raises a ValueError at the first that
+cannot be. Memory is bounded by some bytes a prompt.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class PoolCheck:
         """Check a prompt."""
         if row["position"] != len(self._keys):
             raise ValueError(f"position {row['position']} does not follow the one before")
-        digest, text = bytes.fromhex(row["digest"]), row["text"]
+
+        digest = bytes.fromhex(row["digest"])
+        text = row["text"]
         if text is None and self.head.embedding.kind != "given":
             raise ValueError("text is missing, of which the embedding is made")
         if (
@@ -70,11 +72,14 @@ class PoolCheck:
             and digest != hashlib.blake2b(b"t" + text.encode(), digest_size=16).digest()
         ):
             raise ValueError("digest is not that of the text")
-        successes, trials = row["prior_successes"], row["prior_trials"]
+
+        successes = row["prior_successes"]
+        trials = row["prior_trials"]
         if (successes or 0.0) > (trials or 0.0):
             raise ValueError(f"prior_successes {successes} of {trials} trials")
         if row["domain"] is not None:
             self.domains.add(row["domain"])
+
         self._keys.append(_hash(row["key"]))
         self._first.append(_signed(digest[:8]))
         self._beside.append(_signed(identity_beside(digest, row["key"])))
@@ -102,18 +107,24 @@ class PoolCheck:
 
     def pool_chunks(self, row: Row) -> None:
         """Check vectors, and put them into the row."""
-        head, start, size = self.head, row["start"], row["size"]
+        head = self.head
+        start = row["start"]
+        size = row["size"]
         if start != self._start or start + size > head.prompts:
             raise ValueError(
-                f"prompts {start} to {start + size} do not follow those before, up to {head.prompts}"
+                f"prompts {start} to {start + size} do not follow those before, "
+                f"up to {head.prompts}"
             )
+
         most = size * (8 + 2 * head.dimension + 4 * len(SURFACE_NAMES))
         arrays = self.folder.arrays(f"{self.place}/{start}", most)
         shapes = {"identity": (size,), "embedding": (size, head.dimension)}
+
         if arrays.keys() != VECTORS.keys():
             raise ValueError(
                 f"the arrays are {', '.join(sorted(arrays))}, not {', '.join(sorted(VECTORS))}"
             )
+
         for name, kind in VECTORS.items():
             if arrays[name].dtype != np.dtype(kind):
                 raise ValueError(f"{name} is of type {arrays[name].dtype}, not {np.dtype(kind)}")
@@ -121,6 +132,7 @@ class PoolCheck:
                 raise ValueError(f"{name} has shape {arrays[name].shape}, not {shapes[name]}")
             if name != "identity" and not np.isfinite(arrays[name]).all():
                 raise ValueError(f"{name} is not finite")
+
         self._check_surface(arrays["surface"], start, size)
         self._check_embedding(arrays["embedding"])
         self._check_identity(arrays["identity"], start, size)
@@ -154,7 +166,7 @@ class PoolCheck:
         self._identities.append(identity)
 
     def vectors_are_whole(self) -> None:
-        """Check, once all of them were read, that every prompt has a vector and an identity of its own."""
+        """Check, once all were read, that every prompt has a vector and an identity of its own."""
         self._whole(self._start, "vectors")
         identities = np.concatenate(self._identities)
         if np.unique(identities).size != identities.size:

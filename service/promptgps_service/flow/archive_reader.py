@@ -28,12 +28,14 @@ class ArchiveReader:
         self._manifest = manifest = folder.manifest()
         self._file = path / MANIFEST
         self._begin(manifest)
+
         try:
             self.name = _NAME.validate_python(name or self.runs[0].head.name, strict=True)
         except ValidationError as error:
             raise Invalid.at(
                 "name", f"{name!r} is not 1 to 128 letters, digits, `.`, `_`, `-`"
             ) from error
+
         if name is not None and name in [run.head.name for run in self.runs[1:]]:
             raise Conflict(
                 f"the archive brings another run {self.name!r}, from which this one started"
@@ -46,6 +48,7 @@ class ArchiveReader:
             for number, entry in enumerate(manifest.pools)
         ]
         by_id = {pool.head.id: pool for pool in self.pools}
+
         with self._told():
             self.runs = [
                 RunCheck(entry.row, f"runs/{number}", self._folder, by_id)
@@ -54,7 +57,7 @@ class ArchiveReader:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Tell what is wrong between rows, which names its file itself unless it is the manifest."""
+        """Tell what is wrong between rows; errors name their file, unless it is the manifest."""
         try:
             yield
         except ValueError as error:
@@ -85,12 +88,14 @@ class ArchiveReader:
             for table in POOL_TABLES:
                 for _ in self.pool_rows(number, table):
                     pass
+
         for number, run in enumerate(self.runs):
             with self._told():
                 run.head_fits()
             for table in RUN_TABLES:
                 for _ in self.run_rows(number, table):
                     pass
+
         self._begin(self._manifest)
 
     def _check_heads(self) -> None:
@@ -99,11 +104,14 @@ class ArchiveReader:
                 for attribute in ("id", "name"):
                     if len({getattr(each.head, attribute) for each in heads}) != len(heads):
                         raise ValueError(f"{what} have one {attribute} twice")
+
             for pool in self.pools:
                 pool.head_fits()
+
             used = {share.pool for run in self.runs for share in run.settings.pools}
             if used != {pool.head.name for pool in self.pools}:
                 raise ValueError("pools are not those of the runs")
+
             sources = [run.settings.warm_start_from for run in self.runs]
             if sources != [*(run.head.name for run in self.runs[1:]), None]:
                 raise ValueError("runs are not those that each has started from")
@@ -118,6 +126,7 @@ class ArchiveReader:
         pool = self.pools[number]
         rows = self._rows(pool.place, table, self.lines("pools", number), getattr(pool, table))
         yield from rows
+
         with self._told():
             if table == "prompt_aliases":
                 pool.keys_differ()
@@ -135,6 +144,7 @@ class ArchiveReader:
             "outcomes": run.log_is_whole,
             "model_versions": run.versions_are_whole,
         }
+
         with self._told():
             if table in whole:
                 whole[table]()
@@ -147,6 +157,7 @@ class ArchiveReader:
             return
         if table not in lines:
             raise Invalid(f"{self._file}: the number of lines of {place}/{table}.jsonl is missing")
+
         added = defaults.get(table, {})
 
         def checked(row: dict[str, Any]) -> None:
@@ -154,6 +165,7 @@ class ArchiveReader:
                 if name in row:
                     raise ValueError(f"{name} is not of schema {self._manifest.schema_}")
                 row[name] = value
+
             if "outcomes" in table and "part" not in row:
                 raise ValueError("part: Field required")
             check(row)

@@ -1,7 +1,7 @@
-"""What must be so between the rows of a run of an archive, so that it can be built; told line by line.
+"""What must be so between the rows of a run of an archive, so that it can be built.
 
-Each check takes the rows of one table in their order and raises a ValueError at the first that cannot be. Memory is
-bounded by some bytes a draw and an outcome.
+It is told line by line. Each check takes the rows of one table in their order and raises a
+ValueError at the first that cannot be. Memory is bounded by some bytes a draw and an outcome.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def settings_of(stored: Mapping[str, Any], draws: int) -> RunSettings:
         raise ValueError(
             f"settings.quotas_from is {quotas_from!r}, not a number up to the {draws} draws"
         )
+
     try:
         CreateRun.model_validate_json(json.dumps({"name": "archived", **own}))
         settings = RunSettings.load(dict(stored))
@@ -57,6 +58,7 @@ def settings_of(stored: Mapping[str, Any], draws: int) -> RunSettings:
         raise ValueError(f"settings.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"settings cannot be read: {error!r}") from error
+
     gaps = [
         name
         for name, value in settings.selection.model_dump().items()
@@ -64,10 +66,12 @@ def settings_of(stored: Mapping[str, Any], draws: int) -> RunSettings:
     ]
     if gaps:
         raise ValueError(f"settings.selection.{gaps[0]} is missing")
+
     try:
         check_alone(settings)
     except Invalid as error:
         raise ValueError(f"settings.{error.faults[0].field}: {error.detail}") from error
+
     return settings
 
 
@@ -117,11 +121,13 @@ class RunCheck:
         head = self.head
         opened = {name: value for name, value in head.request.items() if name != GIVEN}
         settings_of(opened, head.draws)
+
         given = head.request.get(GIVEN, [])
         if not isinstance(given, list) or not all(
             isinstance(name, str) and len(name) < 200 for name in given
         ):
             raise ValueError(f"request.{GIVEN} is not a list of names")
+
         self._settings_fit(self.settings)
         if head.trained_through > head.log_position:
             raise ValueError(
@@ -135,14 +141,17 @@ class RunCheck:
         for share in settings.pools:
             if share.pool not in by_name:
                 raise ValueError(f"settings.pools: the archive has no pool {share.pool!r}")
+
         own = [by_name[share.pool] for share in settings.pools]
         if len({(pool.head.embedding.model_dump_json(), pool.head.dimension) for pool in own}) > 1:
             raise ValueError("settings.pools: they have different embeddings")
+
         for domain in settings.selection.domain_quotas or ():
             if not any(domain in pool.domains for pool in own):
                 raise ValueError(
                     f"settings.selection.domain_quotas: no prompt has the domain {domain!r}"
                 )
+
         same = ("pools", "seed", "warm_start_from")
         if any(getattr(settings, name) != getattr(self.settings, name) for name in same):
             raise ValueError(
@@ -161,6 +170,7 @@ class RunCheck:
             raise ValueError(f"start {row['start']} does not follow what the run has of the pool")
         if row["start"] + row["size"] > pool.head.prompts:
             raise ValueError(f"it ends past the {pool.head.prompts} prompts of the pool")
+
         self._taken[row["pool_id"]] = row["start"] + row["size"]
         self.rows += row["size"]
 
@@ -175,25 +185,31 @@ class RunCheck:
         identity = row["tag"], row["superseded_in"]
         if identity in self._tags:
             raise ValueError(f"tag {row['tag']!r} is there already")
+
         self._tags.add(identity)
         if row["epoch"] > head.epoch or row["superseded_in"] > head.epoch:
             raise ValueError(
                 f"epoch {row['epoch']} or {row['superseded_in']} is past the run's, {head.epoch}"
             )
+
         self._settings_fit(settings_of(row["settings"], row["draws"]))
         if row["superseded_in"]:
             return
+
         heads = ("log_position", "draws", "selections", "model_version")
         before = self._snapshots[-1] if self._snapshots else dict.fromkeys((*heads, "epoch"), 0)
+
         for name in heads:
             if not before[name] <= row[name] <= getattr(head, name):
                 raise ValueError(
                     f"{name} {row[name]} is not between the snapshot before and the run's"
                 )
+
         if row["trained_through"] > row["log_position"]:
             raise ValueError(
                 f"trained_through {row['trained_through']} is past the log, {row['log_position']}"
             )
+
         self._snapshots.append(row)
 
     def restores(self, row: Row) -> None:
@@ -213,21 +229,26 @@ class RunCheck:
         """Check a selection; they come by sequence, which is not the order of issue."""
         if row["sequence"] <= self._sequence:
             raise ValueError(f"sequence {row['sequence']} does not follow the one before")
+
         self._sequence = row["sequence"]
         self._selection(row)
+
         if (
             row["model_version"] > self.head.model_version
             or row["trained_through"] > self.head.log_position
         ):
             raise ValueError("model_version or trained_through is past the run's")
+
         for name, column in self._issued.items():
             column.append(row[name])
+
         self._rows.append(np.array(row["rows"], np.int32))
 
     def _selection(self, row: Row) -> None:
         for name in ("rows", "predicted", "uncertainty", "uniform"):
             if len(row[name]) != row["size"]:
                 raise ValueError(f"{name} has {len(row[name])} entries, size is {row['size']}")
+
         if max(row["rows"]) >= self.rows:
             raise ValueError(f"row {max(row['rows'])} is not one of the run's {self.rows}")
         if len(set(row["rows"])) != row["size"]:
@@ -246,6 +267,7 @@ class RunCheck:
             raise ValueError(
                 f"selections.jsonl: the ordinals are not 0 to {head.selections - 1}, each once"
             )
+
         ends = np.cumsum(columns["size"])
         if not np.array_equal(columns["first_draw"], ends - columns["size"]):
             raise ValueError("selections.jsonl: first_draw does not follow the draws before it")
@@ -255,12 +277,14 @@ class RunCheck:
             )
         if (np.diff(columns["epoch"]) < 0).any():
             raise ValueError("selections.jsonl: an epoch goes back")
+
         for snapshot in self._snapshots:
             at = snapshot["selections"]
             if (ends[at - 1] if at else 0) != snapshot["draws"]:
                 raise ValueError(
                     f"snapshots.jsonl: {snapshot['tag']!r} has other draws than selections"
                 )
+
         rows = [self._rows[number] for number in order.tolist()]
         self._row_of_draw = np.concatenate(rows) if rows else np.zeros(0, np.int32)
         self._rollouts_of_draw = np.repeat(columns["rollouts"], columns["size"]).astype(np.int16)
@@ -271,8 +295,10 @@ class RunCheck:
         self._position += 1
         if row["position"] != self._position:
             raise ValueError(f"position {row['position']} does not follow the one before")
+
         draw = row["draw"]
         self._outcome(row)
+
         if draw is None:
             if row["row"] >= self.rows:
                 raise ValueError(f"row {row['row']} is not one of the run's {self.rows}")
@@ -285,11 +311,14 @@ class RunCheck:
                 )
             if row["rollout"] >= self._rollouts_of_draw[draw]:
                 raise ValueError(
-                    f"rollout {row['rollout']} is not one of the draw's {self._rollouts_of_draw[draw]}"
+                    f"rollout {row['rollout']} is not one of the draw's "
+                    f"{self._rollouts_of_draw[draw]}"
                 )
+
             self._lines.append(draw * 4_097 + row["rollout"] + 1)
             self._parts.append(row["part"])
             self._farthest = max(self._farthest, draw)
+
         for snapshot in self._snapshots:
             if snapshot["log_position"] == self._position:
                 self._farthest_at[self._position] = self._farthest
@@ -302,24 +331,29 @@ class RunCheck:
             raise ValueError("an outcome by prompt is one of a whole group")
 
     def log_is_whole(self) -> None:
-        """Check, once all of it was read, that nothing is told twice, and that snapshots go back to whole logs."""
+        """Check, once all was read: nothing is told twice, and snapshots go back to whole logs."""
         head = self.head
         if self._position != head.log_position:
             raise ValueError(
                 f"outcomes.jsonl: {self._position} lines, the log is at {head.log_position}"
             )
-        lines, parts = np.frombuffer(self._lines, np.int64), np.frombuffer(self._parts, np.int16)
+
+        lines = np.frombuffer(self._lines, np.int64)
+        parts = np.frombuffer(self._parts, np.int16)
         order = np.lexsort((np.arange(lines.size), lines))  # of one rollout in the order of the log
         new = np.diff(lines[order], prepend=-1) != 0
         start = np.maximum.accumulate(np.where(new, np.arange(order.size), 0))
         if not np.array_equal(parts[order], np.arange(order.size) - start):
             raise ValueError(
-                "outcomes.jsonl: the parts of a rollout or group are not 0, 1, … in the order of the log"
+                "outcomes.jsonl: the parts of a rollout or group are not 0, 1, … "
+                "in the order of the log"
             )
+
         for snapshot in self._snapshots:
             if self._farthest_at.get(snapshot["log_position"], -1) >= snapshot["draws"]:
                 raise ValueError(
-                    f"snapshots.jsonl: the log of {snapshot['tag']!r} tells of draws that came after it"
+                    f"snapshots.jsonl: the log of {snapshot['tag']!r} "
+                    "tells of draws that came after it"
                 )
 
     def run_subsets(self, row: Row) -> None:
@@ -337,16 +371,18 @@ class RunCheck:
         """Check an answer that was given."""
         if row["idempotency_key"] in self._receipts:
             raise ValueError("idempotency_key is there already")
+
         self._receipts.add(row["idempotency_key"])
         if row["log_position"] > self.head.log_position:
             raise ValueError(
                 f"log_position {row['log_position']} is past the log, {self.head.log_position}"
             )
+
         kind = Restored if "tag" in row["answer"] else OutcomesStored
         kind.model_validate_json(json.dumps(row["answer"]))
 
     def model_versions(self, row: Row) -> None:
-        """Check a model version, and put its state into the row; one that was damaged already has none."""
+        """Check a model version, and put its state into the row; a damaged one already has none."""
         version = row["version"]
         if version <= max(self._versions, default=-1):
             raise ValueError(f"version {version} does not follow the one before")
@@ -354,14 +390,18 @@ class RunCheck:
             raise ValueError(f"version {version} is past the run's, {self.head.model_version}")
         if row["trained_through"] > self.head.log_position:
             raise ValueError(
-                f"trained_through {row['trained_through']} is past the log, {self.head.log_position}"
+                f"trained_through {row['trained_through']} is past the log, "
+                f"{self.head.log_position}"
             )
+
         warm = self.settings.warm_start_from is not None
         damaged = row.pop("damaged", False)
         if version == PINNED and (not warm or damaged):
             raise ValueError(
-                "version 0 is what a run starts from: this one starts from nothing, or it is damaged"
+                "version 0 is what a run starts from: "
+                "this one starts from nothing, or it is damaged"
             )
+
         self._versions[version] = row["trained_through"]
         row["state"] = b"" if damaged else self._state(version)
 
@@ -369,7 +409,8 @@ class RunCheck:
         state = from_safetensors(self.folder.body(f"{self.place}/{version}"))
         try:
             tensors, metadata = unpack(state)
-            rows, timeline = int(metadata["rows"]), Timeline.load(metadata["timeline"])
+            rows = int(metadata["rows"])
+            timeline = Timeline.load(metadata["timeline"])
             if not isinstance(metadata["identity"], str):
                 raise ValueError("it does not say its predictor")
             timeline.ages(np.zeros(1, np.int64))
@@ -382,21 +423,25 @@ class RunCheck:
             RecursionError,
         ) as error:
             raise ValueError(f"{version}.safetensors cannot be read: {error}") from error
+
         if rows < 1 or (version != PINNED and rows > self.rows):
             raise ValueError(f"{version}.safetensors is about {rows} rows, the run has {self.rows}")
+
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"{version}.safetensors: {name} is not finite")
+
         return state
 
     def versions_are_whole(self) -> None:
-        """Check, once all of them were read, that the published one is there, and those of the snapshots."""
+        """Check, once all were read, that the published one is there, and the snapshots' ones."""
         head = self.head
         heads = [(head.model_version, head.trained_through, "the run")]
         heads += [
             (row["model_version"], row["trained_through"], repr(row["tag"]))
             for row in self._snapshots
         ]
+
         for version, through, whose in heads:
             if version and version not in self._versions:
                 raise ValueError(
@@ -406,6 +451,7 @@ class RunCheck:
                 raise ValueError(
                     f"trained_through {through} of {whose} is past that of its version"
                 )
+
         if self.settings.warm_start_from is not None and PINNED not in self._versions:
             raise ValueError(
                 "model_versions.jsonl: version 0, which the run started from, is missing"
@@ -444,8 +490,10 @@ class RunCheck:
             raise ValueError(
                 f"superseded_in {row['superseded_in']} is past the run's epoch, {self.head.epoch}"
             )
+
         seen = self._late.setdefault(kind, set())
         identity = (row["superseded_in"], *key)
         if identity in seen:
             raise ValueError("it is there already")
+
         seen.add(identity)

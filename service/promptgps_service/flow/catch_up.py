@@ -1,4 +1,7 @@
-"""A run's state brought up to the database, and the one way to change a run: its lock, then a transaction."""
+"""A run's state brought up to the database, and the one way to change a run.
+
+A change takes the run's lock first, then a transaction.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from promptgps_service.store.unit import Store, Unit
 def run_transaction(
     store: Store, features: FeatureSpace, state: RunState
 ) -> Iterator[tuple[Unit, RunRecord]]:
-    """Hold a run against every other writer, in this process and in others, with its state up to date.
+    """Hold a run against every other writer, here and elsewhere, with its state up to date.
+
+    Other writers are those in this process and in others.
 
     Args:
         store: the database.
@@ -63,11 +68,14 @@ def catch_up_in(unit: Unit, features: FeatureSpace, state: RunState, record: Run
     segments = unit.runs.segments(state.id, after=state.rows)
     if segments:
         state.add_rows(segments, features.identity(unit, segments))
+
     if record.selections > state.ordinal:
         for selection in unit.selections.since(state.id, state.ordinal):
             state.apply_selection(selection)
+
     if record.log_position > state.log_position:
         state.apply_log(unit.log.after(state.id, state.log_position))
+
     _require_whole(state, record)
 
 
@@ -95,6 +103,7 @@ def add_grown_rows(unit: Unit, state: RunState) -> bool:
 
     offset = state.rows
     added = []
+
     for share in state.settings.pools:
         pool = unit.pools.get(share.pool)
         start = taken.get(pool.id, 0)
@@ -104,4 +113,5 @@ def add_grown_rows(unit: Unit, state: RunState) -> bool:
 
     for segment in added:
         unit.runs.add_segment(state.id, segment)
+
     return bool(added)

@@ -1,4 +1,7 @@
-"""What the use cases share: the store, the device, the pools' vectors, and the runs that this process has opened."""
+"""What the use cases share: the store, the device, the pools' vectors and the opened runs.
+
+The runs are those that this process has opened.
+"""
 
 from __future__ import annotations
 
@@ -70,9 +73,8 @@ class Context:
         self.leases = Leases(store, lease_seconds)
         self.sweeper = Sweeper(store)
         self.imports = Stillness()
-        self.import_seconds = (
-            2 * lease_seconds
-        )  # an import shows a sign of life only with each chunk
+        # An import shows a sign of life only with each chunk.
+        self.import_seconds = 2 * lease_seconds
         self._poll_seconds = poll_seconds
         self._tickers = {"leases": Ticker("leases", self.leases.pause, self.leases.beat)}
         self._desks: dict[str, Desk] = {}
@@ -83,7 +85,10 @@ class Context:
         self._all_open = False
 
     def follow(self, only: Collection[str] | None = None) -> None:
-        """Follow from now on what other processes write, and learn their runs, or ``only`` those of these names."""
+        """Follow from now on what other processes write, and learn their runs.
+
+        With ``only``: those of these names.
+        """
         follower = Follower(self, only)
         self._tickers["follow"] = Ticker("follow", self._poll_seconds, follower.look)
         self.sweeper.wake()  # a process that was killed may have left something half deleted
@@ -99,10 +104,14 @@ class Context:
         self._tickers[name] = ticker
 
     def close(self) -> None:
-        """Stop learning, give the runs back and close the database; what was acknowledged is in the log."""
+        """Stop learning, give the runs back and close the database.
+
+        What was acknowledged is in the log.
+        """
         for name in ("follow", readiness.WRITES):
             if name in self._tickers:
                 self._tickers[name].stop()
+
         self._opener.shutdown(wait=False, cancel_futures=True)
         self.queue.stop()
         self._tickers[
@@ -140,12 +149,16 @@ class Context:
         with self.store.read() as unit:
             record = unit.runs.get(name)
             require_open(unit, record)
+
         with self._resting_lock:
             self._resting.pop(record.id, None)
+
         desk = self._desks[name] = self._read(record, self.learning)
         self._drop_if_put_away(desk)
-        desk.trainer.follow()  # from here on the follower knows the run; what it has passed over until now
+        # From here on the follower knows the run; what it has passed over until now.
+        desk.trainer.follow()
         desk.trainer.wake()
+
         return desk
 
     def _read(self, record: RunRecord, learning: Learning) -> Desk:
@@ -177,6 +190,7 @@ class Context:
                     f"there is not enough memory to open run {record.name!r}", 10.0
                 ) from error
             raise self.mark_faulty(record, "open", error) from error
+
         return Desk(state, trainer)
 
     def _drop_if_put_away(self, desk: Desk) -> None:
@@ -189,8 +203,8 @@ class Context:
     def desk_to_read(self, name: str) -> Desk:
         """The run of that name for a prediction, also one that is archived.
 
-        An archived run is read from the database as it stands, learns nothing, and is kept only until some other
-        archived runs have been asked for.
+        An archived run is read from the database as it stands, learns nothing, and is kept only
+        until some other archived runs have been asked for.
 
         Raises:
             NotFound: there is none.
@@ -199,10 +213,13 @@ class Context:
         found = self._desks.get(name)
         if found is not None:
             return found
+
         with self.store.read() as unit:
             record = unit.runs.get(name)
+
         if record.state != ARCHIVED:
             return self.desk(name)
+
         with self._opening[name]:
             desk = self._resting.get(record.id)
             if desk is None:
@@ -227,7 +244,8 @@ class Context:
         except PromptGPSError as error:
             _log.warning("a run is not taken on", run=record.name, cause=error.detail)
             self.leases.forget(record.id)
-        except Exception:  # noqa: BLE001  one run's fault must not keep the others from being opened
+        # One run's fault must not keep the others from being opened.
+        except Exception:  # noqa: BLE001
             _log.exception("a run is not taken on", run=record.name)
             self.leases.forget(record.id)
 
@@ -239,6 +257,7 @@ class Context:
         """
         with self.store.read() as unit:
             names = [record.name for record in unit.runs.all() if record.state == OPEN]
+
         for name in names:
             try:
                 self.desk(name)
@@ -246,15 +265,16 @@ class Context:
                 raise
             except PromptGPSError as error:
                 _log.warning("a run is not opened", run=name, cause=error.detail)
+
         self._all_open = True
 
     @property
     def in_memory(self) -> set[int]:
-        """Ids of the runs that this process has in memory, archived ones that were asked for too."""
+        """Ids of the runs that this process has in memory, asked-for archived ones too."""
         return {desk.state.id for desk in [*self._desks.values(), *self._resting.values()]}
 
     def drop(self, name: str) -> None:
-        """Forget the run of that name, if this process has opened it; in the database nothing changes."""
+        """Forget the run of that name, if this process has opened it; the database keeps it."""
         desk = self._desks.get(name)
         if desk is not None:
             self.drop_id(desk.state.id)
@@ -263,12 +283,14 @@ class Context:
         """The same, by id: another run may have the name by now."""
         with self._resting_lock:
             self._resting.pop(run_id, None)
+
         for name, desk in list(self._desks.items()):
             if desk.state.id == run_id and self._desks.get(name) is desk:
                 del self._desks[name]
                 desk.state.end()
                 self.queue.forget(desk.trainer)
                 self.leases.forget(run_id)
+
         self._forget_pools()
 
     def _forget_pools(self) -> None:
@@ -292,6 +314,7 @@ class Context:
             "a run is broken, and out of service", run=record.name, fault=fault, exc_info=error
         )
         self.drop_id(record.id)
+
         try:
             with self.store.write() as unit:
                 now = unit.runs.lock(record.id)
@@ -305,6 +328,7 @@ class Context:
             return told
         except Unavailable as away:  # whoever opens it next finds out anew
             _log.warning("the fault is not written down", run=record.name, cause=away.detail)
+
         return NotOpen(f"run {record.name!r} is faulty: {fault}")
 
     # ---- the process -------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""One thread a device: training and scoring take turns here, so that no run waits for the whole of another's work.
+"""One thread a device: training and scoring take turns here.
 
-Who has work to do is an *owner* (a run). The work of one owner is done in order, one job at a time. Between owners the
-device's time is shared fairly: whoever has had least of it goes next, for one turn. A job that takes long says where
-it may be interrupted: it is a generator, which yields there.
+No run waits for the whole of another's work. Who has work to do is an *owner* (a run). The work of
+one owner is done in order, one job at a time. Between owners the device's time is shared fairly:
+whoever has had least of it goes next, for one turn. A job that takes long says where it may be
+interrupted: it is a generator, which yields there.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import structlog
 from promptgps_service.errors import Busy
 
 T = TypeVar("T")
-# A job that yields may be interrupted there: for a turn of others (None), for so many seconds, or until something that
-# is done aside (reading the database, say) has come.
+# A job that yields may be interrupted there: for a turn of others (None), for so many seconds, or
+# until something that is done aside (reading the database, say) has come.
 Steps: TypeAlias = Generator[float | Future[Any] | None, None, T]
 
 _log = structlog.get_logger(__name__)
@@ -99,10 +100,11 @@ class DeviceQueue:
     def submit(
         self, owner: Hashable, key: Hashable, job: Callable[[], Steps[None]], delay: float = 0.0
     ) -> None:
-        """Do a job, once ``delay`` seconds have passed; one that waits under the same key stands for both.
+        """Do a job, once ``delay`` seconds have passed.
 
-        A job may be asked for while its predecessor is at work; then it is done again. An error is logged and does not
-        stop the queue: the job decides what a failure means before it gets here.
+        One that waits under the same key stands for both. A job may be asked for while its
+        predecessor is at work; then it is done again. An error is logged and does not stop the
+        queue: the job decides what a failure means before it gets here.
 
         Args:
             owner: whose job it is.
@@ -128,7 +130,8 @@ class DeviceQueue:
 
         Args:
             owner: whose job it is.
-            job: a generator function that yields where it may be interrupted, and returns the answer.
+            job: a generator function that yields where it may be interrupted, and returns the
+                answer.
 
         Raises:
             Busy: as many callers wait as may, or the device did not get to this job in time.
@@ -142,9 +145,8 @@ class DeviceQueue:
         try:
             return answer.result(CALL_SECONDS)
         except TimeoutError:
-            if (
-                not answer.cancel()
-            ):  # it is being done, or it was the job itself that ran out of time
+            # It is being done, or it was the job itself that ran out of time.
+            if not answer.cancel():
                 return answer.result()
             raise Busy(f"the device {self.name} is held up", retry_after=5.0) from None
         finally:
@@ -152,17 +154,20 @@ class DeviceQueue:
                 self._callers[owner] -= 1
 
     def aside(self, work: Callable[[], T]) -> Steps[T]:
-        """Let a job wait, off the device, for work that does not need it: the database, the pools' vectors.
+        """Let a job wait, off the device, for work that does not need it.
+
+        Such work is reading the database or the pools' vectors.
 
         Args:
-            work: what is waited for; ``yield from`` this in a job gives its answer, or raises its error.
+            work: what is waited for; ``yield from`` this in a job gives its answer, or raises its
+                error.
         """
         done = self._aside.submit(work)
         yield done
         return done.result()
 
     def forget(self, owner: Hashable) -> None:
-        """Drop all that an owner has waiting; a job of its that has begun ends where it next yields."""
+        """Drop all that an owner has waiting; a job that has begun ends where it next yields."""
         with self._changed:
             for appointment in [known for known in self._appointments if known[0] == owner]:
                 del self._appointments[appointment]
@@ -188,12 +193,15 @@ class DeviceQueue:
     def _admit(self, owner: Hashable) -> None:
         if self._stopping:
             raise Busy(f"the device {self.name} is stopping", retry_after=5.0)
+
         if self._callers.total() >= self._most_callers:
             detail = f"{self._most_callers} requests wait for the device {self.name} already"
             raise Busy(detail, retry_after=1.0)
+
         if self._callers[owner] >= max(self._most_callers // 2, 1):
             detail = f"{self._callers[owner]} requests of this run wait for the device already"
             raise Busy(detail, retry_after=1.0)
+
         self._callers += Counter({owner: 1})  # also drops those that are at zero
 
     def _appoint(
@@ -247,6 +255,7 @@ class DeviceQueue:
                 times = [owner.asleep_until for owner in busy] + [due for due, *_ in self._due[:1]]
                 soonest = min(times, default=float("inf"))
                 self._changed.wait(None if soonest == float("inf") else max(soonest - now, 0.0))
+
             return None
 
     def _settle(
@@ -256,6 +265,7 @@ class DeviceQueue:
         with self._changed:
             owner.spent += seconds
             self._at_work = None
+
             if pause is not None and job.dropped:
                 _refuse(job, Busy("what this was asked of is there no more", retry_after=1.0))
                 pause = None
@@ -291,7 +301,7 @@ class DeviceQueue:
             _refuse(left, Busy(f"the device {self.name} is stopping", retry_after=5.0))
 
     def _turn(self, job: _Job, until: float) -> float | Future[Any] | None:
-        """Go on with a job; answers the pause that it wants before it goes on, None where it has ended."""
+        """Go on with a job; answers the pause that it wants next, None where it has ended."""
         try:
             if job.steps is None:
                 if job.answer is not None and not job.answer.set_running_or_notify_cancel():

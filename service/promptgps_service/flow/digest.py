@@ -1,4 +1,4 @@
-"""What was asked, as a short digest: the same question twice is a replay, another one a conflict."""
+"""What was asked, as a short digest: the same question twice is a replay, another a conflict."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def _json(request: BaseModel, ignoring: Set[str]) -> Iterator[bytes]:
         value = getattr(request, name)
         if name in ignoring or value is None:
             continue
+
         if type(value) is list and len(value) > SLICE:
             yield separator + to_json(name) + b":["
             for start in range(0, len(value), SLICE):
@@ -37,5 +38,7 @@ def _json(request: BaseModel, ignoring: Set[str]) -> Iterator[bytes]:
                 separator
                 + request.model_dump_json(include={name}, exclude_none=True)[1:-1].encode()
             )
+
         separator = b","
+
     yield b"{}" if separator == b"{" else b"}"

@@ -1,7 +1,7 @@
 """Draw ids: the only place that makes or reads one.
 
-`d{run}-{number}` is short, unique and needs no index. After a restore numbers come again, so that from then on the id
-says in which epoch of the run the draw was issued: `d{run}.{epoch}-{number}`.
+`d{run}-{number}` is short, unique and needs no index. After a restore numbers come again, so that
+from then on the id says in which epoch of the run the draw was issued: `d{run}.{epoch}-{number}`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ def draw_ids(run_id: int, epoch: int, first: int, size: int) -> list[str]:
 
 
 def draw_numbers(run_id: int, ids: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Epoch and number of draws, int64[M] each; the number is -1 where it is not an id of the run's."""
-    epochs, numbers = np.zeros(len(ids), np.int64), np.full(len(ids), -1, np.int64)
+    """Epoch and number of draws, int64[M] each; the number is -1 where the id is not of the run."""
+    epochs = np.zeros(len(ids), np.int64)
+    numbers = np.full(len(ids), -1, np.int64)
     run = str(run_id)
+
     for row, draw_id in enumerate(ids):
         form = _FORM.fullmatch(draw_id)
         if form is not None and form[1] == run:
-            epochs[row], numbers[row] = int(form[2] or 0), int(form[3])
+            epochs[row] = int(form[2] or 0)
+            numbers[row] = int(form[3])
+
     return epochs, numbers
 
 

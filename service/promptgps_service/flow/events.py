@@ -25,14 +25,16 @@ def list_events(
         store: the database.
         before: id that they come before; None begins with the newest.
         limit: how many at most. There may be more although there are fewer here: ``next`` says so.
-        owns: tells by its name whether a run or a pool is one that the caller may know of; None for all of them,
-            and what is about neither.
+        owns: tells by its name whether a run or a pool is one that the caller may know of; None for
+            all of them, and what is about neither.
     """
     found: list[EventRecord] = []
     read = 0
+
     while True:
         with store.read() as unit:
             part = unit.events.page(before=before, limit=limit if owns is None else READ_AT_ONCE)
+
         mine = [event for event in part if owns is None or _is_of(event, owns)]
         found += mine[: limit - len(found)]
         read += len(part)
@@ -41,6 +43,7 @@ def list_events(
             return _page(found, found[-1].id)
         if whole:
             return _page(found, None)
+
         before = part[-1].id
         if read >= MOST_READ:
             return _page(found, before)
@@ -73,6 +76,7 @@ def pool_events(store: Store, name: str, *, before: int | None, limit: int) -> E
             and not unit.events.page(pool=name, limit=1)
         ):
             raise NotFound(f"there is no pool {name!r}")
+
     return _first(events, limit)
 
 
@@ -82,11 +86,13 @@ def differences(
     """What has changed between two settings: dotted names, with the old and the new value."""
     found: dict[str, Detail] = {}
     for name in sorted(before.keys() | after.keys()):
-        one, other = before.get(name), after.get(name)
+        one = before.get(name)
+        other = after.get(name)
         if isinstance(one, dict) and isinstance(other, dict) and name not in _WHOLE:
             found |= differences(one, other, f"{within}{name}.")
         elif one != other:
             found[f"{within}{name}"] = f"{one} → {other}"
+
     return found
 
 

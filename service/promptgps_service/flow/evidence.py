@@ -1,9 +1,10 @@
-"""What a report adds to what is known of its draws: evidence, once each, whatever the order and however often it comes.
+"""What a report adds to what is known of its draws: evidence.
 
-What says nothing (a time-out, 0 of 0) is kept only where nothing is known, and gives way. Of a group of n rollouts
-reports may come in parts: as long as they fit beside each other they add up, and identical ones are one. A report that
-does not fit beside what is known, but holds it, is the whole of it, and only the rest is news; one that is held by what
-is known is no news. All else is a contradiction.
+Each piece counts once, whatever the order and however often it comes. What says nothing (a
+time-out, 0 of 0) is kept only where nothing is known, and gives way. Of a group of n rollouts
+reports may come in parts: as long as they fit beside each other they add up, and identical ones are
+one. A report that does not fit beside what is known, but holds it, is the whole of it, and only the
+rest is news; one that is held by what is known is no news. All else is a contradiction.
 """
 
 from __future__ import annotations
@@ -70,11 +71,12 @@ def sort_out(known: Iterable[OutcomeRecord], report: Iterable[Line]) -> Sorted:
         else:
             draw.add(news)
             answer.fresh.append(news)
+
     return answer
 
 
 class _Draw:
-    """What is known of one draw: single rollouts by index, reports of groups, and the sums of both."""
+    """What is known of one draw: single rollouts by index, reports of groups, sums of both."""
 
     __slots__ = ("group_successes", "group_trials", "groups", "rollouts", "successes", "trials")
 
@@ -90,11 +92,13 @@ class _Draw:
         """Count a line that is stored."""
         self.successes += line.successes
         self.trials += line.trials
+
         if line.rollout == GROUP:
             self.groups.append(line)
             self.group_successes += line.successes
             self.group_trials += line.trials
             return
+
         before = self.rollouts.get(line.rollout)
         if before is None or before.part < line.part:
             self.rollouts[line.rollout] = line
@@ -109,6 +113,7 @@ class _Draw:
 
         if self.group_trials == 0 or self.trials + 1 <= n:
             return line if known is None else replace(line, part=known.part + 1)
+
         held = _holds(self.group_successes, self.group_trials, line.successes, line.trials)
         return Verdict.DUPLICATE if held else Verdict.CONFLICT
 
@@ -122,17 +127,19 @@ class _Draw:
         part = len(self.groups)
         if self.trials == 0 or self.trials + line.trials <= n:
             return replace(line, part=part) if part else line
+
         if line.trials > self.trials and _holds(
             line.successes, line.trials, self.successes, self.trials
         ):
             rest = line.trials - self.trials
             successes = min(max(line.successes - self.successes, 0.0), float(rest))
             return replace(line, successes=successes, trials=rest, part=part)
+
         held = _holds(self.successes, self.trials, line.successes, line.trials)
         return Verdict.DUPLICATE if held else Verdict.CONFLICT
 
     def _has_come(self, line: OutcomeRecord) -> bool:
-        """Whether the same was said before: by a report of a group, or by single rollouts together."""
+        """Whether the same was said before, by a group's report or by single rollouts together."""
         if not self.groups:
             said = line.trials, line.successes
             return self.trials == said[0] and abs(self.successes - said[1]) <= ROUNDING

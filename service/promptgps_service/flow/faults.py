@@ -10,6 +10,9 @@ PASSING = (Unavailable, Busy, NotOpen, RunGone)  # no fault of the run, or one t
 
 
 def is_short_of_memory(error: Exception) -> bool:
-    """Whether it is the machine, and not the run, that is at fault; torch has no class of its own for the host."""
+    """Whether it is the machine, and not the run, that is at fault.
+
+    Torch has no class of its own for the host.
+    """
     short = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
     return short or (isinstance(error, RuntimeError) and "alloc" in str(error))

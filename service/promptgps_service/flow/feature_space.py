@@ -29,7 +29,8 @@ class PoolVectors:
         identity: int64[M].
         embedding: float32[M, d], unit rows.
         surface: float32[M, S]; NaN where a prompt has no text, S = 0 where none of them has.
-        offline: float64[M, 2], successes and trials of the offline pass rate; 0 trials where there is none.
+        offline: float64[M, 2], successes and trials of the offline pass rate; 0 trials where there
+            is none.
     """
 
     identity: Tensor
@@ -56,9 +57,10 @@ class PoolVectors:
 
 
 def joined(parts: Sequence[PoolVectors]) -> PoolVectors:
-    """One after the other; prompts without texts among others that have them have an unknown surface."""
+    """One after the other; where only some have texts, the rest have an unknown surface."""
     if len(parts) == 1:
         return parts[0]
+
     width = max(part.surface.shape[1] for part in parts)
     return PoolVectors(
         identity=torch.cat([part.identity for part in parts]),
@@ -84,7 +86,7 @@ class Matrix:
 
 
 class Stretch(NamedTuple):
-    """Prompts ``start .. stop`` of a pool, the first ``frame_rows`` of which its frame is taken from."""
+    """Prompts ``start .. stop`` of a pool, whose frame is taken from its first ``frame_rows``."""
 
     pool_id: int
     start: int
@@ -98,9 +100,9 @@ Key = tuple[Stretch, ...]
 class FeatureSpace:
     """Cache of pool vectors and of the feature matrices made of them.
 
-    A pool's lock is held while its vectors are read, over a connection that the caller has already: whoever waits for
-    such a lock holds no lock of another pool, and whoever has it needs no further connection. The lock of the
-    dictionaries is held for a look alone.
+    A pool's lock is held while its vectors are read, over a connection that the caller has already:
+    whoever waits for such a lock holds no lock of another pool, and whoever has it needs no further
+    connection. The lock of the dictionaries is held for a look alone.
     """
 
     def __init__(self, store: Store, device: torch.device, embedding_root: Path | None) -> None:
@@ -119,6 +121,7 @@ class FeatureSpace:
         known = self._vectors.get(pool_id)
         if known is not None and known.length >= length:
             return known
+
         with self._locks[pool_id]:
             known = self._vectors.get(pool_id)
             if known is None or known.length < length:
@@ -137,6 +140,7 @@ class FeatureSpace:
             torch.from_numpy(read.surface.astype(np.float32)),
             torch.from_numpy(read.offline),
         )
+
         return fresh if known is None else joined([known, fresh])
 
     def identity(self, unit: Unit, segments: Sequence[Segment]) -> Tensor:
@@ -150,13 +154,15 @@ class FeatureSpace:
     def matrix(
         self, segments: Sequence[Segment], framed_by: Sequence[Segment] | None = None
     ) -> Matrix:
-        """Features of the rows of the segments, on the device; shared by runs over the same segments.
+        """Features of the rows of the segments, on the device.
 
-        Takes a connection, so it must not be called inside a unit of work.
+        Runs over the same segments share them. Takes a connection, so it must not be called inside
+        a unit of work.
 
         Args:
             segments: of the run.
-            framed_by: segments of another run, in whose frame the features are to be; default: their own.
+            framed_by: segments of another run, in whose frame the features are to be; default:
+                their own.
         """
         with self._store.read() as unit:
             key = (_key(unit, segments), _key(unit, segments if framed_by is None else framed_by))
@@ -164,10 +170,9 @@ class FeatureSpace:
                 found = self._matrices.get(key)
             if found is not None:
                 return found
-            own, framing = (
-                self._vectors_of(unit, key[0]),
-                self._vectors_of(unit, key[1], framing=True),
-            )
+            own = self._vectors_of(unit, key[0])
+            framing = self._vectors_of(unit, key[1], framing=True)
+
         made = self._make(own, framing)
         with self._lock:
             # An older length of the same pools is not asked for again once every run has moved on.
@@ -176,6 +181,7 @@ class FeatureSpace:
                 for other, kept in self._matrices.items()
                 if _of_pools(other) != _of_pools(key)
             } | {key: made}
+
         return made
 
     def _make(self, own: Sequence[PoolVectors], framing: Sequence[PoolVectors]) -> Matrix:
@@ -193,6 +199,7 @@ class FeatureSpace:
         key = _key(unit, segments)
         with self._lock:
             found = self._embeddings.get(key)
+
         if found is None:
             found = joined(self._vectors_of(unit, key)).embedding.to(self._device)
             with self._lock:
@@ -201,10 +208,11 @@ class FeatureSpace:
                     for other, kept in self._embeddings.items()
                     if _pools(other) != _pools(key)
                 } | {key: found}
+
         return found
 
     def _vectors_of(self, unit: Unit, key: Key, *, framing: bool = False) -> list[PoolVectors]:
-        """Vectors of stretches; for framing those of the rows only that the pools' frames are taken from."""
+        """Vectors of stretches; for framing, only those that the pools' frames are taken from."""
         parts = []
         for pool_id, start, stop, frame_rows in key:
             until = max(min(stop, frame_rows), start) if framing else stop
@@ -212,7 +220,10 @@ class FeatureSpace:
         return parts
 
     def keep_only(self, pools: Collection[int]) -> None:
-        """Forget what was read of other pools than those of these ids: no run of this process needs them now."""
+        """Forget what was read of pools other than those of these ids.
+
+        No run of this process needs them now.
+        """
         with self._lock:
             self._vectors = {pool: kept for pool, kept in self._vectors.items() if pool in pools}
             self._matrices = {
@@ -230,6 +241,7 @@ class FeatureSpace:
         """The pool's own embedder."""
         kind = str(pool.embedding["kind"])
         key = f"{kind}:{pool.dimension}:{pool.embedding.get('path')}"
+
         with self._locks[key]:
             if key not in self._embedders:
                 self._embedders[key] = make_embedder(
@@ -257,6 +269,7 @@ def _key(unit: Unit, segments: Sequence[Segment]) -> Key:
     pools = {segment.pool_id: unit.pools.by_id(segment.pool_id) for segment in segments}
     if len(pools) == 1:  # one pool's segments follow each other without a gap: they are one
         segments = [Segment(0, segments[0].pool_id, 0, sum(segment.count for segment in segments))]
+
     return tuple(
         Stretch(
             segment.pool_id,

@@ -1,7 +1,8 @@
-"""Following what other processes write: a look, several times a second, at the runs that have changed.
+"""Following what other processes write: a look, several times a second, at changed runs.
 
-A look costs what has changed, not what there is. It does nothing for a run itself, so that no run keeps the others
-waiting: what is opened here is brought up to the database by its trainer, and what nobody learns is opened aside.
+A look costs what has changed, not what there is. It does nothing for a run itself, so that no run
+keeps the others waiting: what is opened here is brought up to the database by its trainer, and what
+nobody learns is opened aside.
 """
 
 from __future__ import annotations
@@ -43,23 +44,27 @@ class Follower:
         with self._context.store.read() as unit:
             deleted = unit.events.since(self._deletions, RUN_DELETED)
             touched, since = unit.runs.touched(self._since)
+
         self._put_away(touched, deleted)
         changed = [record for record in touched if record.state == OPEN]
         for record in changed:
             self._pass_on(record)
+
         self._note(changed)
         self._since = since
         self._deletions = max((event.id for event in deleted), default=self._deletions)
         self._take_on()
 
     def _put_away(self, touched: list[RunRecord], deleted: list[EventRecord]) -> None:
-        """Forget runs that are archived, faulty or deleted, and those whose name another run has now."""
+        """Forget runs that are archived, faulty or deleted, or whose name another run has now."""
         over = {record.id for record in touched if record.state != OPEN}
         over |= {event.subject_id for event in deleted if event.subject_id is not None}
         for run_id in over:
             self._behind.pop(run_id, None)
+
         for run_id in over & self._context.in_memory:
             self._context.drop_id(run_id)
+
         for record in touched:
             desk = self._context.opened(record.name)
             if desk is not None and desk.state.id != record.id:
@@ -86,6 +91,7 @@ class Follower:
         context = self._context
         if not context.learning.enabled:
             return
+
         waiting = [
             record
             for record in self._behind.values()
@@ -97,6 +103,7 @@ class Follower:
         worker = context.leases.join()  # also where others hold it all: they may be dead
         with context.store.read() as unit:
             held = unit.leases.held([record.id for record in waiting], besides=worker)
+
         started = time.monotonic()
         for record in waiting:
             if record.id not in held and context.leases.hold(record.id):

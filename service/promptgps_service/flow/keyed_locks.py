@@ -8,7 +8,10 @@ from weakref import WeakValueDictionary
 
 
 class KeyedLocks:
-    """Locks by key, each there as long as somebody holds it or waits for it: keys that are asked once cost nothing."""
+    """Locks by key, each there as long as somebody holds it or waits for it.
+
+    Keys that are asked once cost nothing.
+    """
 
     def __init__(self) -> None:
         self._guard = threading.Lock()

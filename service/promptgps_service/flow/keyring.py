@@ -1,4 +1,7 @@
-"""API keys: shown once, known by their digest, and read again every other second, so that revoking one works soon."""
+"""API keys: shown once, known by their digest, and read again every other second.
+
+Revoking one therefore works soon.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +39,13 @@ def add_key(
     """
     if not _NAME.fullmatch(name):
         raise Invalid.at("NAME", f"{name!r} is not 1 to 128 letters, digits, `.`, `_`, `-`")
+
     for pattern in patterns:
         if not _PATTERN.fullmatch(pattern):
             raise Invalid.at(
                 "--run", f"{pattern!r} is not made of the characters of names and `*`, `?`, `[…]`"
             )
+
     identity = secrets.token_hex(6)
     key = f"pgps_{identity}_{secrets.token_urlsafe(32)}"
     record = KeyRecord(
@@ -53,6 +58,7 @@ def add_key(
         expires_at=None if days is None else _stamp(days),
         last_used=None,
     )
+
     with store.write() as unit:
         if not unit.keys.add(record):
             raise Conflict(
@@ -64,6 +70,7 @@ def add_key(
             "read_only": read_only,
         }
         unit.events.add("key-added", detail=told)
+
     return key
 
 
@@ -88,6 +95,7 @@ def forget_keys(store: Store) -> int:
         if valid:
             raise Conflict(f"{', '.join(valid)}: revoke first what still opens the service")
         unit.keys.forget_all()
+
     return len(known)
 
 
@@ -97,7 +105,7 @@ def is_valid(record: KeyRecord) -> bool:
 
 
 class Keyring:
-    """Every key that opens this process: those of the settings, and those of the database as last read.
+    """Every key that opens this process: of the settings, and of the database as last read.
 
     Once the database has held a key, the service is never open by itself: revoked and expired keys
     stay known, until somebody forgets them on purpose.
@@ -116,10 +124,12 @@ class Keyring:
         self._open = open_without_keys
         self._known: dict[str, KeyRecord] | None = None
         self._used: set[str] = set()
+
         try:
             self._refresh()
         except Unavailable as error:
             _log.warning("API keys cannot be read yet", cause=error.detail)
+
         self.ticker = Ticker("keys", REFRESH_SECONDS, self._refresh)
 
     def close(self) -> None:
@@ -140,6 +150,7 @@ class Keyring:
         """
         if self.open:
             return Access(None)
+
         known = self._known
         scheme, _, key = authorization.partition(b" ")
         digest = _digest(key if scheme.lower() == b"bearer" else b"")
@@ -149,10 +160,12 @@ class Keyring:
             return Access("PROMPTGPS_API_KEYS")
         if known is None:
             raise Unavailable("API keys could not be read from the database yet; try again")
+
         form = _FORM.fullmatch(key)
         record = None if form is None else known.get(form[1].decode())
         if record is None or not hmac.compare_digest(digest, record.digest):
             raise Unauthorized(self._advice(known))
+
         return self._access(record)
 
     def _advice(self, known: Mapping[str, KeyRecord]) -> str:
@@ -180,7 +193,9 @@ class Keyring:
         self._note_use(self._known)
 
     def _note_use(self, known: dict[str, KeyRecord]) -> None:
-        used, self._used = self._used, set()
+        used = self._used
+        self._used = set()
+
         hour = utc_now()[:13]
         late = [
             identity for identity in used if identity in known and known[identity].last_used != hour
@@ -191,7 +206,10 @@ class Keyring:
 
 
 def _stamp(days: int = 0) -> str:
-    """Now, or so much later, by the wall clock, as a key's term is; the order of stamps is that of time."""
+    """Now, or so much later, by the wall clock, as a key's term is.
+
+    The order of stamps is that of time.
+    """
     return datetime.fromtimestamp(utc_seconds() + days * 86_400, UTC).isoformat(
         timespec="milliseconds"
     )

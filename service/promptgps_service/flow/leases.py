@@ -1,8 +1,9 @@
 """The runs that this process may learn: one process a run, for as long as it shows signs of life.
 
-A worker counts a beat up in the database. Whoever has seen the same beat for the length of a lease, by its own
-monotonic clock, takes the worker for dead and frees its runs. Being taken for dead by mistake (a process that was
-stopped for a while) does no harm: publishing asks in its own transaction who holds the lease.
+A worker counts a beat up in the database. Whoever has seen the same beat for the length of a lease,
+by its own monotonic clock, takes the worker for dead and frees its runs. Being taken for dead by
+mistake (a process that was stopped for a while) does no harm: publishing asks in its own
+transaction who holds the lease.
 """
 
 from __future__ import annotations
@@ -58,14 +59,18 @@ class Leases:
         with self._lock:
             if run_id in self._held:
                 return True
+
             worker = self._join()
             with self._store.read() as unit:
                 free = unit.leases.holder(run_id) in (None, worker)
+
             if free:
                 with self._store.write() as unit:
                     free = unit.leases.take(run_id, worker)
+
             if free:
                 self._held.add(run_id)
+
             return free
 
     def join(self) -> str:
@@ -99,10 +104,10 @@ class Leases:
         with self._lock:
             if self._worker is None:
                 return
-            if (
-                self._now() - self._looked > self._seconds
-            ):  # it was this process that stood still, or the database
+            # It was this process that stood still, or the database.
+            if self._now() - self._looked > self._seconds:
                 self._still.keep(())
+
             with self._store.write() as unit:
                 alive = unit.leases.beat(self._worker)
                 beats = unit.leases.beats()
@@ -115,8 +120,10 @@ class Leases:
                         _log.warning(
                             "a worker shows no sign of life; its runs are free", worker=worker
                         )
+
             self._still.keep(beats)
             self._looked = self._now()
+
             if not alive:
                 _log.warning(
                     "taken for dead by another worker; every run is asked for anew",
@@ -128,8 +135,10 @@ class Leases:
     def leave(self) -> None:
         """Give every run back, so that another worker need not wait."""
         with self._lock:
-            worker, self._worker = self._worker, None
+            worker = self._worker
+            self._worker = None
             self._held.clear()
+
         if worker is not None:
             try:
                 with self._store.write() as unit:

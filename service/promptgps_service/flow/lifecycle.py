@@ -1,4 +1,7 @@
-"""Runs and pools put to rest, woken, and taken away. Each change leaves an event with the name of the key."""
+"""Runs and pools put to rest, woken, and taken away.
+
+Each change leaves an event with the name of the key.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def everything(_name: str) -> bool:
     return True
 
 
-# ---- in a process that serves --------------------------------------------------------------------------------
+# ---- in a process that serves --------------------------------------------------------------------
 
 
 def archive_run(context: Context, name: str, by: str | None) -> Run:
@@ -100,7 +103,7 @@ def delete_pool(
     return deleted
 
 
-# ---- in the database alone -----------------------------------------------------------------------------------
+# ---- in the database alone -----------------------------------------------------------------------
 
 
 def put_run_away(store: Store, name: str, by: str | None) -> None:
@@ -116,7 +119,10 @@ def put_run_away(store: Store, name: str, by: str | None) -> None:
 
 
 def wake_run(store: Store, name: str, by: str | None) -> None:
-    """What ``reopen_run`` does in the database; whether the run can be built shows once it is opened."""
+    """What ``reopen_run`` does in the database.
+
+    Whether the run can be built shows once it is opened.
+    """
     with store.write() as unit:
         record = unit.runs.lock(unit.runs.get(name).id)
         if record.state == OPEN:
@@ -148,38 +154,50 @@ def _set_pool(store: Store, name: str, state: str, action: str, by: str | None) 
 def remove_run(
     store: Store, name: str, by: str | None, *, dry_run: bool, sees: Sees = everything
 ) -> Deleted:
-    """What ``delete_run`` does at once: the run is out of sight and its name is free; ``sweep`` does the rest."""
+    """What ``delete_run`` does at once: the run is out of sight and its name is free.
+
+    ``sweep`` does the rest.
+    """
     with store.read() as unit:
         record = unit.runs.get(name)
         _refuse_source(unit, record, sees)
         rows = unit.runs.rows_of(record)
+
     deleted = Deleted(name=name, dry_run=dry_run, **vars(rows))
     if dry_run:
         return deleted
+
     with store.write() as unit:
         record = unit.runs.hold_for_deletion(unit.runs.get(name).id)
         _refuse_source(unit, record, sees)
         unit.runs.hide(record.id)
         unit.events.add("run-deleted", run=name, key=by, subject_id=record.id, detail=vars(rows))
+
     return deleted
 
 
 def remove_pool(
     store: Store, name: str, by: str | None, *, dry_run: bool, sees: Sees = everything
 ) -> Deleted:
-    """What ``delete_pool`` does at once: the pool is out of sight and its name is free; ``sweep`` does the rest."""
+    """What ``delete_pool`` does at once: the pool is out of sight and its name is free.
+
+    ``sweep`` does the rest.
+    """
     with store.read() as unit:
         record = unit.pools.get(name)
         _refuse_needed(unit, record.id, name, sees)
+
     deleted = Deleted(name=name, dry_run=dry_run, prompts=record.prompts)
     if dry_run:
         return deleted
+
     with store.write() as unit:
         record = unit.pools.hold_for_deletion(unit.pools.get(name).id)
         _refuse_needed(unit, record.id, name, sees)
         unit.pools.hide(record.id)
         told = {"prompts": record.prompts}
         unit.events.add("pool-deleted", pool=name, key=by, subject_id=record.id, detail=told)
+
     return deleted
 
 
@@ -201,7 +219,10 @@ def _refuse_needed(unit: Unit, pool_id: int, name: str, sees: Sees) -> None:
 
 
 def _told(records: Sequence[RunRecord], sees: Sees, what: str) -> tuple[str, tuple[Fault, ...]]:
-    """Runs that stand in the way, in words and as faults; of those that the caller may not see only the number."""
+    """Runs that stand in the way, in words and as faults.
+
+    Of those that the caller may not see only the number is told.
+    """
     importing = sum(record.state == IMPORTING for record in records)
     names = [record.name for record in records if record.state != IMPORTING and sees(record.name)]
     others = len(records) - importing - len(names)
@@ -210,4 +231,5 @@ def _told(records: Sequence[RunRecord], sees: Sees, what: str) -> tuple[str, tup
     words += [f"{others} that this API key does not own"] if others else []
     words += ["one that is being imported"] if importing else []
     faults = tuple(Fault("run", f"{name!r} {what}", row) for row, name in enumerate(names[:NAMED]))
+
     return f"{'runs' if len(records) > 1 else 'run'} {', '.join(words)} {what}", faults

@@ -13,7 +13,8 @@ class Limits:
     Attributes:
         open_draws: draws of one run that may be without an outcome.
         embedding_root: what pools may name folders of; None: nothing.
-        waiting: requests that may wait for the model at a time; each holds a thread, and some must be left for others.
+        waiting: requests that may wait for the model at a time; each holds a thread, and some must
+            be left for others.
     """
 
     open_draws: int = 10_000_000

@@ -25,7 +25,9 @@ BASELINES = ("beta", "ridge", "constant")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A predictor that is at work, and where it stands. The predictor learns in place; all else is replaced whole.
+    """A predictor that is at work, and where it stands.
+
+    The predictor learns in place; all else is replaced whole.
 
     Attributes:
         predictor: the run's predictor beside its baselines.
@@ -120,12 +122,14 @@ def stored_panel(
     rows = int(_text(metadata, "rows"))
     if not 0 < rows <= features.rows:
         raise ValueError(f"it is about {rows} rows, the run has {features.rows}")
+
     panel = new_panel(settings, features.head(rows), device)
     panel.load_state_dict(tensors)
     timeline = Timeline.load(_text(metadata, "timeline"))
 
     if rows < features.rows:  # the pools have grown since
         panel.grow(features)
+
     require_finite(panel)
     return panel, timeline
 

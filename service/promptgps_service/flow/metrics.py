@@ -29,8 +29,8 @@ def run_metrics(
     Args:
         context: of the process.
         name: of the run.
-        since: first model version that is wanted. Without it and ``every``: the newest steps, as many as one answer
-            holds.
+        since: first model version that is wanted. Without it and ``every``: the newest steps, as
+            many as one answer holds.
         series: names of series or beginnings of names, with commas between; None for all.
         every: of the steps from there on, the first and every k-th after it.
 
@@ -53,6 +53,7 @@ def run_metrics(
     steps = steps[:MAX_METRICS_STEPS]
     names = _chosen(_names([*newest, *steps]), series) if newest else []
     predictor = RunSettings.load(record.settings).predictor()[0]
+
     return RunMetrics(
         run=name,
         predictor=predictor,
@@ -71,16 +72,20 @@ def _chosen(known: Sequence[str], series: str | None) -> list[str]:
     """The names that are asked for, in the order of all."""
     if series is None:
         return list(known)
+
     wanted = [word for part in series.split(",") if (word := part.strip())]
     found: set[str] = set()
     faults = []
+
     for word in wanted:
         matching = {word} if word in known else {name for name in known if name.startswith(word)}
         if not matching:
             faults.append(Fault("series", _unknown(word, known)))
         found |= matching
+
     if faults:
         raise Invalid(f"series: {faults[0].detail}", tuple(faults))
+
     return [name for name in known if name in found]
 
 

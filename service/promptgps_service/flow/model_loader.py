@@ -86,9 +86,12 @@ class ModelLoader:
         with self._state.lock:
             segments = list(self._state.segments)
             settings = self._state.settings
-            epoch, revision = self._state.epoch, self._state.revision
+            epoch = self._state.epoch
+            revision = self._state.revision
+
         with self._store.read() as unit:
             framed_by = framing(unit, settings, segments)
+
         matrix = self._features.matrix(segments, framed_by)
         return Found(record, settings, epoch, revision, matrix)
 
@@ -96,7 +99,8 @@ class ModelLoader:
         """The model that the database tells of.
 
         Args:
-            at_hand: the one that was served until now. It is grown in place where it is still the one.
+            at_hand: the one that was served until now. It is grown in place where it is still the
+                one.
             found: what the database has.
         """
         if at_hand is not None and _is_published(at_hand, found):
@@ -110,12 +114,17 @@ class ModelLoader:
             yield from self._queue.aside(
                 lambda: self._tell_what_is_lost(found.record, model.through)
             )
+
         return model
 
     def _tell_what_is_lost(self, record: RunRecord, through: int) -> None:
-        """What the newest version had learned is to be learned again: the run is behind, which a worker sees."""
+        """What the newest version had learned is to be learned again.
+
+        The run is behind, which a worker sees.
+        """
         self._state.want(record.trained_through)
         heads = (record.epoch, record.revision, record.model_version)
+
         with self._store.write() as unit:
             now = unit.runs.lock(record.id)
             if (now.epoch, now.revision, now.model_version) == heads:
@@ -123,10 +132,11 @@ class ModelLoader:
                 unit.runs.want(record.id, record.trained_through)
 
     def _restored(self, found: Found) -> Steps[LoadedModel]:
-        """The newest stored state; at the start of a run, the prior, or what the run it is to start from has learned.
+        """The newest stored state; at the start of a run, the prior or what it is to start from.
 
-        A state of another predictor, or one that cannot be read, is left alone: the log is learned from where the one
-        before it stopped, or from its start.
+        What it is to start from is what another run has learned. A state of another predictor, or
+        one that cannot be read, is left alone: the log is learned from where the one before it
+        stopped, or from its start.
         """
         stored = yield from self._queue.aside(lambda: self._stored(None))
         version = 0 if stored is None else stored.version
@@ -147,6 +157,7 @@ class ModelLoader:
                     model_version=stored.version,
                     cause=repr(error),
                 )
+
             stored = yield from self._queue.aside(partial(self._stored, stored.version))
 
         prior = new_panel(found.settings, found.matrix.features, self._state.device)
@@ -159,7 +170,7 @@ class ModelLoader:
     def _of_version(
         self, found: Found, stored: VersionRecord, version: int
     ) -> Steps[LoadedModel | None]:
-        """A stored state as the model that goes on from ``version``; None where it is one of another predictor.
+        """A stored state as the model that goes on from ``version``; None if of another predictor.
 
         Raises:
             ValueError: it is damaged, or cannot be this run's.
@@ -173,9 +184,11 @@ class ModelLoader:
 
         if stored.trained_through > found.record.log_position:
             raise ValueError(f"it has learned up to {stored.trained_through}, past the log")
+
         loaded = stored_panel(stored, found.identity, found.settings, features, self._state.device)
         if loaded is None:
             return None
+
         panel, timeline = loaded
         return replace(
             _model(found, version, panel), timeline=timeline, through=stored.trained_through

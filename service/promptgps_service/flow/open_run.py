@@ -47,6 +47,7 @@ def create_run(context: Context, request: CreateRun, by: str | None = None) -> t
     with context.store.read() as unit:
         found = unit.runs.find(request.name)
         plan = None if found is not None else _plan(unit, settings, keep=False)
+
     if plan is not None:
         require_buildable(context, settings, plan.segments, plan.source)
 
@@ -61,6 +62,7 @@ def create_run(context: Context, request: CreateRun, by: str | None = None) -> t
             refusal = conflict_with(found, request)
             if refusal is not None:
                 raise refusal
+
     context.desk(request.name)
     return describe_run(context, request.name), made is not None
 
@@ -84,13 +86,16 @@ def _plan(unit: Unit, settings: RunSettings, *, keep: bool) -> _Plan:
     pools = _pools(unit, settings, keep=keep)
     for pool in pools:
         require_open_pool(pool)
+
     _check(unit, settings, pools)
 
     segments = []
     offset = 0
+
     for pool in pools:
         segments.append(Segment(offset, pool.id, 0, pool.prompts))
         offset += pool.prompts
+
     return _Plan(pools, segments, source_of(unit, settings, pools))
 
 
@@ -102,12 +107,15 @@ def _make(
     record = unit.runs.create(request.name, stored_request(request), settings.dump())
     if record is None:
         return None
+
     for pool, segment in zip(plan.pools, plan.segments, strict=True):
         unit.runs.add_segment(record.id, segment)
         if pool.frame_rows == 0:
             unit.pools.set_frame(pool.id, pool.prompts)
+
     if plan.source is not None:
         pin(unit, record, plan.source)
+
     unit.events.add("run-created", run=record.name, key=by, detail=_origin(settings))
     return record
 
@@ -120,6 +128,7 @@ def _pools(unit: Unit, settings: RunSettings, *, keep: bool) -> list[PoolRecord]
         if pool.prompts == 0:
             raise Invalid.at("pools", f"pool {pool.name!r} is empty: add prompts first", row)
         pools.append(pool)
+
     return pools
 
 
@@ -129,6 +138,7 @@ def _check(unit: Unit, settings: RunSettings, pools: list[PoolRecord]) -> None:
             "pools",
             "pools of one run must have the same embedding: one model learns from all of them",
         )
+
     check_alone(settings)
     quotas = settings.selection.domain_quotas
     if quotas is not None:
@@ -144,7 +154,8 @@ def check_alone(settings: RunSettings) -> None:
     """Check what settings say by themselves, whatever the pools have.
 
     Raises:
-        Invalid: shares or quotas that exclude each other or don't sum up, or a predictor with wrong parameters.
+        Invalid: shares or quotas that exclude each other or don't sum up, or a predictor with wrong
+            parameters.
     """
     if any(share.weight is not None or share.quota is not None for share in settings.pools):
         _check_shares(settings)
@@ -162,11 +173,13 @@ def _check_predictor(settings: RunSettings) -> None:
 def _check_shares(settings: RunSettings) -> None:
     if settings.selection.domain_quotas is not None:
         raise Invalid.at("pools", "shares of pools and domain_quotas exclude each other")
+
     quotas = [share.quota for share in settings.pools if share.quota is not None]
     if sum(quotas) > 1 + 1e-9:
         raise Invalid.at("pools", f"quotas sum to {sum(quotas):g}, more than 1")
     if len(quotas) == len(settings.pools) and sum(quotas) < 1 - 1e-6:
         raise Invalid.at("pools", f"quotas of all pools sum to {sum(quotas):g}, not to 1")
+
     for row, share in enumerate(settings.pools):
         if share.quota is not None and share.weight is not None:
             raise Invalid.at("pools", "a pool has a weight or a quota, not both", row)
@@ -182,12 +195,14 @@ def _origin(settings: RunSettings) -> dict[str, Detail]:
 
 @on_current_run
 def change_run(context: Context, name: str, request: ChangeRun, by: str | None = None) -> Run:
-    """Re-tune a run; what it has learned stays, unless the predictor is another: then it learns the log anew.
+    """Re-tune a run; what it has learned stays, unless the predictor is another.
+
+    Another predictor learns the log anew.
 
     Raises:
         NotFound: there is no such run.
-        NotOpen: it is archived. A faulty one is changed, which may be what mends it, and stays faulty until it is
-            opened again.
+        NotOpen: it is archived. A faulty one is changed, which may be what mends it, and stays
+            faulty until it is opened again.
         Invalid: a setting does not fit the pools.
         Conflict: another reward, and outcomes are stored that were read by the one that there is.
     """
@@ -195,6 +210,7 @@ def change_run(context: Context, name: str, request: ChangeRun, by: str | None =
         record = unit.runs.get(name)
         settings = _changed(unit, record, request, keep=False)
         segments = unit.runs.segments(record.id)
+
     if settings.predictor() != RunSettings.load(record.settings).predictor():
         require_buildable(context, settings, segments, None)
 
@@ -206,12 +222,15 @@ def change_run(context: Context, name: str, request: ChangeRun, by: str | None =
             unit.runs.set_settings(record.id, settings.dump())
             told = differences(record.settings, settings.dump())
             unit.events.add("run-changed", run=name, key=by, detail=told)
+
     if record.state == FAULTY:
         return describe_run(context, name)
+
     desk = context.desk(name)
     desk.trainer.update()
     _tell_what_is_learned(context, desk)
     desk.trainer.ask(desk.state.log_position)
+
     return describe_run(context, name)
 
 
@@ -229,16 +248,18 @@ def _check_reward(request: ChangeRun, present: RunSettings, record: RunRecord) -
     if request.reward is None or present.takes(request.reward) or record.log_position == 0:
         return
     detail = (
-        f"{record.log_position} outcomes of run {record.name!r} are stored, read by the reward that it has: "
+        f"{record.log_position} outcomes of run {record.name!r} are stored, "
+        "read by the reward that it has: "
         "it cannot be changed any more; open another run"
     )
     raise Conflict(detail, (Fault("reward", detail),))
 
 
 def _tell_what_is_learned(context: Context, desk: Desk) -> None:
-    """Another predictor has learned nothing of the log yet: then the run is behind, which a worker sees."""
+    """Another predictor has learned nothing of the log: the run is behind, which a worker sees."""
     with context.store.write() as unit:
-        record, table = unit.runs.lock(desk.state.id), desk.state.table
+        record = unit.runs.lock(desk.state.id)
+        table = desk.state.table
         if table is not None and table.made_of[:3] == (
             record.epoch,
             record.revision,
@@ -258,6 +279,7 @@ def _progress(unit: Unit, record: RunRecord) -> Progress:
     """How far a run has come."""
     last = unit.selections.last(record.id)
     reported = unit.log.reported(record.id)
+
     return Progress(
         next_sequence=0 if last is None else last[0] + 1,
         policy_version=None if last is None else last[1],
@@ -283,12 +305,16 @@ def _run(context: Context, unit: Unit, record: RunRecord) -> Run:
 
 
 def run_of(unit: Unit, record: RunRecord, table: ScoreTable | None = None) -> Run:
-    """What is told of a run; of the model, what the table says that a process serves, or what is published."""
+    """What is told of a run.
+
+    Of the model: what the table says that a process serves, or else what is published.
+    """
     served = record if table is None else table
     try:
         settings = RunSettings.load(record.settings)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return _unreadable(unit, record, error)
+
     return Run(
         name=record.name,
         pools=list(settings.pools),
@@ -321,6 +347,7 @@ def _unreadable(unit: Unit, record: RunRecord, error: Exception) -> Run:
     reason = " ".join(str(error).split())[:500] or type(error).__name__
     segments = unit.runs.segments(record.id)
     names = sorted({unit.pools.by_id(segment.pool_id).name for segment in segments})
+
     return Run(
         name=record.name,
         pools=[PoolShare(pool=name) for name in names],

@@ -24,9 +24,8 @@ from promptgps_service.flow.states import on_current_run, require_readable
 from promptgps_service.model.predictor import Posterior
 
 Prompts: TypeAlias = PredictDifficulty | AllocateBudget | Calibration  # by keys, texts or vectors
-Asked: TypeAlias = (
-    NDArray[np.int64] | NewPrompts
-)  # rows of the run, or prompts outside of its pools
+# Rows of the run, or prompts outside of its pools.
+Asked: TypeAlias = NDArray[np.int64] | NewPrompts
 
 
 @on_current_run
@@ -36,8 +35,10 @@ def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficul
     Raises:
         NotFound: no such run, or keys that its pools do not have.
         NotOpen: the run is faulty.
-        Invalid: texts for a pool of given vectors, vectors of another dimension, or keys whose pool is not clear.
-        Busy: too many wait for the device (texts and vectors only; keys are read from the served table).
+        Invalid: texts for a pool of given vectors, vectors of another dimension, or keys whose pool
+            is not clear.
+        Busy: too many wait for the device (texts and vectors only; keys are read from the served
+            table).
     """
     desk = context.desk_to_read(request.run)
     ((posterior,),), table = predicted(desk, asked_of(context, desk, request))
@@ -46,6 +47,7 @@ def predict_difficulty(context: Context, request: PredictDifficulty) -> Difficul
         for end in ((1 - request.level) / 2, (1 + request.level) / 2)
     ]
     mean = posterior.mean
+
     return Difficulty(
         model_version=table.model_version,
         trained_through=table.trained_through,
@@ -62,7 +64,8 @@ def asked_of(context: Context, desk: Desk, prompts: Prompts) -> Asked:
 
     Raises:
         NotFound: keys that the run's pools do not have.
-        Invalid: texts for a pool of given vectors, vectors of another dimension, or keys whose pool is not clear.
+        Invalid: texts for a pool of given vectors, vectors of another dimension, or keys whose pool
+            is not clear.
         Busy: too many wait for the device.
     """
     if prompts.keys is not None:
@@ -71,9 +74,10 @@ def asked_of(context: Context, desk: Desk, prompts: Prompts) -> Asked:
 
 
 def predicted(desk: Desk, *asked: Asked) -> tuple[list[list[Posterior]], ScoreTable]:
-    """Posteriors of prompts, in parts and in their order, for each of ``asked``; all of one version, which comes too.
+    """Posteriors of prompts, in parts and in their order, for each of ``asked``.
 
-    New prompts come in parts of at most ``MAX_PREDICTIONS``, so that no request holds the device for long.
+    All are of one version, which comes too. New prompts come in parts of at most
+    ``MAX_PREDICTIONS``, so that no request holds the device for long.
 
     Raises:
         Busy: too many wait for the device (new prompts only).
@@ -83,7 +87,8 @@ def predicted(desk: Desk, *asked: Asked) -> tuple[list[list[Posterior]], ScoreTa
     if every:
         posteriors, table = desk.trainer.predict_new(every)
     else:
-        posteriors, table = [], desk.state.served
+        posteriors = []
+        table = desk.state.served
 
     following = iter(posteriors)
     answers = [
@@ -100,6 +105,7 @@ def _known(context: Context, desk: Desk, keys: Keys) -> NDArray[np.int64]:
     with context.store.read() as unit:
         require_readable(unit, desk.state.id)
         places = known_places(unit, desk.state, keys)
+
     (rows,) = rows_at(context, desk.state, places)
     if rows.size and int(rows.max()) >= desk.state.served.rows:
         desk.trainer.update()
@@ -110,11 +116,13 @@ def _new(context: Context, desk: Desk, prompts: Prompts) -> NewPrompts:
     with context.store.read() as unit:
         require_readable(unit, desk.state.id)
         pool = unit.pools.by_id(desk.state.segments[0].pool_id)
+
     if prompts.texts is not None:
         return NewPrompts(context.features.embedder(pool).embed(prompts.texts), prompts.texts)
 
     if pool.embedding["kind"] != "given":
         raise Invalid.at("vectors", f"pool {pool.name!r} embeds texts itself: send texts")
+
     vectors = prompts.vectors or []
     wrong = {
         row: f"has {len(vector)} numbers; this pool's vectors have dimension {pool.dimension}"
@@ -124,4 +132,5 @@ def _new(context: Context, desk: Desk, prompts: Prompts) -> NewPrompts:
     if wrong:
         faults = tuple(Fault("vectors", detail, row) for row, detail in wrong.items())
         raise Invalid(f"{len(wrong)} of {len(vectors)} vectors have another dimension", faults)
+
     return NewPrompts(unit_vectors(np.array(vectors, np.float64), pool.dimension), None)

@@ -1,4 +1,7 @@
-"""A fitted state becomes the run's model version, unless another process has learned the run in the meantime."""
+"""A fitted state becomes the run's model version.
+
+Not so where another process has learned the run in the meantime.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from promptgps_service.store.unit import Unit
 
 
 class Overtaken(Exception):
-    """The run is no longer what the state was learned from; whoever publishes drops it and loads what is stored."""
+    """The run is no longer what the state was learned from.
+
+    Whoever publishes drops the state and loads what is stored.
+    """
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,8 @@ class Origin:
 def publish(unit: Unit, origin: Origin, record: VersionRecord, steps: Sequence[Metrics]) -> None:
     """Store a version with the metrics of the steps that led to it, and make it the run's.
 
-    The state goes first: it is large, and selections need not wait for it. Then, with the run and its lease held, all
-    that this goes on from must still be so.
+    The state goes first: it is large, and selections need not wait for it. Then, with the run and
+    its lease held, all that this goes on from must still be so.
 
     Raises:
         Overtaken: it is not; the unit of work must not be committed.
@@ -47,6 +53,7 @@ def publish(unit: Unit, origin: Origin, record: VersionRecord, steps: Sequence[M
     head = unit.runs.lock(origin.run_id)
     if head.state != OPEN:
         raise Overtaken(f"the run is {head.state}")
+
     holder = unit.leases.holder(origin.run_id, keep=True)
     if holder is None or holder != origin.worker:
         raise Overtaken(f"the run is held by {holder or 'nobody'}, not by {origin.worker}")
@@ -58,8 +65,10 @@ def publish(unit: Unit, origin: Origin, record: VersionRecord, steps: Sequence[M
         )
     if record.version <= head.model_version or record.trained_through < head.trained_through:
         raise Overtaken(f"version {record.version} would be a step back from {head.model_version}")
+
     for version, metrics in enumerate(steps, start=origin.version + 1):
         unit.versions.add_step(origin.run_id, version, record.trained_through, metrics)
+
     unit.runs.advance(
         origin.run_id, model_version=record.version, trained_through=record.trained_through
     )

@@ -11,14 +11,19 @@ from promptgps_service.store.unit import Unit
 
 
 def quota_groups(unit: Unit, state: RunState) -> tuple[Group, ...]:
-    """Every group with its share, its rows and the draws it has had by it; empty where the run asks for none."""
+    """Every group with its share, its rows and the draws it has had by it.
+
+    Empty where the run asks for none.
+    """
     shares = _domain_shares(state) or _pool_shares(state)
     if not shares:
         return ()
+
     if state.groups is None:
         make = _domain_rows if _domain_shares(state) else _pool_rows
         rows = {name: rows.to(state.device) for name, rows in make(unit, state, shares).items()}
         state.groups = Groups(rows, dict.fromkeys(rows, 0), state.settings.quotas_from)
+
     state.groups.count(state.issued.row.view)
     return tuple(
         Group(name, share, state.groups.issued[name], state.groups.rows[name])
@@ -35,8 +40,10 @@ def _pool_shares(state: RunState) -> dict[str, float]:
     pools = state.settings.pools
     if all(share.quota is None and share.weight is None for share in pools):
         return {}
+
     rest = 1.0 - sum(share.quota or 0.0 for share in pools)
     weights = sum(share.weight or 1.0 for share in pools if share.quota is None)
+
     return {
         share.pool: share.quota
         if share.quota is not None

@@ -43,12 +43,14 @@ def check(
     for name, ticker in tickers.items():
         if name != WRITES:
             checks[name] = check_ticker(ticker)
+
     checks.update(_check_database(store))
     writes = tickers.get(WRITES)
     if writes is not None:
         checks[WRITES] = OK if writes.alive else "has stopped"
         if checks["database"] == OK and writes.busy >= SILENCE_SECONDS:
             checks["database"] = f"takes no writes: no answer for {writes.busy:.0f} s"
+
     return checks
 
 
@@ -61,6 +63,7 @@ def check_ticker(ticker: Ticker) -> str:
     if ticker.silence >= ticker.seconds + SILENCE_SECONDS:
         why = f": {ticker.trouble}" if ticker.trouble is not None else ""
         return f"not done for {ticker.silence:.0f} s{why}"
+
     return OK
 
 
@@ -69,6 +72,7 @@ def _check_database(store: Store) -> dict[str, str]:
         schema = store.schema_fault()
     except Unavailable as error:
         return {"database": error.detail}
+
     trouble = store.writing.trouble
     return {
         "database": OK if trouble is None else f"takes no writes: {trouble}",

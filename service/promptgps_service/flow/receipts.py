@@ -26,10 +26,12 @@ def answered_before(
     found = None if key is None else unit.runs.receipt(run_id, key)
     if found is None:
         return None
+
     before, answer = found
     if before != digest:
         raise Conflict(
             f"this Idempotency-Key has come with another {kind}",
             (Fault("Idempotency-Key", "reused"),),
         )
+
     return answer

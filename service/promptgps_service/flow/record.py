@@ -1,4 +1,7 @@
-"""Outcomes in: whole groups and single rollouts, late and twice; acknowledged once they are durable."""
+"""Outcomes in: whole groups and single rollouts, late and twice.
+
+They are acknowledged once they are durable.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ from promptgps_service.store.records import (
 )
 from promptgps_service.store.unit import Unit
 
-# A rollout that was cut off still has a reward; one that failed for another reason says nothing about difficulty.
+# A rollout that was cut off still has a reward; one that failed for another reason says nothing
+# about difficulty.
 EVIDENCE = frozenset({OK, TRUNCATED})
 # Sums of many rewards are rounded as a whole; a bfloat16 of up to 8 is exact to a thirty-second.
 WHOLE = 4 * ROUNDING
@@ -47,26 +51,27 @@ def record_outcomes(
     Raises:
         NotFound: no such run, draw or prompt; names the rows.
         NotOpen: the run is archived or faulty.
-        Invalid: rewards or counts that the run does not allow, or prompts whose pool is not clear; names the rows.
+        Invalid: rewards or counts that the run does not allow, or prompts whose pool is not clear;
+            names the rows.
         Conflict: the idempotency key has come with another report.
         Unavailable: the database does not answer; nothing was stored.
     """
     desk = context.desk(request.run)
     state = desk.state
-    key = (
-        idempotency_key if request.prompt is not None else None
-    )  # a report by draw is known by its draws
+    # A report by draw is known by its draws.
+    key = idempotency_key if request.prompt is not None else None
     digest = "" if key is None else request_digest(request, frozenset())
     rows = None
+
     if request.prompt is not None:
-        with (
-            context.store.read() as unit
-        ):  # the same answer again, whatever the pools have got since
+        # The same answer again, whatever the pools have got since.
+        with context.store.read() as unit:
             before = answered_before(unit, state.id, key, digest, "report")
         if before is not None:
             return _repeated(OutcomesStored.model_validate(before))
         # Looked up before the run is held against others: its rows are only ever added.
         (rows,) = rows_of(context, state, Keys(request.prompt, request.pool, "prompt"))
+
     with state.lock:
         with run_transaction(context.store, context.features, state) as (unit, head):
             before = answered_before(unit, state.id, key, digest, "report")
@@ -91,11 +96,14 @@ def record_outcomes(
             )
             if key is not None:
                 unit.runs.keep_receipt(state.id, key, digest, answer.model_dump(), position)
+
         state.settings = settings or state.settings
         if found.fresh:
             state.apply_log(log_slice(position, found.fresh))
+
     if found.fresh:
         desk.trainer.wake()
+
     return answer
 
 
@@ -110,13 +118,14 @@ def _repeated(stored: OutcomesStored) -> OutcomesStored:
     )
 
 
-# ---- what rewards mean in the run ----------------------------------------------------------------------------
+# ---- what rewards mean in the run ----------------------------------------------------------------
 
 
 def _reward_of_run(unit: Unit, head: RunRecord, request: ReportOutcomes) -> Reward:
     """The run's reward, with the two values that its log has shown.
 
-    The settings have them as soon as a failure is stored, except in logs of versions that took 0 and 1 only.
+    The settings have them as soon as a failure is stored, except in logs of versions that took 0
+    and 1 only.
     """
     reward = Reward.model_validate(head.settings["reward"])
     if reward.kind != "binary" or reward.values is not None or head.log_position == 0:
@@ -131,7 +140,8 @@ def _reward_of_run(unit: Unit, head: RunRecord, request: ReportOutcomes) -> Rewa
 def _with_reward_shown(unit: Unit, head: RunRecord, reward: Reward) -> RunSettings | None:
     """Keep which two values the rewards have; None where that is no news.
 
-    To a learner the settings stay the same, so their revision does, too: a fit that is under way is not dropped.
+    To a learner the settings stay the same, so their revision does, too: a fit that is under way is
+    not dropped.
     """
     if Reward.model_validate(head.settings["reward"]) == reward:
         return None
@@ -140,7 +150,7 @@ def _with_reward_shown(unit: Unit, head: RunRecord, reward: Reward) -> RunSettin
     return settings
 
 
-# ---- from columns to lines of the log ------------------------------------------------------------------------
+# ---- from columns to lines of the log ------------------------------------------------------------
 
 
 def _lines(
@@ -161,12 +171,14 @@ def _lines(
 def _groups(
     reward: Reward, request: ReportOutcomes, about: Reported, versions: Sequence[int | None]
 ) -> list[OutcomeRecord]:
-    given, trials = request.successes or [], request.trials or []
+    given = request.successes or []
+    trials = request.trials or []
     whole = reward.kind != "affine"
     successes = [
         min(max(float(round(value)) if whole else value, 0.0), float(of))
         for value, of in zip(given, trials, strict=True)
     ]
+
     if whole:
         faults = [
             Fault(
@@ -197,7 +209,8 @@ def _rollouts(
     stored: bool,
 ) -> tuple[list[OutcomeRecord], list[str]]:
     assert about.draw is not None
-    raw, indices = request.reward or [], request.rollout_index or []
+    raw = request.reward or []
+    indices = request.rollout_index or []
     statuses = (
         [STATUS_CODES[name] for name in request.status] if request.status else [OK] * len(indices)
     )
@@ -210,7 +223,8 @@ def _rollouts(
     if faults:
         _refuse(sorted(faults, key=lambda fault: fault.row or 0), len(indices))
 
-    draws, rows = about.draw.tolist(), about.row.tolist()
+    draws = about.draw.tolist()
+    rows = about.row.tolist()
     records = [
         OutcomeRecord(
             draws[at],
@@ -224,6 +238,7 @@ def _rollouts(
         )
         for at, index in enumerate(indices)
     ]
+
     return records, understood.warnings
 
 
@@ -246,7 +261,7 @@ def _refuse(faults: list[Fault], rows: int) -> NoReturn:
     raise Invalid(f"{first.field}, row {first.row}: {first.detail}{more}", tuple(faults))
 
 
-# ---- what is new, what is a repetition, what contradicts -----------------------------------------------------
+# ---- what is new, what is a repetition, what contradicts -----------------------------------------
 
 
 def _against_log(
@@ -260,7 +275,10 @@ def _against_log(
 def _keep_superseded(
     unit: Unit, run_id: int, lines: Sequence[OutcomeRecord], about: Reported
 ) -> int:
-    """Keep outcomes of superseded draws apart from the log, where nobody learns from them; answers their rows."""
+    """Keep outcomes of superseded draws apart from the log; answers their rows.
+
+    Nobody learns from them.
+    """
     for epoch in np.unique(about.superseded_in[about.superseded_in > 0]).tolist():
         late = _where(lines, about, epoch)
         known = unit.superseded.of_draws(run_id, epoch, _draws_of(late))

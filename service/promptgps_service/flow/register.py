@@ -1,4 +1,7 @@
-"""Pools and prompts in: checked, embedded, told apart by key or by content, visible all at once or not at all."""
+"""Pools and prompts in: checked, embedded, told apart by key or by content.
+
+They become visible all at once or not at all.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,7 @@ def create_pool(context: Context, request: CreatePool, by: str | None = None) ->
     asked = request.embedding.model_dump()
     with context.store.read() as unit:
         found = unit.pools.find(request.name)
+
     if found is None:
         probe = PoolRecord(0, request.name, asked, request.embedding.dimension or 0, 0, 0, "")
         dimension = context.features.embedder(probe).dimension
@@ -47,10 +51,12 @@ def create_pool(context: Context, request: CreatePool, by: str | None = None) ->
                 )
                 return pool_of(made), True
             found = unit.pools.get(request.name)  # another request has made it just now
+
     if found.embedding != asked:
         raise Conflict(
             f"pool {request.name!r} exists with another embedding", (Fault("embedding", "differs"),)
         )
+
     return pool_of(found), False
 
 
@@ -85,23 +91,28 @@ def add_prompts(
     on_equal_content: OnEqualContent | None = None,
     by: str | None = None,
 ) -> PromptsAdded:
-    """Append prompts, chunk by chunk in short transactions; they become visible together at the end.
+    """Append prompts, chunk by chunk in short transactions.
+
+    They become visible together at the end.
 
     Args:
         context: of this process.
         name: of the pool.
         chunks: columns of prompts.
-        on_equal_content: what becomes of a key whose content another key has; None keeps it where keys are given.
+        on_equal_content: what becomes of a key whose content another key has; None keeps it where
+            keys are given.
         by: name of the API key that adds them, if one was asked for.
 
     Raises:
         NotFound: there is no such pool.
         Busy: another import into the pool is under way.
-        PoolNotOpen: the pool is archived, perhaps since the import has begun; nothing of it remains.
+        PoolNotOpen: the pool is archived, perhaps since the import has begun; nothing of it
+            remains.
         Invalid, Conflict: a row is refused; nothing of the import remains.
     """
     with context.store.read() as unit:
         pool = unit.pools.get(name)
+
     arrival = _Import(context, pool, on_equal_content)
     try:
         for chunk in chunks:
@@ -110,11 +121,15 @@ def add_prompts(
     except BaseException:
         arrival.abandon()
         raise
+
     return arrival.answer
 
 
 class _Import:
-    """Prompts on their way into a pool, which is held against other imports until they are there or given up."""
+    """Prompts on their way into a pool, which is held against other imports.
+
+    It is held until they are there or given up.
+    """
 
     def __init__(
         self, context: Context, pool: PoolRecord, on_equal_content: OnEqualContent | None
@@ -131,7 +146,10 @@ class _Import:
         self._stored = StoredVectors(context.store, self._pool)
 
     def _begin(self, pool: PoolRecord) -> PoolRecord:
-        """Begin; an import that this process has seen stand still for too long is dead, and makes room."""
+        """Begin; an import that this process has seen stand still for too long is dead.
+
+        It makes room for this one.
+        """
         context = self._context
         with context.store.write() as unit:
             other = unit.pools.importing(pool.id)
@@ -144,6 +162,7 @@ class _Import:
         """What has become of the rows."""
         added = self._length - self._pool.prompts
         aliases = self._aliases - self._pool.aliases
+
         return PromptsAdded(
             added=added,
             aliases=aliases,
@@ -155,17 +174,21 @@ class _Import:
         """Embed and write what is new of a chunk."""
         vectors = _given_vectors(self._pool, chunk)
         rows = Incoming.of(chunk, vectors)
+
         with self._context.store.read() as unit:
             by_key = unit.pools.known_keys(self._pool.id, rows.keys)
             by_content = self._contents.of(unit, rows.digests)
+
         told = sort_out(
             rows, by_key, by_content, self._length, self._stored, merge=self._merges(chunk)
         )
         staged = _pool_chunk(told, rows, chunk, vectors, self._embedder)
+
         with self._context.store.write() as unit:
             unit.pools.stage(self._pool.id, self._token, self._length, staged)
             if told.aliases:
                 unit.pools.stage_aliases(self._pool.id, self._token, self._aliases, told.aliases)
+
         self._rows += chunk.rows
         self._length += len(staged)
         self._aliases += len(told.aliases)
@@ -208,6 +231,7 @@ def _given_vectors(pool: PoolRecord, chunk: PromptChunk) -> np.ndarray | None:
             f"pool {pool.name!r} embeds texts itself and takes no vectors",
             chunk.first_row,
         )
+
     return unit_vectors(chunk.vectors, pool.dimension, first_row=chunk.first_row)
 
 
@@ -226,6 +250,7 @@ def _pool_chunk(
     texts = take(chunk.texts)
     embedding = vectors[rows] if vectors is not None else embedder.embed(texts or [])
     surface = surface_features(texts) if texts is not None else np.zeros((len(rows), 0), np.float32)
+
     return PoolChunk(
         keys=take(incoming.keys) or [],
         digests=take(incoming.digests) or [],

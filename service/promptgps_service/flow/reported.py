@@ -47,22 +47,24 @@ def reported_of(
     if request.draw_id is None:
         assert rows is not None
         return Reported(None, rows, np.zeros_like(rows), np.zeros_like(rows))
+
     epochs, draws = draw_numbers(state.id, request.draw_id)
     about = Reported(draws, np.zeros_like(draws), np.zeros_like(draws), np.zeros_like(draws))
     issued = np.flatnonzero((draws >= 0) & (draws < state.draws))
     selections = state.issued.selection_of(draws[issued])
-    same = (
-        state.issued.epoch.view[selections] == epochs[issued]
-    )  # else the number has come again since
+    # Else the number has come again since.
+    same = state.issued.epoch.view[selections] == epochs[issued]
     standing = issued[same]
     about.row[standing] = state.issued.row.view[draws[standing]]
     about.rollouts[standing] = state.issued.rollouts.view[selections[same]]
+
     if standing.size < draws.size:
         rest = np.setdiff1d(np.arange(draws.size), standing)
         _find_superseded(unit, state, about, draws, epochs, rest)
         unknown = rest[about.superseded_in[rest] == 0]
         if unknown.size:
             raise not_drawn(request.draw_id, unknown)
+
     return about
 
 
@@ -81,5 +83,6 @@ def _find_superseded(
         for row in of_epoch.tolist():
             draw = found.get(int(draws[row]))
             if draw is not None:
-                about.row[row], about.rollouts[row] = draw.row, draw.rollouts
+                about.row[row] = draw.row
+                about.rollouts[row] = draw.rollouts
                 about.superseded_in[row] = draw.superseded_in

@@ -1,4 +1,7 @@
-"""Back to a snapshot: log, counts, model, selections and settings. What came after is superseded, not deleted."""
+"""Back to a snapshot: log, counts, model, selections and settings.
+
+What came after is superseded, not deleted.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,11 @@ def restore_run(
     idempotency_key: str | None,
     by: str | None = None,
 ) -> Restored:
-    """Put a run back; every process that serves or learns it notices by its epoch, and reads it anew.
+    """Put a run back to a snapshot.
 
-    Given the same requests and outcomes as the first time, the run draws the same prompts again. Only the prompts that
-    its pools have got since stay.
+    Every process that serves or learns the run notices by its epoch, and reads it anew. Given the
+    same requests and outcomes as the first time, the run draws the same prompts again. Only the
+    prompts that its pools have got since stay.
 
     Raises:
         NotFound: no such run, or no such snapshot that stands.
@@ -35,9 +39,11 @@ def restore_run(
     """
     desk = context.desk(name)
     digest = request_digest(request, frozenset())
+
     with context.store.write() as unit:
         record = unit.runs.lock(desk.state.id)
         require_open(unit, record)
+
         before = answered_before(unit, record.id, idempotency_key, digest, "request")
         if before is not None:
             answer = Restored.model_validate(before)
@@ -49,6 +55,7 @@ def restore_run(
                 unit.events.add("run-restored", run=name, key=by, detail=told)
             if idempotency_key is not None:
                 unit.runs.keep_receipt(record.id, idempotency_key, digest, answer.model_dump(), 0)
+
     desk.trainer.update()
     return answer
 
@@ -70,6 +77,7 @@ def _put_back(unit: Unit, record: RunRecord, snapshot: SnapshotRecord) -> Restor
             wanted=0,
         )
         record = unit.runs.lock(record.id)
+
     return Restored(
         run=record.name,
         tag=snapshot.tag,

@@ -1,4 +1,7 @@
-"""Continuous rewards of single rollouts, summed by draw: all that the log keeps of how soft a prompt's rewards are."""
+"""Continuous rewards of single rollouts, summed by draw.
+
+The sums are all that the log keeps of how soft a prompt's rewards are.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ from promptgps_service.store.records import GROUP, LogSlice
 
 
 class RewardSums:
-    """A reader of the log: of a group that was reported as a whole only the sum is known, so it says nothing here.
+    """A reader of the log that sums the rewards of single rollouts by draw.
 
-    Sums are by draw and not by prompt, since only rewards of one policy can be compared, and since the order in which
-    reports came must not matter.
+    Of a group that was reported as a whole only the sum is known, so it says nothing here. Sums are
+    by draw and not by prompt, since only rewards of one policy can be compared, and since the order
+    in which reports came must not matter.
     """
 
     def __init__(self) -> None:
@@ -25,10 +29,12 @@ class RewardSums:
     def add(self, part: LogSlice) -> None:
         """Take in outcomes; draws whose rollouts all failed say nothing."""
         told = (part.draw >= 0) & (part.rollout != GROUP) & (part.trials > 0)
-        draw, reward = part.draw[told], part.successes[told]
+        draw = part.draw[told]
+        reward = part.successes[told]
         missing = int(draw.max(initial=-1)) + 1 - self._sums.shape[1]
         if missing > 0:
             self._sums = np.pad(self._sums, ((0, 0), (0, max(missing, self._sums.shape[1]))))
+
         for sums, values in zip(
             self._sums, (np.ones_like(reward), reward, reward * (1.0 - reward)), strict=True
         ):

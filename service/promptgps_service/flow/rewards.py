@@ -36,7 +36,8 @@ def understand(
     Args:
         reward: the run's.
         raw: rewards; None where a row says nothing about difficulty.
-        standing: whether the row's draw stands. What a restore has superseded shows nothing of the run as it is.
+        standing: whether the row's draw stands. What a restore has superseded shows nothing of the
+            run as it is.
         stored: whether the run has outcomes, so that its reward cannot be changed any more.
     """
     if reward.kind == "binary":
@@ -55,6 +56,7 @@ def decided(reward: Reward, fresh: Sequence[OutcomeRecord]) -> Reward:
         if line.reward is not None and line.trials > 0 and line.successes == 0:
             values = [meant_value(line.reward) or 0.0, 1.0]
             return reward.model_copy(update={"values": values})
+
     return reward
 
 
@@ -70,6 +72,7 @@ def _binary(
     for row, value in enumerate(raw):
         if value is None:
             continue
+
         meant = meant_value(value)
         if meant is None:
             faults.append(_refused(f"{value!r} is {reward.expected}", row, stored=stored))
@@ -93,10 +96,13 @@ def _contradictions(
     *,
     stored: bool,
 ) -> list[Fault]:
-    """A failure of another value than the run's, or than the report's first, which then is named too."""
+    """A failure of another value than the run's, or than the report's first, then named too."""
     if first < 0:
         return [_refused(f"{raw[row]!r} is {reward.expected}", row, stored=stored)]
-    both = f"row {first} has {raw[first]!r} and row {row} has {raw[row]!r}: a failure is 0 or -1, not both"
+    both = (
+        f"row {first} has {raw[first]!r} and row {row} has {raw[row]!r}: "
+        "a failure is 0 or -1, not both"
+    )
     named = {fault.row for fault in so_far}
     return [_refused(both, each, stored=stored) for each in (first, row) if each not in named]
 
@@ -109,6 +115,7 @@ def _refused(what: str, row: int, *, stored: bool) -> Fault:
         todo = (
             f"for other values give the run {other}: PATCH `reward`, as long as nothing is stored"
         )
+
     return Fault("reward", f"{what}; {todo}", row)
 
 
@@ -117,13 +124,16 @@ def _cut(reward: Reward, raw: Sequence[float | None]) -> list[str]:
     assert reward.low is not None
     assert reward.high is not None
     margin = ROUNDING * (reward.high - reward.low)
-    low, high = reward.low - margin, reward.high + margin
+    low = reward.low - margin
+    high = reward.high + margin
     outside = [
         row for row, value in enumerate(raw) if value is not None and not low <= value <= high
     ]
     if not outside:
         return []
+
     shown = ", ".join(f"{raw[row]!r} in row {row}" for row in outside[:ROWS_TOLD])
     more = f" and {len(outside) - ROWS_TOLD} more" if len(outside) > ROWS_TOLD else ""
     ends = f"[{reward.low!r}, {reward.high!r}]"
+
     return [f"rewards outside {ends} counted as its ends: {shown}{more}"]

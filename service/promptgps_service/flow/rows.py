@@ -62,6 +62,7 @@ class Places:
             there = np.flatnonzero((self.pool == pool_id) & (self.position < stop))
             which = np.searchsorted(starts, self.position[there], side="right") - 1
             rows[there] = self.position[there] + shifts[which] if there.size else 0
+
         return rows
 
 
@@ -122,13 +123,18 @@ def places_of(unit: Unit, state: RunState, asked: Keys) -> Places:
     _require_own(state.name, pools, asked)
     places = Places(np.full(len(asked.keys), -1, np.int64), np.full(len(asked.keys), -1, np.int64))
     several = np.zeros(len(asked.keys), np.bool_)
+
     for pool, rows in _asked_of(pools, asked):
         found = _positions(unit, pool, [asked.keys[row] for row in rows.tolist()])
-        has, position = rows[found >= 0], found[found >= 0]
+        has = rows[found >= 0]
+        position = found[found >= 0]
         several[has] |= places.pool[has] >= 0
-        places.pool[has], places.position[has] = pool.id, position
+        places.pool[has] = pool.id
+        places.position[has] = position
+
     if several.any():
         raise _ambiguous(unit, pools, asked, np.flatnonzero(several))
+
     return places
 
 
@@ -159,12 +165,14 @@ def _ambiguous(
     keys = [asked.keys[row] for row in told]
     having = {pool.name: unit.pools.positions(pool, list(dict.fromkeys(keys))) for pool in pools}
     faults = []
+
     for row, key in zip(told, keys, strict=True):
         names = " and ".join(repr(name) for name, found in having.items() if key in found)
         detail = f"the pools {names} both have" if len(pools) == 2 else f"the pools {names} have"
         detail += f" the key {key!r}: name the one that is meant in `{asked.pool_field}`,"
         detail += f" beside `{asked.field}`"
         faults.append(Fault(asked.field, detail, row))
+
     return Invalid(
         f"{rows.size} of {len(asked.keys)} keys are in several pools of the run", tuple(faults)
     )
@@ -177,6 +185,7 @@ def _require_own(run: str, pools: Sequence[PoolRecord], asked: Keys) -> None:
         if names not in own:
             raise Invalid.at(asked.pool_field, _not_own(run, own, names))
         return
+
     known = set(own)
     foreign = [row for row, name in enumerate(names) if name not in known]
     if foreign:
@@ -216,6 +225,7 @@ def prompts_at(
         positions = [int(row) - shift for row in rows[which == index]]
         for position, prompt in unit.pools.keys_at(segment.pool_id, positions, text=text).items():
             answer[position + shift] = prompt
+
     return [answer[int(row)] for row in rows]
 
 
@@ -229,7 +239,10 @@ def pools_at(unit: Unit, state: RunState, rows: NDArray[np.int64]) -> list[str] 
 
 
 def _pools(unit: Unit, state: RunState) -> list[PoolRecord]:
-    """The run's pools; one that is gone was deleted after the run, which alone makes that possible."""
+    """The run's pools; one that is gone was deleted after the run.
+
+    Only the deletion of the run makes that possible.
+    """
     names = [share.pool for share in state.settings.pools]
     pools = unit.pools.named(names)
     if len(pools) < len(names):

@@ -1,4 +1,4 @@
-"""A run that is there, against a request to open it: what differs, and what can be done about it."""
+"""A run that is there, against a request to open it: what differs, and what to do about it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from promptgps_service.errors import Conflict, Fault
 from promptgps_service.flow.run_settings import NULLABLE, RunSettings
 from promptgps_service.store.records import RunRecord
 
-GIVEN = "given"  # in a run's request as it is stored: names of the settings that it did not leave to defaults
+# In a run's request as it is stored: names of the settings that it did not leave to defaults.
+GIVEN = "given"
 FIXED = ("pools", "seed", "warm_start_from")
 TOLD = 5  # differences in the message; all of them are faults
 
@@ -39,8 +40,9 @@ def stored_request(request: CreateRun) -> dict[str, Any]:
 def conflict_with(record: RunRecord, request: CreateRun) -> Conflict | None:
     """The refusal to open a run whose name another has; None where the run is what is asked for.
 
-    It is compared with what the run is now, after every PATCH and restore. What only reports have shown (the values of
-    a binary reward) and defaults that have moved since it was opened make no difference.
+    It is compared with what the run is now, after every PATCH and restore. What only reports have
+    shown (the values of a binary reward) and defaults that have moved since it was opened make no
+    difference.
     """
     found = list(_differences(record, request))
     if not found:
@@ -53,20 +55,24 @@ def conflict_with(record: RunRecord, request: CreateRun) -> Conflict | None:
 
 
 def _differences(record: RunRecord, request: CreateRun) -> Iterator[Difference]:
-    now, asked = RunSettings.load(record.settings), RunSettings.of(request)
+    now = RunSettings.load(record.settings)
+    asked = RunSettings.of(request)
     given = _given(request)
 
     def moved(field: str, here: Any, then: Any) -> bool:
-        """Whether a setting was left to its default, then and now, and only the default is another."""
+        """Whether a setting was left to its default, then and now, and only the default differs."""
         then_given: Collection[str] | None = record.request.get(GIVEN)
         return then_given is not None and field not in {*given, *then_given} and here == then
 
     if _shares(now.pools) != _shares(asked.pools):
         yield Difference("pools", _dumped(now.pools), _dumped(asked.pools))
+
     for field in ("rollouts_per_prompt", "seed", "warm_start_from"):
-        here, other = getattr(now, field), getattr(asked, field)
+        here = getattr(now, field)
+        other = getattr(asked, field)
         if here != other and not moved(field, here, record.request.get(field)):
             yield Difference(field, here, other)
+
     reward = now.reward.model_dump()
     if not now.takes(asked.reward) and not moved("reward", reward, record.request.get("reward")):
         yield Difference("reward", _sparse(reward), _sparse(asked.reward.model_dump()))
@@ -78,12 +84,12 @@ def _differences(record: RunRecord, request: CreateRun) -> Iterator[Difference]:
         for name, other in asked.selection.model_dump(exclude={"strategy"}).items()
         if (here := getattr(now.selection, name)) != other
         and not (same_strategy and moved(f"selection.{name}", here, opened.get(name)))
-        and not (
-            same_strategy and here is None and name not in NULLABLE
-        )  # a version that had it not
+        # A version that had it not.
+        and not (same_strategy and here is None and name not in NULLABLE)
     ]
     if rest and not same_strategy:  # with equal settings another name of a strategy is only a name
         yield Difference("selection.strategy", now.selection.strategy, asked.selection.strategy)
+
     yield from rest
 
 
@@ -98,9 +104,13 @@ def _given(request: CreateRun) -> set[str]:
 
 
 def _shares(pools: Sequence[PoolShare]) -> dict[str, float | tuple[str, float] | None]:
-    """What each pool gets, whatever the order and the unit of weights: a quota, a part of the rest, or nothing set."""
+    """What each pool gets: a quota, a part of the rest, or nothing set.
+
+    The order and the unit of weights make no difference.
+    """
     if len(pools) == 1 or all(share.weight is None and share.quota is None for share in pools):
         return dict.fromkeys((share.pool for share in pools), None)
+
     total = sum(share.weight or 1.0 for share in pools if share.quota is None)
     return {
         share.pool: ("quota", share.quota)
@@ -127,11 +137,13 @@ def _message(record: RunRecord, found: Sequence[Difference]) -> str:
         parts.append(f"{reasons}: take another name, or ask for what is there.")
     elif all(_opened_with(record, each) for each in found):
         parts.append(
-            "It was opened with what is asked for, and re-tuned since. To go on with it, ask for its settings as they "
+            "It was opened with what is asked for, and re-tuned since. "
+            "To go on with it, ask for its settings as they "
             f"are now (GET /runs/{record.name}), or put them back (PATCH)."
         )
     else:
         parts.append(f"Ask for what is there, or change it (PATCH /runs/{record.name}).")
+
     return " ".join(parts)
 
 
@@ -144,6 +156,7 @@ def _opened_with(record: RunRecord, difference: Difference) -> bool:
         opened = _sparse(opened)
     if isinstance(opened, float) and isinstance(difference.asked, int | float):
         return isclose(opened, difference.asked)
+
     return bool(opened == difference.asked)
 
 

@@ -1,7 +1,8 @@
-"""The lock of a run, and the one order in which it may be taken: the run first, then a connection to the database.
+"""The lock of a run, and the one order in which it may be taken.
 
-Requests of many ranks meet at the same run. Were one of them to hold a connection while it waits for the run, and
-another the run while it waits for a connection, both would stand still until one of them gives up.
+The run comes first, then a connection to the database. Requests of many ranks meet at the same run.
+Were one of them to hold a connection while it waits for the run, and another the run while it waits
+for a connection, both would stand still until one of them gives up.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class RunLock:
             raise RuntimeError(
                 "a run's lock is taken before a connection to the database, not after"
             )
+
         self._lock.acquire()
         self._depth += 1
         self._owner = threading.get_ident()

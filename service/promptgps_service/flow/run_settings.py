@@ -29,7 +29,8 @@ class RunSettings:
     """Everything a run was opened with; ``selection`` has no gaps.
 
     Attributes:
-        quotas_from: draw from which on the shares of the domains hold: earlier ones went by others, and are no debt.
+        quotas_from: draw from which on the shares of the domains hold: earlier ones went by others,
+            and are no debt.
     """
 
     pools: tuple[PoolShare, ...]
@@ -56,7 +57,10 @@ class RunSettings:
         )
 
     def changed(self, request: ChangeRun, draws: int) -> RunSettings:
-        """The settings after a change, made after so many draws; a new strategy brings its own presets."""
+        """The settings after a change, made after so many draws.
+
+        A new strategy brings its own presets.
+        """
         selection = self.selection
         if request.selection is not None:
             given = request.selection.model_dump(exclude_unset=True)
@@ -64,6 +68,7 @@ class RunSettings:
             if "predictor" in given:
                 base.pop("predictor_parameters", None)
             selection = spell_out(Selection.model_validate(base | given))
+
         same_quotas = selection.domain_quotas == self.selection.domain_quotas
         return replace(
             self,
@@ -76,7 +81,7 @@ class RunSettings:
         )
 
     def takes(self, reward: Reward) -> bool:
-        """Whether a reward that is asked for is the one that there is, but for values that reports have shown."""
+        """Whether a reward asked for is the one there is, but for values that reports showed."""
         shown = {"values": self.reward.values} if reward.values is None else {}
         return reward.model_copy(update=shown) == self.reward
 

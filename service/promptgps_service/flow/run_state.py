@@ -59,7 +59,8 @@ class ScoreTable:
         trained_through: position of the log up to which the model has learned.
         posterior: of all rows.
         retired: bool[N] or None.
-        informed: false as long as the posterior is the prior's: it then knows no prompt from another.
+        informed: false as long as the posterior is the prior's: it then knows no prompt from
+            another.
         made_at: monotonic time of this process, seconds.
     """
 
@@ -96,6 +97,7 @@ class Column:
             grown = np.zeros(max(need, 2 * self._data.size), self._data.dtype)
             grown[: self._length] = self._data[: self._length]
             self._data = grown
+
         self._data[self._length : need] = values
         self._length = need
 
@@ -124,6 +126,7 @@ class Issued:
         self.row.extend(selection.rows)
         self.uniform.extend(selection.uniform)
         self.reported.extend(np.zeros(selection.size, np.int32))
+
         for column, value in (
             (self.first_draw, selection.first_draw),
             (self.size, selection.size),
@@ -141,7 +144,9 @@ class Issued:
     def report(
         self, draws: NDArray[np.int64], rollout: NDArray[np.int64], part: NDArray[np.int64]
     ) -> None:
-        """Count rollouts as reported: a group's all at once, each one once however many lines tell of it.
+        """Count rollouts as reported: a group's all at once, each one once.
+
+        It makes no difference how many lines tell of one.
 
         Args:
             draws: of each line of the log, int64[L].
@@ -157,16 +162,21 @@ class Issued:
         """Whether every draw of each of those selections has all its rollouts reported."""
         answer = np.zeros(ordinals.size, np.bool_)
         for index, ordinal in enumerate(ordinals):
-            first, size = int(self.first_draw.view[ordinal]), int(self.size.view[ordinal])
+            first = int(self.first_draw.view[ordinal])
+            size = int(self.size.view[ordinal])
             answer[index] = bool(
                 (self.reported.view[first : first + size] >= self.rollouts.view[ordinal]).all()
             )
+
         return answer
 
 
 @dataclass
 class Groups:
-    """Groups with a share of the draws: rows bool[N] of each, and the draws each has had up to draw ``counted``."""
+    """Groups with a share of the draws.
+
+    Rows bool[N] of each, and the draws each has had up to draw ``counted``.
+    """
 
     rows: dict[str, Tensor]
     issued: dict[str, int]
@@ -184,8 +194,8 @@ class Groups:
 class RunState:
     """A run's rows, its traffic, its counts and the served score table.
 
-    ``lock`` guards all but ``table``, which is replaced whole. Who needs a connection to the database as well takes the
-    lock first; it sees to that itself.
+    ``lock`` guards all but ``table``, which is replaced whole. Who needs a connection to the
+    database as well takes the lock first; it sees to that itself.
     """
 
     def __init__(self, record: RunRecord, device: torch.device) -> None:
@@ -196,7 +206,8 @@ class RunState:
         self.device = device
         self.lock = RunLock()
         self.learned = threading.Condition()
-        self.over = False  # the run was archived or deleted, or broke: nobody is to work on this state any more
+        # The run was archived or deleted, or broke: nobody is to work on this state any more.
+        self.over = False
         self.segments: list[Segment] = []
         self.identity = torch.zeros(0, dtype=torch.int64, device=device)
         self.groups: Groups | None = None
@@ -248,6 +259,7 @@ class RunState:
         self.identity = torch.cat([self.identity, identity.to(self.device)])
         if len(self.settings.pools) > 1:  # two pools may have the same content
             self.identity = distinct(self.identity)
+
         self.traffic = Traffic(
             torch.cat([self.traffic.last_clock, fresh.last_clock]),
             torch.cat([self.traffic.last_draw, fresh.last_draw]),
@@ -265,6 +277,7 @@ class RunState:
         """
         if (selection.ordinal, selection.first_draw) != (self.ordinal, self.draws):
             raise ValueError(f"selection {selection.sequence} does not follow the one before it")
+
         _require_below(selection.rows, self.rows, f"a row of selection {selection.sequence}")
         rows = torch.from_numpy(selection.rows.astype(np.int64)).to(self.device)
         self.traffic.last_clock[rows] = selection.clock
@@ -280,10 +293,12 @@ class RunState:
         """Take in outcomes: counts at once, draws no longer pending.
 
         Raises:
-            ValueError: they do not follow those before, or are of draws or prompts that the run does not have.
+            ValueError: they do not follow those before, or are of draws or prompts that the run
+                does not have.
         """
         if part.start != self.log_position:
             raise ValueError(f"the log has a gap after position {self.log_position}")
+
         _require_below(part.draw[part.draw >= 0], self.draws, "a draw in the log")
         _require_below(part.row, self.rows, "a row in the log")
         drawn = part.draw >= 0
@@ -297,6 +312,7 @@ class RunState:
         self.trials.index_add_(0, every, torch.from_numpy(part.trials))
         if self.reward_sums is not None:
             self.reward_sums.add(part)
+
         self.log_position = part.head
 
     def want(self, position: int) -> None:
@@ -311,14 +327,14 @@ class RunState:
             return (self.trials[:rows] > 0).to(self.device)
 
     def softness(self) -> Tensor | None:
-        """ρ of every row, float64[N], see ``acquisition.softness``; None where the run's rewards are binary."""
+        """ρ of every row, float64[N], see ``acquisition.softness``; None for binary rewards."""
         if self.reward_sums is None:
             return None
         return self.reward_sums.softness(self.issued.row.view, self.rows, self.log_position).to(
             self.device
         )
 
-    # ---- waiting for the model -----------------------------------------------------------------------------
+    # ---- waiting for the model -------------------------------------------------------------------
 
     def publish(self, table: ScoreTable) -> None:
         """Swap the served table and wake whoever waits for it."""
@@ -342,7 +358,10 @@ class RunState:
         )
 
     def wait_learned(self, position: int, seconds: float) -> bool:
-        """Wait for that, or for a restore or the run's end, after which nobody needs it; false when time ran out."""
+        """Wait for that; false when time ran out.
+
+        It also ends with a restore or the run's end, after which nobody needs it.
+        """
         epoch = self.epoch
 
         def done() -> bool:
@@ -352,7 +371,7 @@ class RunState:
             return self.learned.wait_for(done, seconds)
 
     def end(self) -> None:
-        """Say that nobody is to work on this state any more, and let go whoever waits for its model."""
+        """Say that nobody is to work on this state any more; let go whoever waits for its model."""
         with self.learned:
             self.over = True
             self.learned.notify_all()
@@ -370,7 +389,10 @@ def _whole(settings: RunSettings) -> RunSettings:
 
 
 def _require_below(values: NDArray[Any], limit: int, what: str) -> None:
-    """Check that indices are inside what they index: elsewhere a negative one counts from the end."""
+    """Check that indices are inside what they index.
+
+    Elsewhere a negative one counts from the end.
+    """
     if values.size and not (int(values.min()) >= 0 and int(values.max()) < limit):
         raise ValueError(f"{what} is not in 0..{limit - 1}")
 

@@ -59,6 +59,7 @@ def _digests(chunk: PromptChunk, vectors: NDArray[np.float32] | None) -> list[by
     else:
         assert vectors is not None
         contents = (b"v" + row.tobytes() for row in vectors.astype("<f4"))
+
     return [hashlib.blake2b(content, digest_size=16).digest() for content in contents]
 
 
@@ -100,27 +101,33 @@ def sort_out(
         Conflict: a key stands for another content already.
     """
     told = Sorted()
-    by_key, by_content = dict(by_key), dict(by_content)
+    by_key = dict(by_key)
+    by_content = dict(by_content)
     compared = _Compared(rows, length, told.fresh, stored)
+
     for row, (key, digest) in enumerate(zip(rows.keys, rows.digests, strict=True)):
         known = by_key.get(key)
         if known is not None:
-            # Vectors that differ by rounding have other digests; to add a text is to change a prompt.
+            # Vectors that differ by rounding have other digests; to add a text is to change a
+            # prompt.
             may_be_same = known.digest == digest or not rows.texts
             if not may_be_same or not compared.same(row, known.position):
                 raise _another(rows, row, known.digest == digest)
             continue
+
         position = by_content.get(digest)
         if merge and position is not None and compared.same(row, position):
             if rows.keyed:
                 told.aliases[key] = position
             by_key[key] = Known(position, digest)
             continue
+
         at = length + len(told.fresh)
         told.fresh.append(row)
         told.identities.append(digest[:8] if position is None else identity_beside(digest, key))
         by_key[key] = Known(at, digest)
         by_content.setdefault(digest, at)
+
     return told
 
 
@@ -131,7 +138,10 @@ def identity_beside(digest: bytes, key: str) -> bytes:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Vectors of a chunk beside the pool's, whose positions from ``length`` on are ``fresh`` rows."""
+    """Vectors of a chunk beside the pool's.
+
+    Positions from ``length`` on are ``fresh`` rows.
+    """
 
     rows: Incoming
     length: int
@@ -139,10 +149,14 @@ class _Compared:
     stored: StoredVectors
 
     def same(self, row: int, position: int) -> bool:
-        """Whether a row has a prompt's vector, but for rounding; an embedded text has told it already."""
+        """Whether a row has a prompt's vector, but for rounding.
+
+        An embedded text has told it already.
+        """
         vectors = self.rows.vectors
         if vectors is None:
             return True
+
         there = (
             self.stored.at(position)
             if position < self.length
@@ -157,13 +171,17 @@ def _another(rows: Incoming, row: int, same_text: bool) -> Conflict:
         detail = "an earlier prompt has the same text and another vector: "
         detail += "give both a key (`keys`) to tell them apart"
         return Conflict(detail, (Fault("vectors", detail, rows.first_row + row),))
+
     what = "the same text with another vector" if same_text and rows.texts else "another content"
     detail = f"key {key!r} stands for {what} already: {ANOTHER}"
     return Conflict(detail, (Fault("keys", detail, rows.first_row + row),))
 
 
 class KnownContents:
-    """First positions of contents, those met last kept: of a common one the pool has many prompts to look through."""
+    """First positions of contents, those met last kept.
+
+    Of a common content the pool has many prompts to look through.
+    """
 
     def __init__(self, pool_id: int) -> None:
         self._pool_id = pool_id
@@ -175,11 +193,14 @@ class KnownContents:
         found = {digest: self._kept[digest] for digest in asked if digest in self._kept}
         missing = [digest for digest in asked if digest not in found]
         found |= unit.pools.known_digests(self._pool_id, missing)
+
         for digest, position in found.items():
             self._kept[digest] = position
             self._kept.move_to_end(digest)
+
         while len(self._kept) > CONTENTS_KEPT:
             self._kept.popitem(last=False)
+
         return found
 
 
@@ -200,6 +221,7 @@ class StoredVectors:
             self._chunks.move_to_end(start)
         else:
             self._read(start)
+
         vector: NDArray[np.float16] = self._chunks[start][position - start]
         return vector
 

@@ -41,13 +41,14 @@ def require_same(found: SelectionRecord, request: SelectBatch, question: str) ->
         fields.append(_other("batch_size", found.size, request.batch_size))
     if request.rollouts is not None and request.rollouts != found.rollouts:
         fields.append(_other("rollouts", found.rollouts, request.rollouts))
+
     told = "; ".join(fault.detail for fault in fields) or "other candidates, exclude or rollouts"
     detail = f"sequence {found.sequence} has answered another request: {told}"
     raise Conflict(detail, (Fault("sequence", detail), *fields))
 
 
 def _as_before(found: SelectionRecord, request: SelectBatch) -> bool:
-    """Whether it is the question by the digest of version 0.1.0, which had the policy version in it."""
+    """Whether it is the question by version 0.1.0's digest, which had the policy version in it."""
     unknown_then = dict.fromkeys(("subset", "candidates_pool", "exclude_pool"))
     then = request.model_copy(update={"policy_version": found.policy_version, **unknown_then})
     return found.request == request_digest(then, RENDERING)
@@ -68,6 +69,7 @@ def warnings_of(found: SelectionRecord, request: SelectBatch) -> list[str]:
     if (request.subset or "")[:_SUBSET_KEPT] != subset:
         then = "another subset" if subset else "no subset"
         told.append(f"sequence {found.sequence} was drawn with {then}: these are its draws")
+
     return told
 
 

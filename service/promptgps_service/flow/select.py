@@ -1,4 +1,7 @@
-"""The next batch: idempotent by (run, sequence), chosen from the served score table, written before it is answered."""
+"""The next batch: idempotent by (run, sequence), chosen from the served score table.
+
+It is written before it is answered.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ from promptgps_service.store.unit import Unit
 
 # Below this expected share of mixed groups the caller is warned that the pool gives little signal.
 LOW_SIGNAL = 0.2
-# Draws that a step of history has at least: for a trainer that draws one at a time it is not the one before.
+# Draws that a step of history has at least: for a trainer that draws one at a time it is not the
+# one before.
 LEAST_HISTORY = 32
 
 
@@ -69,17 +73,20 @@ def select_batch(context: Context, request: SelectBatch) -> Batch:
     replay = _replay(context, desk.state, request, question)
     if replay is not None:
         return replay
+
     warnings = _wait(context, desk, request)
     restriction = _restriction(context, desk.state, request)
     while (batch := _draw(context, desk.state, request, question, warnings, restriction)) is None:
         _bring_up_to_date(context, desk)
+
     return batch
 
 
 def _replay(context: Context, state: RunState, request: SelectBatch, question: str) -> Batch | None:
-    """What a sequence was answered before, which many ranks may ask for at once: it holds the run against nobody.
+    """What a sequence was answered before.
 
-    None where this process knows of no such answer. Another may have given one: it is found before anything is drawn.
+    Many ranks may ask for it at once, so it holds the run against nobody. None where this process
+    knows of no such answer. Another may have given one: it is found before anything is drawn.
 
     Raises:
         Conflict: the sequence has answered another request; names what differs.
@@ -88,10 +95,10 @@ def _replay(context: Context, state: RunState, request: SelectBatch, question: s
     """
     if request.sequence not in state.sequences:
         return None
+
     with context.store.read() as unit:
-        require_open(
-            unit, unit.runs.by_id(state.id)
-        )  # it may have been put away by another process
+        # It may have been put away by another process.
+        require_open(unit, unit.runs.by_id(state.id))
         found = unit.selections.find(state.id, request.sequence)
         if found is None or int(found.rows.max(initial=-1)) >= state.rows:
             return None
@@ -100,26 +107,35 @@ def _replay(context: Context, state: RunState, request: SelectBatch, question: s
 
 
 def _wait(context: Context, desk: Desk, request: SelectBatch) -> list[str]:
-    """Wait for the model to learn from everything reported, to whatever process; a warning where time ran out."""
+    """Wait for the model to learn from everything reported, to whatever process.
+
+    Answers a warning where time ran out.
+    """
     if request.wait_seconds == 0:
         return []
-    state, position = desk.state, context.catch_up(desk.state).log_position
+
+    state = desk.state
+    position = context.catch_up(desk.state).log_position
     if state.has_learned(position):
         return []
+
     desk.trainer.ask(position)
     if not context.waiting.acquire(blocking=False):
         return ["the batch did not wait for the model: too many requests do already"]
+
     try:
         learned = state.wait_learned(position, request.wait_seconds)
     finally:
         context.waiting.release()
+
     if learned:
         return []
+
     return [f"the model had not learned from everything reported after {request.wait_seconds:g} s"]
 
 
 def _bring_up_to_date(context: Context, desk: Desk) -> None:
-    """Let prompts that were added to the pools since take part, and after a restore the model of the snapshot."""
+    """Let prompts added to the pools since take part, and after a restore the snapshot's model."""
     take_up_new_prompts(context, desk.state)
     desk.trainer.update()
 
@@ -131,12 +147,14 @@ def _restriction(context: Context, state: RunState, request: SelectBatch) -> Res
     """
     if request.candidates is None and not request.exclude and request.subset is None:
         return _UNRESTRICTED
+
     subset = None if request.subset is None else _subset(context, state, request.subset)
     asked = [
         Keys(request.candidates or [], request.candidates_pool, "candidates", "candidates_pool"),
         Keys(request.exclude or [], request.exclude_pool, "exclude", "exclude_pool"),
     ]
     candidates, exclude = rows_of(context, state, *asked)
+
     return Restriction(candidates if request.candidates is not None else None, exclude, subset)
 
 
@@ -144,11 +162,14 @@ def _subset(context: Context, state: RunState, subset: str) -> Mask:
     known = state.subsets.find(subset)
     if known is not None:
         return known
+
     with context.store.read() as unit:
         rows = unit.subsets.find(state.id, subset)
+
     if rows is None:
         detail = f"run {state.name!r} has no subset {subset!r}: send its prompts (again)"
         raise NotFound(detail, (Fault("subset", detail),))
+
     return state.subsets.keep(subset, rows)
 
 
@@ -162,7 +183,8 @@ def _draw(
 ) -> Batch | None:
     """Choose and write a selection, holding the run against every other writer.
 
-    None where the score table is not the run's: its pools have grown, or it was put back to a snapshot.
+    None where the score table is not the run's: its pools have grown, or it was put back to a
+    snapshot.
     """
     with state.lock:
         with run_transaction(context.store, context.features, state) as (unit, record):
@@ -186,7 +208,9 @@ def _draw(
                 state.id, draws=record.draws + selection.size, selections=record.selections + 1
             )
             batch = _render(unit, state, selection, request, replayed=False)
+
         state.apply_selection(selection)
+
     return batch
 
 
@@ -194,9 +218,13 @@ def _check_open(state: RunState, asked: int, limit: int) -> None:
     """Stop a trainer that draws and never reports, before the log is full of its draws."""
     if state.draws + asked <= limit:
         return
+
     unreported = int(np.count_nonzero(state.issued.reported.view == 0))
     if unreported + asked > limit:
-        detail = f"{unreported} draws of run {state.name!r} have no outcome, and at most {limit} may be without one: "
+        detail = (
+            f"{unreported} draws of run {state.name!r} have no outcome, "
+            f"and at most {limit} may be without one: "
+        )
         raise Busy(
             f"{detail}report them, with status `cancelled` where nothing will come",
             retry_after=10.0,
@@ -241,11 +269,16 @@ def _choose(
     rules = settings.rules(rollouts)
     if not table.informed:  # the prior would send everybody to the same extreme texts
         rules = replace(rules, uniform_share=1.0)
+
     try:
         choice = choose(field, rules, request.batch_size, seed)
     except TooFew as error:
-        detail = f"batch_size {request.batch_size} is more than the {error.available} prompts there are {error.where}"
+        detail = (
+            f"batch_size {request.batch_size} is more than the {error.available} prompts "
+            f"there are {error.where}"
+        )
         raise Invalid.at("batch_size", detail + _restricted_to(request)) from error
+
     chosen = table.posterior.take(choice.rows)
     return SelectionRecord(
         sequence=sequence,
@@ -284,12 +317,13 @@ def _restricted_to(request: SelectBatch) -> str:
 
 
 def _allowed(state: RunState, restriction: Restriction) -> Tensor | None:
-    """bool[N]: the caller's candidates in its subset, less its exclusions; None where it named none of them."""
+    """bool[N]: the caller's candidates in its subset, less exclusions; None if it named none."""
     allowed = None
     if restriction.candidates is not None:
         allowed = torch.zeros(state.rows, dtype=torch.bool)
         allowed[torch.from_numpy(restriction.candidates)] = True
         allowed = allowed.to(state.device)
+
     if restriction.exclude.size:
         allowed = (
             torch.ones(state.rows, dtype=torch.bool, device=state.device)
@@ -297,9 +331,11 @@ def _allowed(state: RunState, restriction: Restriction) -> Tensor | None:
             else allowed
         )
         allowed[torch.from_numpy(restriction.exclude).to(state.device)] = False
+
     if restriction.subset is not None:
         own = state.subsets.over(restriction.subset, state.rows).rows
         allowed = own if allowed is None else allowed & own
+
     return allowed
 
 
@@ -308,11 +344,13 @@ def _spread(context: Context, unit: Unit, state: RunState) -> dict[str, Tensor]:
     selection = state.settings.selection
     if not selection.diversity:
         return {}
+
     steps = selection.history_steps or 0
     firsts = state.issued.first_draw.view[-steps:]
     start = int(firsts[0]) if steps and firsts.size else state.draws
     start = min(start, max(state.draws - LEAST_HISTORY * steps, 0))
     anchors = torch.from_numpy(state.issued.row.view[start:].astype(np.int64)).to(state.device)
+
     return {"embedding": context.features.embedding(unit, state.segments), "anchors": anchors}
 
 

@@ -29,6 +29,7 @@ def take_snapshot(
         made = found or unit.snapshots.add(record, request.tag)
         if found is None:
             unit.events.add("snapshot-taken", run=name, key=by, detail={"tag": request.tag})
+
     return _snapshot(name, made), found is None
 
 
@@ -36,7 +37,9 @@ def list_snapshots(context: Context, name: str) -> Snapshots:
     """Snapshots and restores of a run."""
     with context.store.read() as unit:
         record = unit.runs.get(name)
-        snapshots, restores = unit.snapshots.all(record.id), unit.snapshots.restores(record.id)
+        snapshots = unit.snapshots.all(record.id)
+        restores = unit.snapshots.restores(record.id)
+
     return Snapshots(
         run=name,
         epoch=record.epoch,

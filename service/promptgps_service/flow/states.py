@@ -32,13 +32,18 @@ def require_open(unit: Unit, record: RunRecord, *, or_faulty: bool = False) -> N
     """
     if record.state == OPEN or (or_faulty and record.state == FAULTY):
         return
-    name, how = record.name, f"POST /runs/{record.name}/open or `promptgps runs open {record.name}`"
+
+    name = record.name
+    how = f"POST /runs/{record.name}/open or `promptgps runs open {record.name}`"
+
     if record.state == ARCHIVED:
         event = unit.events.latest("run-archived", run=name)
         since = f" since {event.created_at}" if event is not None else ""
         raise NotOpen(
-            f"run {name!r} is archived{since}: it takes no draws and no outcomes; open it with {how}"
+            f"run {name!r} is archived{since}: it takes no draws and no outcomes; "
+            f"open it with {how}"
         )
+
     reason = record.fault or "the reason was not kept"
     raise NotOpen(f"run {name!r} is faulty: {reason}; once that is mended, try it again with {how}")
 
@@ -70,8 +75,8 @@ def on_current_run(
 ) -> Callable[Concatenate[Context, P], A]:
     """Have a use case done again where it finds that the run it has at hand was deleted.
 
-    Another process may have deleted it just now, and made a new one of the same name: then that one is meant. Where
-    there is none, the second time says so.
+    Another process may have deleted it just now, and made a new one of the same name: then that one
+    is meant. Where there is none, the second time says so.
     """
 
     @wraps(use_case)

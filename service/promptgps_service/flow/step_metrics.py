@@ -12,15 +12,16 @@ from promptgps_service.model.panel import Report
 from promptgps_service.model.quality import Scores
 
 Metrics = dict[str, float | None]
-# On the few uniform picks of a step too: selection does not bias these. Their calibration error would be mostly noise.
+# On the few uniform picks of a step too: selection does not bias these. Their calibration error
+# would be mostly noise.
 MONITORED = ("log_loss", "brier", "spearman")
 
 
 def step_metrics(step: Step, mean: Tensor, served: str, report: Report, rollouts: int) -> Metrics:
     """Metrics of a step: what was observed, whatever its age has the model make of it.
 
-    Everything about predictions is what had been said before anyone learned from the step. A group is what one draw
-    came to: a prompt that several policies have tried is a group of each.
+    Everything about predictions is what had been said before anyone learned from the step. A group
+    is what one draw came to: a prompt that several policies have tried is a group of each.
 
     Args:
         step: what was visited and what came of it.
@@ -45,6 +46,7 @@ def step_metrics(step: Step, mean: Tensor, served: str, report: Report, rollouts
         "uniform_success_rate": _share(rate[groups.uniform]),
         "uniform_effective_share": _share(mixed[compared & groups.uniform]),
     }
+
     for name, scores in report.scores.items():
         own = _told(scores, (*MONITORED, "calibration_error")) | _told(
             report.uniform.get(name), MONITORED, "uniform_"
@@ -54,6 +56,7 @@ def step_metrics(step: Step, mean: Tensor, served: str, report: Report, rollouts
         metrics[f"{name}.failed"] = float(name in report.failed)
         if name == served:
             metrics |= own
+
     return metrics | report.vitals
 
 

@@ -1,4 +1,7 @@
-"""How long something has stood still, by this process's own monotonic clock: no two clocks are ever compared."""
+"""How long something has stood still, by this process's own monotonic clock.
+
+No two clocks are ever compared.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ class Stillness:
         self._seen: dict[Hashable, tuple[object, float]] = {}
 
     def seconds(self, key: Hashable, value: object) -> float:
-        """For how long the key has been seen with this value; 0 at first, and whenever it is another one."""
+        """For how long the key has been seen with this value; 0 at first and when it changes."""
         now = self._now()
         known = self._seen.get(key)
         if known is None or known[0] != value:

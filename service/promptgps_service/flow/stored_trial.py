@@ -1,4 +1,7 @@
-"""A run that is stored already, built on trial as a process that opens it would: what cannot be built stays hidden."""
+"""A run that is stored already, built on trial as a process that opens it would build it.
+
+What cannot be built stays hidden.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ def build_on_trial(
     """
     device = torch.device("cpu")
     features = FeatureSpace(store, device, None)
+
     try:
         with store.read() as unit:
             state = RunState(unit.runs.by_id(run_id), device)

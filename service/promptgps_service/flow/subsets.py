@@ -17,7 +17,9 @@ EXAMPLES = 5
 
 @on_current_run
 def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
-    """Keep a subset of a run's prompts; the same prompts, in any order and by any keys, are the same.
+    """Keep a subset of a run's prompts.
+
+    The same prompts, in any order and by any keys, are the same subset.
 
     Raises:
         NotFound: no such run.
@@ -28,6 +30,7 @@ def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
     state = context.desk(name).state
     with context.store.read() as unit:
         places = places_of(unit, state, Keys(request.keys, request.pool))
+
     unknown = [request.keys[row] for row in places.unknown.tolist()]
     if unknown:
         with context.store.read() as unit:
@@ -35,6 +38,7 @@ def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
             run_keys = [key for key, _ in prompts_at(unit, state.segments, some, text=False)]
     else:
         run_keys = []
+
     if len(unknown) == len(request.keys):
         shown = ", ".join(map(repr, unknown[:KEYS_NAMED]))
         detail = f"none of the {len(unknown)} keys is in the run's pools: {shown}"
@@ -44,14 +48,17 @@ def send_subset(context: Context, name: str, request: SendSubset) -> Subset:
     (found,) = rows_at(context, state, [places])
     rows = np.unique(found[found >= 0])
     subset = subset_id(rows)
+
     with context.store.read() as unit:
         require_open(unit, unit.runs.by_id(state.id))
         kept = unit.subsets.find(state.id, subset) is not None
         there = unit.pools.total([share.pool for share in state.settings.pools])
+
     if not kept:
         with context.store.write() as unit:
             require_open(unit, unit.runs.lock(state.id))
             unit.subsets.add(state.id, subset, rows)
+
     return Subset(
         run=state.name,
         subset=subset,

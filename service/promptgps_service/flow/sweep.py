@@ -1,7 +1,7 @@
 """Takes away what was deleted, slice by slice, while everybody else goes on.
 
-What is deleted is out of sight at once; its rows go afterwards. Should the process be killed in between, the next one
-that starts or deletes something goes on where it stopped.
+What is deleted is out of sight at once; its rows go afterwards. Should the process be killed in
+between, the next one that starts or deletes something goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from promptgps_service.store.unit import Store
 _log = structlog.get_logger(__name__)
 SLICE_SECONDS = 0.02  # a slice is to take about so long
 LEAST_PAUSE = 0.002  # between two, so that those who wait for the database come in between
-SMALLEST_SCALE, LARGEST_SCALE = 1.0, 64.0
+SMALLEST_SCALE = 1.0
+LARGEST_SCALE = 64.0
 RETRY_SECONDS = 1.0
 
 
@@ -43,7 +44,8 @@ def sweep(store: Store, rest: Callable[[float], bool]) -> None:
 
 
 def _take_away(store: Store, kind: str, owner: int, rest: Callable[[float], bool]) -> bool:
-    scale, more = 1.0, True
+    scale = 1.0
+    more = True
     while more:
         with store.write() as unit:
             started = time.monotonic()  # not the wait for the database: it is what others want, too
@@ -55,6 +57,7 @@ def _take_away(store: Store, kind: str, owner: int, rest: Callable[[float], bool
             scale = min(scale * 2, LARGEST_SCALE)
         if not rest(max(took, LEAST_PAUSE)):
             return False
+
     return True
 
 
@@ -96,6 +99,7 @@ class Sweeper:
                 if self._stopping:
                     return
                 self._wanted = False
+
             try:
                 sweep(self._store, self._rest)
             except Unavailable as error:

@@ -64,11 +64,13 @@ class Ticker:
                 if self.trouble is None:
                     _log.warning("waits", job=self._name, cause=error.detail)
                 self.trouble = error.detail
-            except Exception as error:  # noqa: BLE001  a process that stops to follow the others is worse
+            # A process that stops to follow the others is worse.
+            except Exception as error:  # noqa: BLE001
                 _log.exception("failed", job=self._name)
                 self.trouble = f"{type(error).__name__}; the service's log has it"
             else:
                 self.trouble = None
                 self._done = time.monotonic()
+
             self._begun = None
             pause = self.seconds if self.trouble is None else min(self.seconds, RETRY_SECONDS)

@@ -14,8 +14,8 @@ OLDEST = 256  # steps; ages stay below
 class Timeline:
     """The newest policy version of each step learned so far.
 
-    Ages are counted in steps, not in versions: the model's random walks move once a step, whether the trainer counts
-    optimiser steps, or draws one prompt at a time and many draws make a step.
+    Ages are counted in steps, not in versions: the model's random walks move once a step, whether
+    the trainer counts optimiser steps, or draws one prompt at a time and many draws make a step.
     """
 
     def __init__(self, versions: Iterable[int] = ()) -> None:

@@ -1,8 +1,9 @@
-"""Learning: from the log to a new model version, scored over the whole pool, stored, then swapped in one go.
+"""Learning: from the log to a new model version, scored, stored, then swapped in one go.
 
-In a process that does not learn a run, the versions that another one has published are loaded, scored and swapped. All
-work of a run is done in order by the device queue, so a trainer needs no lock of its own. The device is only held for
-arithmetic: the database is read and written aside.
+It is scored over the whole pool. In a process that does not learn a run, the versions that another
+one has published are loaded, scored and swapped. All work of a run is done in order by the device
+queue, so a trainer needs no lock of its own. The device is only held for arithmetic: the database
+is read and written aside.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Learning:
     Attributes:
         enabled: false in a process that only serves.
         groups: complete groups that are learned from without waiting for the rest of their step.
-        seconds: longest time that the outcomes of an unfinished step wait, unless the trainer waits for the model:
-            then they wait until it asks.
+        seconds: longest time that the outcomes of an unfinished step wait, unless the trainer waits
+            for the model: then they wait until it asks.
     """
 
     enabled: bool
@@ -66,7 +67,8 @@ class _Plan:
     Attributes:
         model: that is to learn.
         steps: to learn from, in order.
-        reached: position of the log that they come to; where they start if there is nothing to learn.
+        reached: position of the log that they come to; where they start if there is nothing to
+            learn.
         head: position up to which the log was read.
         may_time_out: whether what is left is learned after a while, complete or not.
     """
@@ -119,13 +121,18 @@ class Trainer:
     # ---- called from any thread --------------------------------------------------------------
 
     def wake(self, wanted: int = 0) -> None:
-        """Something was reported: learn when there is enough, and in any case up to what somebody waits for."""
+        """Something was reported: learn when there is enough.
+
+        In any case learn up to what somebody waits for.
+        """
         if self._learning.enabled:
             self._state.want(wanted)
             self._queue.submit(self, "learn", self._learn)
 
     def ask(self, position: int) -> None:
-        """Somebody waits for the model to learn up to a position: here, or in the process that holds the run.
+        """Somebody waits for the model to learn up to a position.
+
+        It learns here, or in the process that holds the run.
 
         Raises:
             Unavailable: the database does not answer.
@@ -147,7 +154,9 @@ class Trainer:
         self._queue.call(self, lambda: self._guarded("learn", self._learn_if_held))
 
     def update(self) -> None:
-        """Serve what the database has now: rows, settings, epoch or version are others; from the log if need be.
+        """Serve what the database has now, from the log if need be.
+
+        Its rows, settings, epoch or version are others.
 
         Raises:
             Busy: too many wait for the device.
@@ -161,17 +170,23 @@ class Trainer:
         self._queue.submit(self, "load", self._refresh)
 
     def follow(self) -> None:
-        """Another process may have changed the run: take over what it has written, without waiting for it."""
+        """Another process may have changed the run: take over what it has written.
+
+        Returns without waiting for it.
+        """
         self._queue.submit(self, "follow", self._follow)
 
     def predict_new(self, parts: Sequence[NewPrompts]) -> tuple[list[Posterior], ScoreTable]:
-        """Posteriors for prompts outside the pool, part by part, all of one version, which comes with them."""
+        """Posteriors for prompts outside the pool, part by part.
+
+        All are of one version, which comes with them.
+        """
         return self._queue.call(self, lambda: self._predict_new(parts))
 
     # ---- faults ------------------------------------------------------------------------------
 
     def _guarded(self, doing: str, work: Callable[[], Steps[T]]) -> Steps[T]:
-        """Do something; where it breaks for no fault of the database or of memory, the run is broken.
+        """Do something; where it breaks through no fault of database or memory, the run is broken.
 
         Raises:
             NotOpen: it is.
@@ -185,12 +200,14 @@ class Trainer:
             if is_short_of_memory(error):
                 raise
             fault = error
+
         raise (yield from self._queue.aside(lambda: self._on_fault(doing, fault)))
 
     def _in_background(self, key: str, work: Callable[[], Steps[object]]) -> Steps[None]:
-        """Do something that nobody waits for, again and again where the reason why it failed may pass."""
+        """Do something that nobody waits for, again and again where a failure may pass."""
         if self._state.over:
             return
+
         try:
             yield from work()
             self._failures.pop(key, None)
@@ -233,7 +250,8 @@ class Trainer:
     def _loaded(self) -> Steps[LoadedModel]:
         """The model as the database has it, and served so."""
         found = yield from self._queue.aside(self._loader.find)
-        at_hand, table = self._model, self._state.table
+        at_hand = self._model
+        table = self._state.table
         if at_hand is not None and table is not None and table.made_of == found.made_of:
             return at_hand
 
@@ -242,6 +260,7 @@ class Trainer:
         self._model = model
         table = yield from self._table(model, model.version, model.through)
         self._state.publish(table)
+
         return model
 
     # ---- learning, on the device -------------------------------------------------------------
@@ -254,6 +273,7 @@ class Trainer:
         held = self._leases.holds(run_id)
         if not held and not (yield from self._queue.aside(lambda: self._leases.hold(run_id))):
             return  # another process learns this run, and its versions are loaded as they come
+
         try:
             yield from self._learn_what_is_due()
         except Overtaken as reason:
@@ -263,7 +283,8 @@ class Trainer:
             yield from self._loaded()
             self.wake()
         except BaseException:
-            # A fit that broke off half-way is not served and not learned on: the stored version stands.
+            # A fit that broke off half-way is not served and not learned on: the stored version
+            # stands.
             self._model = None
             raise
 
@@ -276,9 +297,8 @@ class Trainer:
         if plan.reached > plan.model.through:
             self._waiting_since = None
             yield from self._advance(plan)
-            if (
-                plan.reached < plan.head
-            ):  # there may be more to learn, once the others had their turn
+            # There may be more to learn, once the others had their turn.
+            if plan.reached < plan.head:
                 self._queue.submit(self, "learn", self._learn)
         elif plan.head > plan.reached and plan.may_time_out:
             self._waiting_since = self._waiting_since or time.monotonic()
@@ -315,13 +335,15 @@ class Trainer:
     def _due(self, part: LogSlice, timeline: Timeline) -> tuple[list[Step], int]:
         """Steps to learn from now, and the position of the log that they reach.
 
-        Between what is due by itself and what somebody waits for the steps are cut at the same positions, whether the
-        model finds the time for the one before it hears of the other or not.
+        Between what is due by itself and what somebody waits for the steps are cut at the same
+        positions, whether the model finds the time for the one before it hears of the other or not.
         """
-        state, groups = self._state, self._learning.groups
+        state = self._state
+        groups = self._learning.groups
         waited = time.monotonic() - self._waiting_since if self._waiting_since is not None else 0.0
         late = waited >= self._learning.seconds and self._may_time_out(part)
         steps: list[Step] = []
+
         reached = part.start
         while reached < part.head:
             rest = part.after(reached)
@@ -330,13 +352,16 @@ class Trainer:
                 position = min(state.wanted, part.head)
             elif position == reached and late:
                 position = part.head
+
             position, wanted = at_most(rest, state, position), position
             if position == reached:
                 break
+
             steps += split_steps(rest.until(position), state, groups, timeline)
             reached = position
             if position < wanted:
                 break
+
         return steps, reached
 
     def _may_time_out(self, part: LogSlice) -> bool:
@@ -344,9 +369,11 @@ class Trainer:
 
     def _advance(self, plan: _Plan) -> Steps[None]:
         """Learn what is planned, publish it and serve it."""
-        state, model = self._state, plan.model
+        state = self._state
+        model = plan.model
         measured: list[Metrics] = []
         fit_seconds = 0.0
+
         for step in plan.steps:
             if measured:
                 yield None
@@ -381,17 +408,20 @@ class Trainer:
             _log.warning(
                 "predictors", run=self._state.name, served=report.served, failed=report.failed
             )
+
         return step_metrics(step, mean, served, report, self._state.settings.rollouts_per_prompt)
 
     def _store_version(
         self, model: LoadedModel, record: VersionRecord, measured: list[Metrics], table: ScoreTable
     ) -> Steps[None]:
-        """Until this is stored the predictor is ahead of the log's reader, so it must not be given up.
+        """Store a version, and do not give up.
 
-        Once it is, whoever waits for it is served at once, and not only at the run's next turn on the device.
+        Until it is stored the predictor is ahead of the log's reader. Once it is, whoever waits for
+        it is served at once, and not only at the run's next turn on the device.
         """
         worker = self._leases.worker
         origin = Origin(self._state.id, worker, model.epoch, model.revision, model.version)
+
         while True:
             try:
                 yield from self._queue.aside(lambda: self._publish(origin, record, measured, table))
@@ -424,10 +454,13 @@ class Trainer:
         model = self._model
         if model is None:
             model = yield from self.load()
+
         table = self._state.served
         posteriors = []
+
         for part in parts:
             x = self._features.new_features(model.matrix, part.embedding, part.texts)
             posteriors.append(model.predictor.predict_new(x))
             yield None
+
         return posteriors, table

@@ -1,4 +1,7 @@
-"""What cannot be built is refused before it is committed: a run is built, over some of its rows, before it is made."""
+"""What cannot be built is refused before it is committed.
+
+A run is built, over some of its rows, before it is made.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ def require_buildable(
     segments: Sequence[Segment],
     pinned: VersionRecord | None,
 ) -> None:
-    """Check that a run can be built, draw and learn. Takes turns on the device, so it is not called in a unit of work.
+    """Check that a run can be built, draw and learn.
+
+    It takes turns on the device, so it is not called in a unit of work.
 
     Args:
         context: of this process.
@@ -58,6 +63,7 @@ def _build(
         features = matrix.features.head(min(matrix.features.rows, TRIAL_ROWS))
         panel = new_panel(settings, features, context.device)
         yield None
+
         if pinned is not None:
             at_fault = "warm_start_from"
             there = yield from context.queue.aside(lambda: _source(context, settings))

@@ -24,7 +24,7 @@ def may_import(context: Context, name: str) -> None:
 
 
 def is_dead(context: Context, pool_id: int, beating: tuple[str, float] | None) -> bool:
-    """Whether this process has seen an import stand still for so long that it makes room for another.
+    """Whether this process has seen an import stand still so long that it makes room for another.
 
     Args:
         context: of this process.

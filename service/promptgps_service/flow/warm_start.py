@@ -1,4 +1,7 @@
-"""A run that starts from what another has learned: in that run's frame, with its state pinned as version 0."""
+"""A run that starts from what another has learned.
+
+It is in that run's frame, with its state pinned as version 0.
+"""
 
 from __future__ import annotations
 
@@ -26,30 +29,37 @@ def source_of(
 
     Raises:
         NotFound: there is no such run.
-        Invalid: its pools have another embedding, it has another predictor, or nothing was learned there.
+        Invalid: its pools have another embedding, it has another predictor, or nothing was learned
+            there.
     """
     if settings.warm_start_from is None:
         return None
+
     source = unit.runs.find(settings.warm_start_from, keep=True)
     if source is None:
         raise NotFound(
             f"there is no run {settings.warm_start_from!r}", (Fault(FIELD, "no such run"),)
         )
+
     other = RunSettings.load(source.settings)
     theirs = unit.pools.get(other.pools[0].pool)
     if (theirs.embedding, theirs.dimension) != (pools[0].embedding, pools[0].dimension):
         raise Invalid.at(FIELD, "the pools of that run have another embedding")
+
     name, parameters = settings.predictor()
     if other.predictor() != (name, parameters):
         raise Invalid.at(FIELD, "that run has another predictor")
+
     nothing = Features(torch.zeros(1, 0), (), 1)
     if not isinstance(make_predictor(name, nothing, torch.device("cpu"), **parameters), Continuing):
         raise Invalid.at(
             FIELD, f"the predictor {name!r} cannot start from what another run has learned"
         )
+
     newest = unit.versions.latest(source.id)
     if newest is None:
         raise Invalid.at(FIELD, "that run has learned nothing yet")
+
     return newest
 
 
@@ -59,7 +69,10 @@ def pin(unit: Unit, record: RunRecord, source: VersionRecord) -> None:
 
 
 def framing(unit: Unit, settings: RunSettings, segments: Sequence[Segment]) -> Sequence[Segment]:
-    """Segments in whose frame a run's features are: its own, or those of the run that the first warm start was from."""
+    """Segments in whose frame a run's features are.
+
+    They are its own, or those of the run that the first warm start was from.
+    """
     chain = list(sources(unit, settings))
     return unit.runs.segments(chain[-1].id) if chain else segments
 
@@ -78,7 +91,10 @@ def source_segments(unit: Unit, settings: RunSettings) -> Sequence[Segment]:
 
 
 def places(there: Tensor, here: Tensor) -> Tensor:
-    """For the prompts int64[N'] of another run, by identity: their rows among int64[N] here, −1 where there is none."""
+    """For the prompts int64[N'] of another run, by identity: their rows among int64[N] here.
+
+    A row is −1 where there is none.
+    """
     order = here.argsort(stable=True)
     at = torch.searchsorted(here[order], there).clamp_max(len(here) - 1)
     rows = order[at]
