@@ -35,6 +35,7 @@ demo-quick: $(VENV)/test.stamp  ## the same in under a minute
 	$(BIN)/python -m benchmarks.rl.demo --quick
 
 lint: $(VENV)/test.stamp  ## style, types, layers
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
