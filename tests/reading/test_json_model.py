@@ -6,6 +6,7 @@ A wrong text is wrong in both.
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from promptgps_client import wire
+from promptgps_service.api.bodies import SHORT
 from promptgps_service.flow.digest import request_digest
 from promptgps_service.reading import json_model, json_text
 from promptgps_service.reading.json_model import ModelReader, Refused, Rows
@@ -94,6 +96,27 @@ def windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(json_text, "WINDOW", request.param)
     monkeypatch.setattr(json_text, "GLANCE", min(request.param // 2, json_text.GLANCE))
     monkeypatch.setattr(json_text, "STRIDE", max(request.param // 2, 16))
+
+
+@pytest.mark.parametrize(
+    ("size", "pauses"), [(SHORT, False), (3 * json_text.LONG, True)], ids=["short", "long"]
+)
+@pytest.mark.parametrize("wrong", [False, True])
+def test_only_long_texts_are_read_with_pauses_for_others(
+    monkeypatch: pytest.MonkeyPatch, size: int, pauses: bool, wrong: bool
+) -> None:
+    """Short ones are read on the event loop, where nobody may sleep."""
+    monkeypatch.setattr(json_text, "WINDOW", 2**14)
+    slept: list[float] = []
+    monkeypatch.setattr(json_text.time, "sleep", slept.append)
+    values = [7] if wrong else ["a"]
+    text = json.dumps({"run": "r", "batch_size": 1, "candidates": values * (size // 8)}).encode()
+
+    reader = ModelReader(wire.SelectBatch)
+    with pytest.raises(Refused) if wrong else nullcontext():
+        reader.small(text) if size == SHORT else reader.large(text)
+
+    assert bool(slept) == pauses
 
 
 @pytest.mark.parametrize(("model", "content"), SOUND)

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 WINDOW = 128 * 2**10  # bytes of a list that are looked at, and later parsed, at a time
 GLANCE = 4 * 2**10  # bytes that are looked at first: most lists end there
-# Seconds after each window: a thread that computes without a break slows all others down many
-# times.
+# Seconds before each window of a long text: a thread that computes without a break slows all others
+# down many times. Shorter texts are read at once; some of them are read on the event loop.
 PAUSE = 0.002
+LONG = 2**18
 STRIDE = 2**20  # bytes that one search runs over, since it holds the interpreter's lock
 MAX_SCALAR = 64 * 2**10  # bytes of a number
 MAX_NAME = 8 * 2**10  # bytes of a field's name
@@ -202,8 +203,8 @@ def pieces(text: bytes | bytearray, at: int) -> Iterator[Piece]:
 
 
 def _look(text: bytes | bytearray, start: int, size: int) -> bytes:
-    """The window that begins there, after a pause for others where it is more than a glance."""
-    if size > GLANCE:
+    """The window that begins there; in a long text after a pause for others, but for a glance."""
+    if size > GLANCE and len(text) > LONG:
         time.sleep(PAUSE)
     return bytes(text[start : start + size])
 
