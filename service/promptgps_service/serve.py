@@ -51,7 +51,7 @@ def run_server(settings: Settings, *, migrate: bool) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
 
-    # what was imported stays: to look through it again and again would stop every thread for .2 s
+    # What was imported stays: to look through it again and again would stop every thread for .2 s.
     gc.freeze()
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -165,7 +165,7 @@ class Settings(BaseSettings):
     def open_without_keys(self) -> bool:
         """Whether a service without a single key lets everybody in.
 
-        That is only where no other machine reaches it.
+        That is where no other machine reaches it, or where it was said to be wanted.
         """
         return self.allow_open or _is_loopback(self.host)
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 from promptgps_service.errors import Busy
 
+# Of one run. More would answer no sooner, as they share one interpreter, and each slows down all
+# other runs.
 AT_WORK = 4
 WAITING_FOR_THE_MODEL = 16  # of one run: these hold their thread for as long as they wait
 IN_LINE = 4_096  # of one run; each costs its body's memory

@@ -56,6 +56,11 @@ class LoadedModel:
         """N, rows of the run that it predicts for."""
         return self.matrix.features.rows
 
+    @property
+    def made_of(self) -> tuple[int, int, int, int]:
+        """What it would have to be loaded anew for, as of a score table."""
+        return self.epoch, self.revision, self.version, self.rows
+
     def packed(self, version: int, through: int) -> VersionRecord:
         """The state as a version to be stored.
 

@@ -156,7 +156,7 @@ class Trainer:
     def update(self) -> None:
         """Serve what the database has now, from the log if need be.
 
-        Its rows, settings, epoch or version are others.
+        To be called where its rows, settings, epoch or version are others than those served.
 
         Raises:
             Busy: too many wait for the device.
@@ -241,11 +241,15 @@ class Trainer:
         yield from self._in_background("follow", self._catch_up_and_load)
 
     def _catch_up_and_load(self) -> Steps[None]:
-        record = yield from self._queue.aside(lambda: self._catch_up(self._state))
+        heads = yield from self._queue.aside(self._heads)
         table = self._state.table
-        heads = (record.epoch, record.revision, record.model_version, self._state.rows)
         if table is None or table.made_of != heads:
             yield from self._loaded()
+
+    def _heads(self) -> tuple[int, int, int, int]:
+        """What a score table would have to be made of by now; off the device."""
+        record = self._catch_up(self._state)
+        return record.epoch, record.revision, record.model_version, self._state.rows
 
     def _loaded(self) -> Steps[LoadedModel]:
         """The model as the database has it, and served so."""
@@ -318,9 +322,7 @@ class Trainer:
             Overtaken: the run was put back to a snapshot meanwhile.
         """
         state = self._state
-        record = self._catch_up(state)
-        heads = (record.epoch, record.revision, record.model_version)
-        if heads != (model.epoch, model.revision, model.version):
+        if self._heads() != model.made_of:
             return None
 
         with state.lock, self._store.read() as unit:
